@@ -1,0 +1,82 @@
+"""Batches of similar length: which examples stand together, and how they are padded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import datasets
+import numpy as np
+import torch
+from torch import Tensor
+
+BUCKET = 32
+"""Batches whose examples are sorted by length together; more means less padding and less randomness."""
+
+
+def training_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Return one epoch's batches: every example once, neighbours of similar length, batches in random order.
+
+    Examples are shuffled, sorted by length within buckets of ``BUCKET`` batches, cut into batches, and the batches are
+    shuffled. The result depends on the arguments alone.
+
+    Args:
+        lengths: tokens of each example.
+        batch_size: examples a batch; the last one may have fewer.
+        seed: of the trial.
+        epoch: from 1.
+    """
+    random = np.random.default_rng((seed, epoch))
+    order = random.permutation(len(lengths))
+    size = np.asarray(lengths)
+    batches: list[list[int]] = []
+    for start in range(0, len(order), BUCKET * batch_size):
+        bucket = order[start : start + BUCKET * batch_size]
+        bucket = bucket[np.argsort(size[bucket], kind="stable")]
+        batches += [bucket[i : i + batch_size].tolist() for i in range(0, len(bucket), batch_size)]
+    return [batches[i] for i in random.permutation(len(batches))]
+
+
+def evaluation_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Return batches of all examples, longest first, so that memory runs out at once or never."""
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    return [order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size)]
+
+
+def parts(batch: list[int], number: int) -> Iterator[list[int]]:
+    """Cut a batch into at most `number` parts of nearly equal size for gradient accumulation."""
+    yield from (part.tolist() for part in np.array_split(np.asarray(batch), number) if len(part))
+
+
+class Collator:
+    """Pads the examples of a batch to their longest and makes tensors of them.
+
+    Args:
+        dataset: columns ``input_ids`` and ``label``, as :func:`mept.tasks.features.encode` returns.
+        pad_token_id: fills the right side of shorter texts; masked everywhere.
+        targets: token ids of each label's word for text-to-text models; None for classification.
+        device: where the tensors go.
+    """
+
+    def __init__(
+        self, dataset: datasets.Dataset, pad_token_id: int, targets: list[list[int]] | None, device: torch.device
+    ) -> None:
+        self._input_ids = dataset["input_ids"][:]
+        self._labels = dataset["label"][:]
+        self._pad_token_id, self._targets, self._device = pad_token_id, targets, device
+
+    def __call__(self, indices: list[int]) -> dict[str, Tensor]:
+        """Return ``input_ids``, ``attention_mask`` [B, S] and ``labels`` ([B], or [B, T] with -100 as padding)."""
+        rows = [self._input_ids[i] for i in indices]
+        input_ids = _padded(rows, self._pad_token_id)
+        mask = _padded([[1] * len(row) for row in rows], 0)
+        labels = [self._labels[i] for i in indices]
+        target = torch.tensor(labels) if self._targets is None else _padded([self._targets[i] for i in labels], -100)
+        batch = {"input_ids": input_ids, "attention_mask": mask, "labels": target}
+        return {name: tensor.to(self._device) for name, tensor in batch.items()}
+
+
+def _padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
+    result = torch.full((len(rows), max(len(row) for row in rows)), fill, dtype=torch.long)
+    for index, row in enumerate(rows):
+        result[index, : len(row)] = torch.tensor(row)
+    return result

@@ -1,0 +1,72 @@
+"""Training state on disk: written whole or not at all, checked when read, the last good one kept."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+NAME = "checkpoint.pt"
+PREVIOUS = "checkpoint.previous.pt"
+_DIGEST_SIZE = hashlib.sha256().digest_size
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file's content so that a crash leaves the old or the new one, never a part."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def save_checkpoint(directory: Path, state: dict[str, Any]) -> None:
+    """Save `state` as the newest checkpoint and keep the one before it.
+
+    Raises:
+        OSError: the disk is full or cannot be written; the older checkpoints are intact.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()
+    newest = directory / NAME
+    if newest.exists():
+        newest.replace(directory / PREVIOUS)
+    write_atomically(newest, hashlib.sha256(content).digest() + content)
+
+
+def load_checkpoint(directory: Path) -> dict[str, Any] | None:
+    """Return the newest readable checkpoint, or None.
+
+    A damaged file is set aside as ``<name>.damaged`` and named in a warning; the one before it is used instead.
+    """
+    for name in (NAME, PREVIOUS):
+        path = directory / name
+        if not path.exists():
+            continue
+        content = path.read_bytes()
+        digest, payload = content[:_DIGEST_SIZE], content[_DIGEST_SIZE:]
+        if hashlib.sha256(payload).digest() == digest:
+            return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        aside = path.with_name(f"{name}.damaged")
+        path.replace(aside)
+        logger.warning("checkpoint %s is damaged; set aside as %s", path, aside.name)
+    return None
+
+
+def remove_checkpoints(directory: Path) -> None:
+    """Delete the training state of a finished trial."""
+    for name in (NAME, PREVIOUS):
+        (directory / name).unlink(missing_ok=True)

@@ -1,0 +1,121 @@
+"""Scoring examples with a model: one score a label, from which tasks compute their metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+from transformers.modeling_outputs import BaseModelOutput
+
+from mept.batches import Collator, evaluation_batches
+from mept.model import PromptModel
+
+
+def autocast(device: torch.device, precision: Literal["float32", "bf16"]) -> AbstractContextManager:
+    """Return the context in which the backbone computes in `precision`."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+@torch.no_grad()
+def score_examples(
+    model: PromptModel,
+    collate: Collator,
+    lengths: Sequence[int],
+    batch_size: int,
+    label_ids: list[list[int]] | None,
+    precision: Literal["float32", "bf16"] = "float32",
+    generate_with: PreTrainedTokenizerBase | None = None,
+) -> np.ndarray:
+    """Return the scores of all labels for all examples, [N, labels], in the order of the examples.
+
+    Args:
+        model: in evaluation mode afterwards.
+        collate: makes a batch of example indices.
+        lengths: tokens of each example.
+        batch_size: examples a pass.
+        label_ids: token ids of each label's word for text-to-text models; None for classification.
+        precision: of the backbone.
+        generate_with: generate the label's word greedily instead of scoring all words, and decode it with this
+        tokenizer.
+
+    Returns:
+        Log-probabilities; with `generate_with`, 1 for the label generated and 0 else. A generated text that is no
+        label's word gives zeros, that is label 0.
+    """
+    model.eval()
+    scores: np.ndarray | None = None
+    for indices in evaluation_batches(lengths, batch_size):
+        batch = collate(indices)
+        inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+        with autocast(model.device, precision):
+            if label_ids is None:
+                result = model(**inputs).logits.float().log_softmax(-1)
+            elif generate_with is None:
+                result = score_words(model, inputs["input_ids"], inputs["attention_mask"], label_ids)
+            else:
+                result = generated_labels(model, inputs, label_ids, generate_with)
+        if scores is None:
+            scores = np.zeros((len(lengths), result.shape[1]))
+        scores[indices] = result.cpu().numpy()
+    assert scores is not None
+    return scores
+
+
+def score_words(model: PromptModel, input_ids: Tensor, attention_mask: Tensor, words: list[list[int]]) -> Tensor:
+    """Return the log-probability of each word after each text, with one pass through T5's encoder.
+
+    The first decoder step is shared by all words and fills the cross-attention cache; each word then needs its
+    remaining tokens alone.
+
+    Args:
+        model: text-to-text.
+        input_ids: [B, S].
+        attention_mask: [B, S].
+        words: token ids, each with its end of sequence.
+
+    Returns:
+        [B, words].
+    """
+    batch = len(input_ids)
+    start = input_ids.new_full((batch, 1), model.config.decoder_start_token_id)
+    first = model(input_ids=input_ids, attention_mask=attention_mask, decoder_input_ids=start, use_cache=True)
+    cache = first.past_key_values
+    states = BaseModelOutput(last_hidden_state=first.encoder_last_hidden_state)
+    first_log_probabilities = first.logits[:, 0].float().log_softmax(-1)
+    result = []
+    for word in words:
+        score = first_log_probabilities[:, word[0]]
+        if len(word) > 1:
+            given = input_ids.new_tensor(word[:-1]).expand(batch, -1)
+            rest = model(
+                attention_mask=attention_mask,
+                encoder_outputs=states,
+                decoder_input_ids=given,
+                past_key_values=cache,
+                use_cache=True,
+            )
+            log_probabilities = rest.logits.float().log_softmax(-1)
+            target = input_ids.new_tensor(word[1:]).expand(batch, -1).unsqueeze(-1)
+            score = score + log_probabilities.gather(2, target).squeeze(-1).sum(1)
+            cache.self_attention_cache.crop(1 - len(word))
+        result.append(score)
+    return torch.stack(result, dim=1)
+
+
+def generated_labels(
+    model: PromptModel, inputs: dict[str, Tensor], words: list[list[int]], tokenizer: PreTrainedTokenizerBase
+) -> Tensor:
+    """Return 1 for the label whose word was generated, [B, words]; all zeros where the text is none of them."""
+    texts = [tokenizer.decode(word, skip_special_tokens=True).strip() for word in words]
+    longest = max(len(word) for word in words)
+    output = model.generate(**inputs, max_new_tokens=longest, do_sample=False, num_beams=1)
+    result = torch.zeros(len(output), len(words))
+    for row, text in enumerate(tokenizer.batch_decode(output, skip_special_tokens=True)):
+        if text.strip() in texts:
+            result[row, texts.index(text.strip())] = 1
+    return result

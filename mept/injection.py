@@ -1,0 +1,207 @@
+"""Prompts enter a frozen stack by hooks: the only file that touches masks, positions and caches.
+
+For the time of a call, hooks on the stack make room for m placeholders and hooks on its blocks fill them:
+
+1. before the stack: m placeholder embeddings, a wider 2-D mask, shifted positions;
+2. before each prompted block: the m positions are replaced by that layer's prompts;
+3. after the stack: the positions are dropped (Llama, BERT), or kept for the decoder, whose cross-attention mask is
+   widened (T5).
+
+Below the first prompted layer the text may not attend to the placeholders, so those blocks compute the frozen backbone.
+Hooks stay outside gradient checkpointing (transformers wraps ``forward``, not ``__call__``), so they run once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+
+from mept.backbones import Backbone
+from mept.errors import InputError
+from mept.methods.base import PromptMethod
+
+
+@dataclass
+class _Pass:
+    """What the hooks of one pass through the stack share."""
+
+    text_length: int
+    text_mask: Tensor
+    """Tokens the method may read, [B, S], bool."""
+    decoding: bool
+    """Whether the cache already holds the prompts."""
+    below_mask: Any
+    """Attention mask of the blocks below the first prompted one; its type is the attention implementation's."""
+
+
+class Injection:
+    """Installs and removes the hooks that insert a method's prompts into a backbone."""
+
+    def __init__(self, backbone: Backbone, method: PromptMethod) -> None:
+        self._family = backbone.family
+        self._model = backbone.model
+        self._stack = backbone.stack
+        self._blocks = backbone.blocks
+        self._method = method
+        self._pass: _Pass | None = None
+        self._routing_mask: Tensor | None = None
+
+    @contextmanager
+    def installed(self, routing_mask: Tensor | None = None) -> Iterator[None]:
+        """Insert the prompts into every pass made while the context is open.
+
+        Args:
+            routing_mask: True at the tokens the method may read, [B, S], where that is less than the attention mask
+            (the
+                answer of a causal language model's training example must not choose its experts).
+        """
+        self._routing_mask = routing_mask
+        handles = list(self._register()) if self._method.prompted_layers else []
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            self._pass = self._routing_mask = None
+
+    def _register(self) -> Iterator[torch.utils.hooks.RemovableHandle]:
+        yield self._stack.register_forward_pre_hook(self._before_stack, with_kwargs=True)
+        if self._family.text_to_text:
+            yield self._model.decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True)
+        else:
+            yield self._stack.register_forward_hook(self._after_stack)
+        first = self._method.prompted_layers[0]
+        for layer in range(first):
+            yield self._blocks[layer].register_forward_pre_hook(self._below_prompts, with_kwargs=True)
+        for layer in self._method.prompted_layers:
+            yield self._blocks[layer].register_forward_pre_hook(self._replace_prompts(layer))
+
+    # 1. Before the stack.
+
+    def _before_stack(self, stack: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        kwargs = dict(zip(("input_ids", "attention_mask"), args, strict=False)) | kwargs
+        input_ids, embeds = kwargs.pop("input_ids", None), kwargs.pop("inputs_embeds", None)
+        if embeds is None:
+            embeds = stack.get_input_embeddings()(input_ids)
+        cache = kwargs.get("past_key_values")
+        seen = 0 if cache is None else int(cache.get_seq_length())
+        # In decoding the mask spans what the cache holds of the text, then the new tokens.
+        mask = self._two_dimensional(
+            kwargs.get("attention_mask"), embeds, max(0, seen - self._method.num_virtual_tokens)
+        )
+        length = embeds.shape[1]
+        if seen == 0:
+            embeds = self._join(embeds.new_zeros(len(embeds), self._method.num_virtual_tokens, embeds.shape[2]), embeds)
+        wide_mask = self._join(mask.new_ones(len(mask), self._method.num_virtual_tokens), mask)
+        kwargs |= {"inputs_embeds": embeds, "attention_mask": wide_mask}
+        kwargs |= self._positions(kwargs, mask, length, seen == 0)
+        read = mask if self._routing_mask is None else self._routing_mask
+        below = self._mask_below(stack, embeds, wide_mask, cache, length) if self._method.prompted_layers[0] else None
+        self._pass = _Pass(length, read.bool(), seen > 0, below)
+        return (), kwargs
+
+    def _two_dimensional(self, mask: Tensor | None, embeds: Tensor, cached: int) -> Tensor:
+        if mask is None:
+            return torch.ones(len(embeds), cached + embeds.shape[1], dtype=torch.long, device=embeds.device)
+        if mask.ndim != 2 or mask.shape[1] != cached + embeds.shape[1]:
+            raise InputError(
+                f"`attention_mask` must be None or [batch, text tokens] = {[len(embeds), cached + embeds.shape[1]]}, "
+                f"but got {list(mask.shape)} (static caches, which need 4-D masks, are not supported)"
+            )
+        return mask
+
+    def _join(self, prompts: Tensor, text: Tensor) -> Tensor:
+        return torch.cat((prompts, text) if self._family.prompts_first else (text, prompts), dim=1)
+
+    def _positions(self, kwargs: dict, mask: Tensor, length: int, with_prompts: bool) -> dict:
+        """Return position ids (and BERT's segment ids) of the widened sequence."""
+        if self._family.name == "t5":
+            return {}
+        m = self._method.num_virtual_tokens
+        positions = kwargs.get("position_ids")
+        if positions is None:
+            # Counted over unpadded tokens, so that padding on the left moves nothing.
+            positions = (mask.long().cumsum(1) - 1).clamp(min=0)[:, -length:]
+        positions = positions.expand(len(mask), -1)
+        if self._family.prompts_first:
+            prompt = torch.arange(m, device=positions.device).expand(len(mask), -1)
+            return {"position_ids": torch.cat((prompt, positions + m), 1) if with_prompts else positions + m}
+        # Prompts replace states after the embeddings, so their own position and segment are never seen.
+        segments = kwargs.get("token_type_ids")
+        segments = torch.zeros_like(positions) if segments is None else segments
+        nowhere = positions.new_zeros(len(mask), m)
+        return {"position_ids": self._join(nowhere, positions), "token_type_ids": self._join(nowhere, segments)}
+
+    def _mask_below(self, stack: torch.nn.Module, embeds: Tensor, mask: Tensor, cache: Any, length: int) -> Any:
+        """Return the stack's mask with the placeholders hidden from the text, built as transformers builds its own.
+
+        Placeholders still see each other: a row that may attend to nothing would turn into NaN.
+        """
+        m = self._method.num_virtual_tokens
+
+        def hidden_from_text(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            if self._family.prompts_first:
+                return (key >= m) | (query < m)
+            return (key < length) | (query >= length)
+
+        if self._family.name == "llama":
+            return create_causal_mask(
+                config=stack.config,
+                inputs_embeds=embeds,
+                attention_mask=mask,
+                past_key_values=cache,
+                and_mask_function=hidden_from_text,
+            )
+        return create_bidirectional_mask(
+            config=stack.config, inputs_embeds=embeds, attention_mask=mask, and_mask_function=hidden_from_text
+        )
+
+    # 2. Before a block.
+
+    def _below_prompts(self, block: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        assert self._pass is not None
+        if "attention_mask" in kwargs:
+            return args, kwargs | {"attention_mask": self._pass.below_mask}
+        return (args[0], self._pass.below_mask, *args[2:]), kwargs
+
+    def _replace_prompts(self, layer: int) -> Callable:
+        def hook(block: torch.nn.Module, args: tuple) -> tuple | None:
+            assert self._pass is not None
+            if self._pass.decoding:
+                return None
+            states = args[0]
+            text = states[:, self._text_slice(self._pass.text_length)]
+            prompts = self._method.prompts(layer, text, self._pass.text_mask)
+            return (self._join(prompts.to(text.dtype), text), *args[1:])
+
+        return hook
+
+    def _text_slice(self, length: int) -> slice:
+        start = self._method.num_virtual_tokens if self._family.prompts_first else 0
+        return slice(start, start + length)
+
+    # 3. After the stack.
+
+    def _after_stack(self, stack: torch.nn.Module, args: tuple, output: Any) -> Any:
+        assert self._pass is not None
+        if self._pass.decoding:
+            return output
+        text = self._text_slice(self._pass.text_length)
+        output.last_hidden_state = output.last_hidden_state[:, text]
+        if output.get("hidden_states") is not None:
+            output.hidden_states = tuple(states[:, text] for states in output.hidden_states)
+        return output
+
+    def _before_decoder(self, decoder: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        states, mask = kwargs.get("encoder_hidden_states"), kwargs.get("encoder_attention_mask")
+        if states is None or mask is None or mask.shape[1] == states.shape[1]:
+            return args, kwargs
+        return args, kwargs | {
+            "encoder_attention_mask": self._join(mask.new_ones(len(mask), states.shape[1] - mask.shape[1]), mask)
+        }

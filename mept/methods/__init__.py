@@ -1,0 +1,66 @@
+"""The methods: one paper a file, listed by hand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from mept.config import MethodConfig
+from mept.errors import InputError, unknown_name
+from mept.methods.base import Method
+from mept.methods.deep_prompt import DEEP_PROMPT
+from mept.methods.full_finetuning import FULL_FINETUNING
+from mept.methods.linear_head import LINEAR_HEAD
+from mept.methods.mept import MEPT
+from mept.methods.prompt_tuning import PROMPT_TUNING
+
+if TYPE_CHECKING:
+    from mept.backbones import Backbone
+
+METHODS: dict[str, Method] = {
+    "mept": MEPT,
+    "deep_prompt": DEEP_PROMPT,
+    "prompt_tuning": PROMPT_TUNING,
+    "linear_head": LINEAR_HEAD,
+    "full_finetuning": FULL_FINETUNING,
+}
+
+
+def get_method(name: str) -> Method:
+    """Return the method of that name.
+
+    Raises:
+        InputError: there is none; the nearest names are given.
+    """
+    if name not in METHODS:
+        raise InputError(unknown_name("method", name, METHODS))
+    return METHODS[name]
+
+
+def method_of(config: MethodConfig) -> Method:
+    """Return the method whose configuration class `config` is an instance of."""
+    for method in METHODS.values():
+        if type(config) is method.config:
+            return method
+    raise InputError(
+        f"no method takes a {type(config).__name__}; known: {', '.join(m.config.__name__ for m in METHODS.values())}"
+    )
+
+
+def build_method(config: MethodConfig, backbone: Backbone) -> nn.Module:
+    """Build the module of a method for a backbone.
+
+    Raises:
+        InputError: the method does not exist for the backbone's family, or its options do not fit the backbone.
+    """
+    method = method_of(config)
+    if backbone.family.name not in method.families:
+        raise InputError(
+            f"method {method.name!r} exists for the families {', '.join(method.families)}, "
+            f"but backbone {backbone.name!r} is of family {backbone.family.name!r}"
+        )
+    try:
+        return method.build(config, backbone)
+    except ValueError as error:
+        raise InputError(f"method {method.name!r} on backbone {backbone.name!r}: {error}") from None

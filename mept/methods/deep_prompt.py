@@ -1,0 +1,74 @@
+"""Deep prompts: one trained prompt at every layer (Li & Liang 2021; called "P-Tuning v2" in MEPT's table 1).
+
+Papers: https://arxiv.org/abs/2110.07602 (P-Tuning v2), https://arxiv.org/abs/2203.12119 (VPT-deep, whose insertion
+this is).
+
+At every prompted layer j the m prompt positions are replaced by ``P_j`` [m, d]: MEPT with one expert and no router.
+MEPT's paper uses the name P-Tuning v2 for it; P-Tuning v2 proper trains keys and values instead.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from mept.config import PromptConfig
+from mept.methods.base import Method, checked_layers, no_overrides
+
+if TYPE_CHECKING:
+    from mept.backbones import Backbone
+
+
+class DeepPromptConfig(PromptConfig):
+    """Options of deep prompts."""
+
+    layers: tuple[int, ...] | None = None
+    """Prompted layers from 0; None for all."""
+
+
+class LayerPrompt(nn.Module):
+    """The prompt of one layer."""
+
+    def __init__(self, num_virtual_tokens: int, hidden_size: int) -> None:
+        super().__init__()
+        self.prompt = nn.Parameter(torch.empty(num_virtual_tokens, hidden_size))
+        nn.init.xavier_normal_(self.prompt)
+
+
+class DeepPrompts(nn.Module):
+    """A prompt for each of `prompted_layers`, [m, d], Xavier-initialised like MEPT's experts."""
+
+    def __init__(self, hidden_size: int, prompted_layers: tuple[int, ...], num_virtual_tokens: int) -> None:
+        super().__init__()
+        self.num_virtual_tokens = num_virtual_tokens
+        self.prompted_layers = prompted_layers
+        self.layers = nn.ModuleDict({str(i): LayerPrompt(num_virtual_tokens, hidden_size) for i in prompted_layers})
+
+    overrides = staticmethod(no_overrides)
+
+    def prompts(self, layer: int, text: Tensor, text_mask: Tensor) -> Tensor:
+        """Return the layer's prompt for every example, [B, m, d]."""
+        return self.layers[str(layer)].prompt.expand(len(text), -1, -1)
+
+    def activated_parameters(self) -> int:
+        """Return the size of all prompts."""
+        return sum(p.numel() for p in self.parameters())
+
+
+def build(config: DeepPromptConfig, backbone: Backbone) -> DeepPrompts:
+    """Build the prompts of `config` for `backbone`."""
+    layers = checked_layers(config.layers, backbone.num_layers)
+    return DeepPrompts(backbone.hidden_size, layers, config.num_virtual_tokens)
+
+
+DEEP_PROMPT = Method(
+    name="deep_prompt",
+    title="Deep prompts (one expert a layer)",
+    paper="https://arxiv.org/abs/2110.07602",
+    config=DeepPromptConfig,
+    families=("t5", "llama", "bert"),
+    build=build,
+    formula="L m d",
+)

@@ -1,0 +1,64 @@
+"""Full fine-tuning: every parameter of the backbone is trained ("Fine-Tuning" of MEPT's table 1).
+
+Paper: https://arxiv.org/abs/2509.00996, table 1 (numbers from https://arxiv.org/abs/2111.10952).
+
+The trained weights are copies that stand in for the backbone's own during a call, so the backbone shared by all
+trials of a process stays as it was loaded.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from mept.config import MethodConfig
+from mept.methods.base import Method
+
+if TYPE_CHECKING:
+    from mept.backbones import Backbone
+
+
+class FullFinetuningConfig(MethodConfig):
+    """Full fine-tuning has no options."""
+
+
+class TrainedCopy(nn.Module):
+    """A trainable copy of each of the backbone's parameters; tied ones are copied once."""
+
+    num_virtual_tokens = 0
+    prompted_layers: tuple[int, ...] = ()
+
+    def __init__(self, parameters: dict[str, nn.Parameter]) -> None:
+        super().__init__()
+        # Parameter names may not hold dots, and a ParameterList keeps saved keys short; the names are fixed by order.
+        self.names = list(parameters)
+        self.weights = nn.ParameterList(nn.Parameter(p.detach().clone()) for p in parameters.values())
+
+    def prompts(self, layer: int, text: Tensor, text_mask: Tensor) -> Tensor:
+        """Never called: no layer is prompted."""
+        raise AssertionError("a method without prompted layers was asked for a prompt")
+
+    def overrides(self) -> dict[str, Tensor]:
+        """Return the trained copies by the names of the parameters they stand in for."""
+        return dict(zip(self.names, self.weights, strict=True))
+
+    def activated_parameters(self) -> int:
+        """Return the size of the whole backbone."""
+        return sum(p.numel() for p in self.weights)
+
+
+def build(config: FullFinetuningConfig, backbone: Backbone) -> TrainedCopy:
+    """Copy the backbone's parameters; those no output depends on (BERT's pooler) are left out."""
+    return TrainedCopy(backbone.used_parameters())
+
+
+FULL_FINETUNING = Method(
+    name="full_finetuning",
+    title="Full fine-tuning",
+    paper="https://arxiv.org/abs/2509.00996",
+    config=FullFinetuningConfig,
+    families=("t5", "llama", "bert"),
+    build=build,
+    formula="all parameters of the backbone",
+)

@@ -1,0 +1,215 @@
+"""MEPT: Mixture of Expert Prompt Tuning as a Manifold Mapper (Zeng et al., EMNLP 2025).
+
+Paper: https://arxiv.org/abs/2509.00996. Code: github.com/runtsang/MEPT at e29b808.
+
+At every prompted layer j the m prompt positions are replaced by (section 3.2)::
+
+    P_j = sum_{i in top-k} g_i R_{j,i} + sum_s S_{j,s},    g = softmax(W_j pool(h))
+
+================  ==========================================================
+paper             here
+================  ==========================================================
+R_j  [N_r, m, d]  ``layers.<j>.experts``, ``num_experts``
+S_j  [N_s, m, d]  ``layers.<j>.shared``, ``num_shared_experts``
+W_j  [N_r, d]     ``layers.<j>.router.weight``
+m                 ``num_virtual_tokens``
+k                 ``top_k``
+================  ==========================================================
+
+Deviations from the released code, which contradicts the paper there: with top-1 it sums the chosen prompts of the whole
+batch into every example's; it pools padding. From the paper's text: Xavier and He initialisation act on each expert's
+[m, d] matrix, so that an expert's scale does not depend on how many others there are.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from mept.config import PromptConfig
+from mept.methods.base import Method, checked_layers, no_overrides
+from mept.routing import Router, Routing, mix
+
+if TYPE_CHECKING:
+    from mept.backbones import Backbone
+
+Initialization = Literal["xavier", "he", "orthogonal", "previous"]
+
+
+class MeptConfig(PromptConfig):
+    """Options of MEPT; the defaults are the paper's, with the middle of its searched ranges."""
+
+    num_experts: int = Field(10, ge=1)
+    """N_r, router experts a layer; the paper searches {4, 10, 20}."""
+    num_shared_experts: int = Field(1, ge=0)
+    """N_s, experts that every example uses; 0 drops them (table 3)."""
+    top_k: int = Field(1, ge=1)
+    """Router experts kept an example."""
+    layers: tuple[int, ...] | None = None
+    """Prompted layers from 0 (the paper counts from 1); None for all (tables 2 and 12)."""
+    routing: Routing = "top_k"
+    """Routing variant (table 3, appendix B.4)."""
+    router_noise: float = Field(0.0, ge=0)
+    """Sigma of the multiplicative noise on the logits in training ("Perturbation": 1); replaces the dropout."""
+    router_dropout: float = Field(0.2, ge=0, lt=1)
+    """Dropout on the logits in training, when there is no noise."""
+    initialization: Initialization = "xavier"
+    """Of the experts (table 10); ``previous`` loads them from ``previous_adapter``."""
+    previous_adapter: str | None = None
+    """Directory of a saved MEPT adapter of the same shape, for ``initialization: previous``."""
+    learnable: Literal["router_and_prompts", "router", "prompts"] = "router_and_prompts"
+    """Which parts are trained (table 4); the others keep their initial values."""
+
+    @model_validator(mode="after")
+    def _relations(self) -> MeptConfig:
+        if self.top_k > self.num_experts:
+            raise ValueError(
+                f"`top_k` <= `num_experts` must hold, but got top_k={self.top_k}, num_experts={self.num_experts}"
+            )
+        if (self.initialization == "previous") != (self.previous_adapter is not None):
+            raise ValueError(
+                "`previous_adapter` must be given with `initialization: previous` and only then, but got "
+                f"initialization={self.initialization!r}, previous_adapter={self.previous_adapter!r}"
+            )
+        return self
+
+
+class ExpertPrompts(nn.Module):
+    """The experts and the router of one layer."""
+
+    def __init__(self, num_virtual_tokens: int, num_shared_experts: int, initialization: str, router: Router) -> None:
+        super().__init__()
+        num_experts, hidden_size = router.weight.shape
+        self.experts = nn.Parameter(torch.empty(num_experts, num_virtual_tokens, hidden_size))
+        self.shared = (
+            nn.Parameter(torch.empty(num_shared_experts, num_virtual_tokens, hidden_size))
+            if num_shared_experts
+            else None
+        )
+        self.router = router
+        for prompt in [*self.experts, *(self.shared if self.shared is not None else ())]:
+            _initialize(prompt, initialization)
+
+    def forward(self, text: Tensor, text_mask: Tensor) -> Tensor:
+        """Return the prompt of each example, [B, m, d]."""
+        prompt = mix(self.experts, *self.router(text, text_mask))
+        return prompt if self.shared is None else prompt + self.shared.sum(0)
+
+
+def _initialize(prompt: Tensor, initialization: str) -> None:
+    match initialization:
+        case "he":
+            nn.init.kaiming_normal_(prompt)
+        case "orthogonal":
+            nn.init.orthogonal_(prompt)
+        case _:
+            nn.init.xavier_normal_(prompt)
+
+
+class MixtureOfExpertPrompts(nn.Module):
+    """Expert prompts at every prompted layer; see the module's docstring for the equation.
+
+    Args:
+        hidden_size: d.
+        prompted_layers: layers that hold experts.
+        num_virtual_tokens: m.
+        num_experts: N_r.
+        num_shared_experts: N_s.
+        top_k: k.
+        routing: see :class:`mept.routing.Router`.
+        router_noise: sigma of the noise on the logits.
+        router_dropout: dropout on the logits.
+        initialization: ``xavier``, ``he`` or ``orthogonal``.
+        learnable: parts that get gradients.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        prompted_layers: tuple[int, ...],
+        num_virtual_tokens: int,
+        num_experts: int,
+        num_shared_experts: int,
+        top_k: int,
+        routing: Routing,
+        router_noise: float,
+        router_dropout: float,
+        initialization: str,
+        learnable: str,
+    ) -> None:
+        super().__init__()
+        self.num_virtual_tokens = num_virtual_tokens
+        self.prompted_layers = prompted_layers
+        self.layers = nn.ModuleDict()
+        for layer in prompted_layers:
+            router = Router(hidden_size, num_experts, top_k, routing, router_noise, router_dropout)
+            block = ExpertPrompts(num_virtual_tokens, num_shared_experts, initialization, router)
+            block.experts.requires_grad_(learnable != "router")
+            if block.shared is not None:
+                block.shared.requires_grad_(learnable != "router")
+            # The gate of a stochastic choice is constant: its router gets no gradient, so it is not declared trainable.
+            block.router.requires_grad_(learnable != "prompts" and routing != "stochastic")
+            self.layers[str(layer)] = block
+
+    overrides = staticmethod(no_overrides)
+
+    def prompts(self, layer: int, text: Tensor, text_mask: Tensor) -> Tensor:
+        """Return the prompt of each example, [B, m, d]."""
+        return self.layers[str(layer)](text, text_mask)
+
+    def activated_parameters(self) -> int:
+        """Return k router experts, all shared experts and the router, a layer (the "Para" column of table 1)."""
+        return sum(
+            layer.router.weight.numel()
+            + layer.experts[0].numel() * layer.router.active_experts
+            + (0 if layer.shared is None else layer.shared.numel())
+            for layer in self.layers.values()
+        )
+
+
+def build(config: MeptConfig, backbone: Backbone) -> MixtureOfExpertPrompts:
+    """Build the experts of `config` for `backbone`."""
+    options = config.model_dump(exclude={"layers", "previous_adapter"})
+    module = MixtureOfExpertPrompts(
+        hidden_size=backbone.hidden_size,
+        prompted_layers=checked_layers(config.layers, backbone.num_layers),
+        **options,
+    )
+    if config.previous_adapter is not None:
+        load_previous(module, Path(config.previous_adapter))
+    return module
+
+
+def load_previous(module: MixtureOfExpertPrompts, directory: Path) -> None:
+    """Load experts and routers of an earlier training run ("previous knowledge", table 10).
+
+    Raises:
+        ValueError: the directory holds no adapter of the same shape.
+    """
+    from safetensors.torch import load_file
+
+    path = directory / "adapter_model.safetensors"
+    if not path.is_file():
+        raise ValueError(f"`previous_adapter` must be a directory with a saved adapter, but {path} does not exist")
+    state = {k.removeprefix("method."): v for k, v in load_file(path).items() if k.startswith("method.")}
+    own = {k: tuple(v.shape) for k, v in module.state_dict().items()}
+    theirs = {k: tuple(v.shape) for k, v in state.items()}
+    if own != theirs:
+        differing = sorted(set(own.items()) ^ set(theirs.items()))[:3]
+        raise ValueError(f"`previous_adapter` must have the shape of this one, but these tensors differ: {differing}")
+    module.load_state_dict(state)
+
+
+MEPT = Method(
+    name="mept",
+    title="Mixture of Expert Prompt Tuning",
+    paper="https://arxiv.org/abs/2509.00996",
+    config=MeptConfig,
+    families=("t5", "llama", "bert"),
+    build=build,
+    formula="L ((N_r + N_s) m d + N_r d)",
+)

@@ -1,0 +1,333 @@
+"""A frozen backbone with a trainable adapter beside it, used like any Hugging Face model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from mept.backbones import Backbone, wrap
+from mept.config import MethodConfig, describe
+from mept.errors import InputError
+from mept.injection import Injection
+from mept.methods import build_method, get_method, method_of
+from mept.trainable import ParameterCounts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+WEIGHTS_NAME = "adapter_model.safetensors"
+CONFIG_NAME = "adapter_config.json"
+
+
+class Adapter(nn.Module):
+    """Everything trainable: the method's parameters and, for classification, the head.
+
+    The head is one bias-free matrix [labels, d], as in ``LlamaForSequenceClassification``, for every family. BERT's
+    pooler is left out: it would train d^2 parameters, more than most prompts have, in every method compared.
+
+    Args:
+        method: a :class:`mept.methods.base.PromptMethod`.
+        hidden_size: d.
+        num_labels: rows of the head; None for text-to-text and language modelling.
+    """
+
+    def __init__(self, method: nn.Module, hidden_size: int, num_labels: int | None) -> None:
+        super().__init__()
+        self.method = method
+        self.head = None if num_labels is None else nn.Linear(hidden_size, num_labels, bias=False)
+        if self.head is not None:
+            nn.init.normal_(self.head.weight, std=0.02)
+
+
+class _Caller(nn.Module):
+    """Calls one of a module's functions, so that ``functional_call`` can stand in parameters for it."""
+
+    def __init__(self, module: nn.Module, function: str) -> None:
+        super().__init__()
+        self.module = module
+        self.function = function
+
+    def forward(self, **inputs: Any) -> Any:
+        return getattr(self.module, self.function)(**inputs)
+
+
+class PromptModel(nn.Module):
+    """A backbone whose passes carry a method's prompts; build it with :func:`get_prompt_model`.
+
+    ``state_dict`` holds the adapter alone, ``adapter.<key>``. Several models may share one backbone: its hooks are in
+    place only during a call.
+    """
+
+    def __init__(self, backbone: Backbone, config: MethodConfig, num_labels: int | None) -> None:
+        super().__init__()
+        self.backbone = backbone.model
+        self.family = backbone.family
+        self.method_config = config
+        self.backbone_name = backbone.name
+        self.adapter = Adapter(build_method(config, backbone), backbone.hidden_size, num_labels)
+        self.adapter.to(backbone.model.device)
+        self._injection = Injection(backbone, self.adapter.method)
+        self.backbone_dropout = True
+        """Whether ``train()`` also switches the backbone's dropout on."""
+        self.eval()
+
+    def train(self, mode: bool = True) -> PromptModel:
+        """Switch the adapter and, if `backbone_dropout`, the backbone to training mode; ``eval()`` undoes it."""
+        self.training = mode
+        self.adapter.train(mode)
+        self.backbone.train(mode and self.backbone_dropout)
+        return self
+
+    @property
+    def config(self) -> Any:
+        """The backbone's Hugging Face configuration."""
+        return self.backbone.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the backbone and the adapter are."""
+        return self.backbone.device
+
+    @property
+    def generation_config(self) -> Any:
+        """The backbone's generation configuration."""
+        return self.backbone.generation_config
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None) -> None:
+        """Recompute the backbone's blocks in the backward pass; non-reentrant, since inputs carry no gradient.
+
+        Raises:
+            InputError: the method replaces weights during a call; the backward pass would recompute with the frozen
+            ones.
+        """
+        if self.adapter.method.overrides():
+            name = method_of(self.method_config).name
+            raise InputError(f"`gradient_checkpointing` does not exist for method {name!r}, which trains the weights")
+        self.backbone.activation_checkpointing_enable(gradient_checkpointing_kwargs or {"use_reentrant": False})
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Keep activations again."""
+        self.backbone.activation_checkpointing_disable()
+
+    def _call(self, function: str, **inputs: Any) -> Any:
+        overrides = self.adapter.method.overrides()
+        if not overrides:
+            return getattr(self.backbone, function)(**inputs)
+        stand_ins = {f"module.{name}": value for name, value in overrides.items()}
+        return functional_call(_Caller(self.backbone, function), stand_ins, kwargs=inputs, tie_weights=True)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Run the backbone with prompts.
+
+        Args:
+            input_ids: [B, S]; or ``inputs_embeds`` [B, S, d] among `kwargs`.
+            attention_mask: 1 at text, 0 at padding, [B, S]; None for no padding.
+            labels: class indices [B] with a head; token ids with -100 where no loss is wanted, [B, T] for T5 (T its own
+                length) and [B, S] for a causal language model, whose labelled tokens do not choose the experts.
+            **kwargs: passed on to the backbone.
+
+        Returns:
+            The Hugging Face output of the task: ``loss`` (None without labels), ``logits``, and what the backbone adds.
+        """
+        if self.adapter.head is not None:
+            return self._classify(input_ids, attention_mask, labels, kwargs)
+        routing_mask = None
+        if labels is not None and not self.family.text_to_text:
+            routing_mask = labels == -100
+            if attention_mask is not None:
+                routing_mask = routing_mask & attention_mask.bool()
+        if labels is not None:
+            kwargs.setdefault("use_cache", False)
+        with self._injection.installed(routing_mask):
+            return self._call("__call__", input_ids=input_ids, attention_mask=attention_mask, labels=labels, **kwargs)
+
+    def _classify(
+        self, input_ids: Tensor | None, attention_mask: Tensor | None, labels: Tensor | None, kwargs: dict
+    ) -> SequenceClassifierOutput:
+        if self.family.name == "llama":
+            kwargs.setdefault("use_cache", False)
+        with self._injection.installed():
+            output = self._call("__call__", input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        states = output.last_hidden_state
+        if self.family.prompts_first:
+            states = last_unpadded(states, attention_mask)
+        else:
+            states = states[:, 0]
+        assert self.adapter.head is not None
+        logits = self.adapter.head(states).float()
+        loss = None if labels is None else F.cross_entropy(logits, labels)
+        return SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=output.get("hidden_states"), attentions=output.get("attentions")
+        )
+
+    @torch.no_grad()
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Generate as ``PreTrainedModel.generate`` does, with prompts.
+
+        Raises:
+            InputError: the model classifies.
+        """
+        if self.adapter.head is not None:
+            raise InputError("a model with a classification head cannot generate; use `forward`")
+        if args:
+            kwargs["inputs"] = args[0]
+        with self._injection.installed():
+            return self._call("generate", **kwargs)
+
+    def parameter_counts(self) -> ParameterCounts:
+        """Return trainable and activated parameters and the latter's share of the backbone."""
+        head = 0 if self.adapter.head is None else self.adapter.head.weight.numel()
+        return ParameterCounts(
+            trainable=sum(p.numel() for p in self.adapter.parameters() if p.requires_grad),
+            activated=self.adapter.method.activated_parameters() + head,
+            backbone=sum(p.numel() for p in self.backbone.parameters()),
+        )
+
+    def print_trainable_parameters(self) -> None:
+        """Print :meth:`parameter_counts`."""
+        print(self.parameter_counts())
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return the adapter's state under ``adapter.``; the frozen backbone is not part of it."""
+        prefix = kwargs.pop("prefix", "")
+        return self.adapter.state_dict(*args, prefix=f"{prefix}adapter.", **kwargs)
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Load what :meth:`state_dict` returned."""
+        state = {key.removeprefix("adapter."): value for key, value in state_dict.items()}
+        return self.adapter.load_state_dict(state, strict=strict, assign=assign)
+
+    def save_pretrained(self, directory: str | Path, **_: Any) -> None:
+        """Write ``adapter_model.safetensors`` and ``adapter_config.json`` into `directory`."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        state = {name: value.detach().cpu().contiguous() for name, value in self.adapter.state_dict().items()}
+        save_file(state, directory / WEIGHTS_NAME)
+        content = {
+            "method": method_of(self.method_config).name,
+            "options": self.method_config.model_dump(mode="json"),
+            "num_labels": None if self.adapter.head is None else self.adapter.head.out_features,
+            "base_model_name_or_path": self.backbone_name,
+        }
+        (directory / CONFIG_NAME).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+    @classmethod
+    def from_pretrained(
+        cls, model: PreTrainedModel | Backbone, directory: str | Path, tokenizer: PreTrainedTokenizerBase | None = None
+    ) -> PromptModel:
+        """Put a saved adapter beside a backbone of the kind it was trained on.
+
+        Raises:
+            InputError: no adapter there, an unreadable one, or one that does not fit the backbone.
+        """
+        directory = Path(directory)
+        content = read_adapter_config(directory)
+        method = get_method(content["method"])
+        options = content["options"]
+        if options.get("previous_adapter"):
+            # The saved weights supersede those it once started from, which may be gone.
+            options |= {"initialization": "xavier", "previous_adapter": None}
+        try:
+            config = method.config(**options)
+            weights = load_file(directory / WEIGHTS_NAME)
+        except ValidationError as error:
+            raise InputError(f"{directory / CONFIG_NAME}: {describe(error)}") from None
+        except Exception as error:  # safetensors raises its own bare exception type for a damaged file
+            raise InputError(f"{directory / WEIGHTS_NAME} cannot be read: {error}") from None
+        prompt_model = get_prompt_model(model, config, num_labels=content["num_labels"], tokenizer=tokenizer)
+        try:
+            prompt_model.adapter.load_state_dict(weights)
+        except RuntimeError as error:
+            raise InputError(f"the adapter in {directory} does not fit this backbone: {error}") from None
+        return prompt_model
+
+
+def read_adapter_config(directory: Path) -> dict[str, Any]:
+    """Return the content of a saved adapter's configuration.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    path = directory / CONFIG_NAME
+    try:
+        content = json.loads(path.read_text())
+        missing = {"method", "options", "num_labels"} - content.keys()
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{directory} holds no readable adapter: {path.name}: {error}") from None
+    if missing:
+        raise InputError(f"{path} must hold the keys {', '.join(sorted(missing))}, but they are missing")
+    return content
+
+
+def last_unpadded(states: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Return each row's state at its last unpadded token, whichever side is padded.
+
+    Args:
+        states: [B, S, d].
+        attention_mask: [B, S], or None for no padding.
+
+    Returns:
+        [B, d].
+    """
+    if attention_mask is None:
+        return states[:, -1]
+    index = (attention_mask.long() * torch.arange(states.shape[1], device=states.device)).argmax(1)
+    return states[torch.arange(len(states), device=states.device), index]
+
+
+def get_prompt_model(
+    model: PreTrainedModel | Backbone,
+    config: MethodConfig,
+    *,
+    num_labels: int | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    seed: int | None = None,
+) -> PromptModel:
+    """Put a method's trainable adapter beside a frozen model.
+
+    The model is frozen and put into evaluation mode. A ``...ForSequenceClassification`` model gives its number of
+    labels; its own head is not used. A bare stack (``BertModel``, ``LlamaModel``) needs `num_labels`.
+
+    Args:
+        model: a Hugging Face model of a supported family.
+        config: the method's options, for example ``MeptConfig(num_experts=4)``.
+        num_labels: rows of the classification head; None for text-to-text and language modelling.
+        tokenizer: needed by methods that initialise from a text.
+        seed: of the initialisation; None takes torch's global generator as it is.
+
+    Raises:
+        InputError: unsupported architecture, a method the family cannot have, or options that do not fit the model.
+    """
+    if isinstance(model, Backbone):
+        backbone = model
+    else:
+        if num_labels is None and type(model).__name__.endswith("ForSequenceClassification"):
+            num_labels = model.config.num_labels
+        backbone = wrap(model if num_labels is None else model.base_model, tokenizer)
+    if num_labels is None and not hasattr(backbone.model, "lm_head"):
+        raise InputError(
+            f"`num_labels` must be given for {type(backbone.model).__name__}, which has no language-modelling head"
+        )
+    if num_labels is None and method_of(config).name == "linear_head":
+        raise InputError("method 'linear_head' trains a classification head alone, but this task has none")
+    if seed is None:
+        return PromptModel(backbone, config, num_labels)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return PromptModel(backbone, config, num_labels)

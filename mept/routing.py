@@ -1,0 +1,180 @@
+"""Choosing experts: pooling of the text, router, top-k and its variants, statistics of the load."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Routing = Literal["top_k", "stochastic", "dense", "gumbel"]
+
+
+def pool_text(text: Tensor, text_mask: Tensor, eps: float = 1e-6) -> Tensor:
+    """Average the RMS-normalised states of the unmasked tokens.
+
+    Args:
+        text: states, [B, S, d].
+        text_mask: True at the tokens to read, [B, S]; a row without any gives zeros.
+        eps: added to the mean square under the root.
+
+    Returns:
+        [B, d] in float32.
+    """
+    states = text.float()
+    scale = torch.rsqrt(states.square().mean(-1, keepdim=True) + eps) * text_mask.unsqueeze(-1)
+    return (states * scale).sum(1) / text_mask.sum(1, keepdim=True).clamp(min=1)
+
+
+@dataclass
+class RoutingStatistics:
+    """Load of one layer's experts, summed over the examples seen."""
+
+    counts: Tensor
+    """How often each expert had the largest gate, [N_r]."""
+    probability: Tensor
+    """Sum of the router's softmax, [N_r]."""
+
+    @property
+    def examples(self) -> float:
+        """Number of examples seen."""
+        return float(self.counts.sum())
+
+    def shares(self) -> Tensor:
+        """Return the share of examples each expert got, [N_r]."""
+        return self.counts / self.counts.sum().clamp(min=1)
+
+    def mean_probability(self) -> Tensor:
+        """Return the mean of the router's softmax over the examples, [N_r]."""
+        return self.probability / self.counts.sum().clamp(min=1)
+
+    def entropy(self) -> float:
+        """Return the entropy of the experts' shares in nats: 0 = one expert takes all, log N_r = even load."""
+        return float(torch.special.entr(self.shares()).sum())
+
+    def top_expert_share(self) -> float:
+        """Return the share of the busiest expert, from 1 / N_r to 1."""
+        return float(self.shares().max())
+
+
+class Router(nn.Module):
+    """Gates of one layer, ``g = route(W rms(h))`` (MEPT, section 3.2; variants of table 3 and appendix B.4).
+
+    Args:
+        hidden_size: d.
+        num_experts: N_r.
+        top_k: experts kept by ``routing="top_k"``, from 1 to N_r; their gates are not renormalised.
+        routing: ``top_k``; ``stochastic``: one uniformly drawn expert with gate 1 in training, the mean of all at
+            inference; ``dense``: all experts, weighted; ``gumbel``: Gumbel noise of temperature 1 and a hard
+            straight-through choice in training, the best expert with gate 1 at inference.
+        noise: sigma of logits * (1 + N(0, sigma^2)) in training; 0 for none.
+        dropout: probability of zeroing a logit in training; used when `noise` is 0.
+    """
+
+    def __init__(
+        self, hidden_size: int, num_experts: int, top_k: int, routing: Routing, noise: float, dropout: float
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_experts, hidden_size))
+        nn.init.orthogonal_(self.weight)
+        self.top_k, self.routing, self.noise, self.dropout = top_k, routing, noise, dropout
+        self.statistics: RoutingStatistics | None = None
+        """Filled while it is set; see :func:`collect_routing`."""
+
+    @property
+    def active_experts(self) -> int:
+        """Experts whose parameters one example uses."""
+        return {"top_k": self.top_k, "gumbel": 1, "stochastic": 1, "dense": len(self.weight)}[self.routing]
+
+    def forward(self, text: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Choose experts.
+
+        Args:
+            text: states entering the layer, [B, S, d].
+            text_mask: True at the tokens to read, [B, S].
+
+        Returns:
+            The chosen experts' indices and gates, [B, k] each; k = N_r where all experts take part.
+        """
+        with torch.autocast(text.device.type, enabled=False):
+            # Float32 whatever the precision of the backbone: near ties must not flip the choice of an expert.
+            logits = F.linear(pool_text(text, text_mask), self.weight.float())
+        indices, gates = self._choose(self._regularise(logits))
+        if self.statistics is not None:
+            self._observe(self.statistics, logits.detach(), indices, gates.detach())
+        return indices, gates
+
+    def _regularise(self, logits: Tensor) -> Tensor:
+        if not self.training:
+            return logits
+        if self.noise:
+            return logits * (1 + self.noise * torch.randn_like(logits))
+        return F.dropout(logits, self.dropout)
+
+    def _choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        batch, num_experts = logits.shape
+        if self.routing == "top_k":
+            gates, indices = logits.softmax(-1).topk(self.top_k, dim=-1)
+            return indices, gates
+        if self.routing == "stochastic" and self.training:
+            indices = torch.randint(num_experts, (batch, 1), device=logits.device)
+            return indices, torch.ones_like(indices, dtype=logits.dtype)
+        if self.routing == "gumbel":
+            return self._choose_gumbel(logits)
+        everyone = torch.arange(num_experts, device=logits.device).expand(batch, -1)
+        if self.routing == "stochastic":
+            return everyone, torch.full_like(logits, 1 / num_experts)
+        return everyone, logits.softmax(-1)
+
+    def _choose_gumbel(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.training:
+            indices = logits.argmax(-1, keepdim=True)
+            return indices, torch.ones_like(indices, dtype=logits.dtype)
+        gates = F.gumbel_softmax(logits, tau=1.0, hard=True)
+        # All experts stay in the sum: the straight-through gradient of an expert not chosen is not zero.
+        return torch.arange(logits.shape[1], device=logits.device).expand_as(logits), gates
+
+    def _observe(self, statistics: RoutingStatistics, logits: Tensor, indices: Tensor, gates: Tensor) -> None:
+        top = indices.gather(1, gates.argmax(-1, keepdim=True)).squeeze(1)
+        statistics.counts += torch.bincount(top, minlength=logits.shape[1])
+        statistics.probability += logits.softmax(-1).sum(0)
+
+
+def mix(experts: Tensor, indices: Tensor, gates: Tensor) -> Tensor:
+    """Return the gated sum of the chosen experts.
+
+    Args:
+        experts: [N_r, m, d].
+        indices: chosen experts, [B, k].
+        gates: their weights, [B, k].
+
+    Returns:
+        [B, m, d]. Only k experts an example are read, so the cost does not grow with N_r.
+    """
+    chosen = F.embedding(indices, experts.flatten(1))
+    return torch.einsum("bk,bkf->bf", gates.to(chosen.dtype), chosen).unflatten(1, experts.shape[1:])
+
+
+class collect_routing:  # noqa: N801  a context manager reads as a verb
+    """Collect the statistics of every router of a module while the context is open.
+
+    ``with collect_routing(model) as statistics:`` gives a dictionary from layer number to :class:`RoutingStatistics`.
+    Outside such a context routers keep no statistics, so training pays nothing for them.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._routers = {
+            int(name.split(".")[-2]): child for name, child in module.named_modules() if isinstance(child, Router)
+        }
+
+    def __enter__(self) -> dict[int, RoutingStatistics]:
+        for router in self._routers.values():
+            zeros = torch.zeros(len(router.weight), device=router.weight.device)
+            router.statistics = RoutingStatistics(counts=zeros.clone(), probability=zeros)
+        return {layer: router.statistics for layer, router in self._routers.items()}
+
+    def __exit__(self, *_: object) -> None:
+        for router in self._routers.values():
+            router.statistics = None

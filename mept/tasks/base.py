@@ -1,0 +1,133 @@
+"""What a task is: examples, a template, verbalizers, and how it is read and scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Row = Mapping[str, Any]
+"""One object of an official SuperGLUE JSONL file."""
+
+
+class RowError(ValueError):
+    """A row does not follow the task's schema; the message says what is expected. The loader adds file and line."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One text to classify.
+
+    Attributes:
+        id: unique in its split, such as ``cb-12`` or ``multirc-3-26-168``.
+        fields: values of the template's fields.
+        label: index into :attr:`Task.labels`.
+        group: examples of one group never straddle the dev split (MultiRC and ReCoRD: the passage; else the own id).
+        question: examples scored together (MultiRC: the question; ReCoRD: the query; else the own id).
+        answer: ReCoRD: the candidate entity of this example.
+        golds: ReCoRD: the accepted answers.
+    """
+
+    id: str
+    fields: Mapping[str, str]
+    label: int
+    group: str
+    question: str
+    answer: str = ""
+    golds: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Task:
+    """A classification task over templated text; knows no model.
+
+    Attributes:
+        name: key in ``TASKS``.
+        title: name for tables and figures.
+        folder: directory of the official JSONL layout, such as ``CB``.
+        template: input text with ``{field}`` placeholders (paper B.5).
+        labels: verbalizers; the index is the label.
+        context: the field that is shortened when the text exceeds the limit.
+        read: (official JSONL row, its index in the file) -> examples; raises :class:`RowError`.
+        from_hub: rows in the hub's schema -> rows in the official JSONL schema.
+        score: (examples, scores [N, labels]) -> metrics in 0..1, always with ``score``, the main number. Any score that
+            grows with the label's probability will do; the largest of a row is the prediction.
+        hub: repository id, configuration name and pinned revision.
+    """
+
+    name: str
+    title: str
+    folder: str
+    template: str
+    labels: tuple[str, ...]
+    context: str
+    read: Callable[[Row, str], list[Example]]
+    from_hub: Callable[[Iterable[Row]], Iterable[Row]]
+    score: Callable[[Sequence[Example], np.ndarray], dict[str, float]]
+    hub: tuple[str, str, str]
+
+    def text(self, example: Example) -> str:
+        """Return the model's input: the template filled with the example's fields."""
+        return self.template.format(**example.fields)
+
+
+def text_field(row: Row, *path: str) -> str:
+    """Return the text at ``path`` of nested objects.
+
+    Raises:
+        RowError: it is missing, not text, or text that no UTF-8 file can hold (a lone surrogate).
+    """
+    value = field(row, *path)
+    if not isinstance(value, str):
+        raise RowError(f"field {'.'.join(path)!r} must be text, but got {shown(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise RowError(f"field {'.'.join(path)!r} must be valid Unicode text, but got {shown(value)}") from None
+    return value
+
+
+def int_field(row: Row, *path: str) -> int:
+    """Return the non-negative whole number at ``path``; raises RowError otherwise."""
+    value = field(row, *path)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise RowError(f"field {'.'.join(path)!r} must be a whole number >= 0, but got {shown(value)}")
+    return value
+
+
+def list_field(row: Row, *path: str) -> list[Row]:
+    """Return the list of objects at ``path``; raises RowError otherwise."""
+    value = field(row, *path)
+    if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
+        raise RowError(f"field {'.'.join(path)!r} must be a list of objects, but got {shown(value)}")
+    return value
+
+
+def label_field(row: Row, values: Sequence[Any], key: str = "label") -> int:
+    """Return the index of the row's label among ``values``; raises RowError for any other value."""
+    value = field(row, key)
+    for index, known in enumerate(values):
+        if type(value) is type(known) and value == known:
+            return index
+    raise RowError(f"field {key!r} must be one of {', '.join(map(shown, values))}, but got {shown(value)}")
+
+
+def field(row: Row, *path: str) -> Any:
+    """Return the value at ``path`` of nested objects; raises RowError naming the first key that is missing."""
+    value: Any = row
+    for depth, key in enumerate(path):
+        if not isinstance(value, Mapping):
+            raise RowError(f"field {'.'.join(path[:depth])!r} must be an object, but got {shown(value)}")
+        if key not in value:
+            raise RowError(f"field {'.'.join(path[: depth + 1])!r} is missing; the object has: {', '.join(value)}")
+        value = value[key]
+    return value
+
+
+def shown(value: Any) -> str:
+    """Return a short JSON-like form of a value for an error message."""
+    words = {True: "true", False: "false"}
+    text = words[value] if isinstance(value, bool) else "null" if value is None else ascii(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,197 @@
+"""Load a task's examples from one of three sources: generated in the package, official JSONL files, or the hub.
+
+The official validation split is ``test``, as official test labels are not public; ``dev`` is a tenth of train (see
+:mod:`mept.tasks.splits`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mept.errors import InputError
+from mept.tasks import get_task
+from mept.tasks.base import Example, Row, RowError, Task
+from mept.tasks.embedded import GENERATORS, generate
+from mept.tasks.splits import split_dev
+
+Source = Literal["embedded", "jsonl", "hub"]
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """The three splits of a task.
+
+    Attributes:
+        task: the task.
+        train: examples to train on, without dev.
+        dev: examples that choose checkpoints and hyperparameters.
+        test: the official validation split.
+        identity: changes whenever the content of any split does.
+    """
+
+    task: Task
+    train: list[Example]
+    dev: list[Example]
+    test: list[Example]
+    identity: str
+
+
+def load_task(name: str, source: Source, data_dir: Path | None = None) -> TaskData:
+    """Load a task.
+
+    Args:
+        name: a name of ``TASKS``.
+        source: ``embedded`` (generated), ``jsonl`` (files below ``data_dir``) or ``hub``.
+        data_dir: for ``jsonl``, the folder that holds ``<TASK>/train.jsonl`` and ``<TASK>/val.jsonl``.
+
+    Raises:
+        InputError: the source cannot give this task; the message names the file and line, if any.
+    """
+    task = get_task(name)
+    if source == "embedded":
+        train, test = _from_embedded(task)
+    elif source == "jsonl":
+        train, test = _from_jsonl(task, data_dir)
+    elif source == "hub":
+        train, test = _from_hub(task)
+    else:
+        raise InputError(f"`data` must be one of embedded, jsonl, hub, but got {source!r}")
+    try:
+        train, dev = split_dev(train)
+    except ValueError as error:
+        raise InputError(f"{task.title}: {error}") from None
+    return TaskData(task, train, dev, test, identity({"train": train, "dev": dev, "test": test}))
+
+
+def identity(splits: Mapping[str, Iterable[Example]]) -> str:
+    """Return a hash of the content of named splits, 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, examples in splits.items():
+        digest.update(f"{name}\n".encode())
+        for example in examples:
+            digest.update(json.dumps(content(example)).encode() + b"\n")
+    return digest.hexdigest()[:16]
+
+
+def content(example: Example) -> list[Any]:
+    """Return everything an example holds as plain values."""
+    e = example
+    return [e.id, sorted(e.fields.items()), e.label, e.group, e.question, e.answer, list(e.golds)]
+
+
+def read_jsonl(path: Path, task: Task) -> list[Example]:
+    """Read a file of official rows.
+
+    Raises:
+        InputError: the file is missing, cut off, not UTF-8, not JSON, of another schema, or empty.
+    """
+    return _examples(task, _rows(path), str(path))
+
+
+def _from_embedded(task: Task) -> tuple[list[Example], list[Example]]:
+    if task.name not in GENERATORS:
+        raise InputError(
+            f"task {task.name!r} has no embedded data (embedded: {', '.join(sorted(GENERATORS))}); "
+            "set `data: jsonl` and pass --data-dir, or set `data: hub`"
+        )
+    splits = generate(task.name)
+    return _read_numbered(task, splits.train, "embedded train"), _read_numbered(task, splits.val, "embedded val")
+
+
+def _from_jsonl(task: Task, data_dir: Path | None) -> tuple[list[Example], list[Example]]:
+    layout = f"{task.folder}/train.jsonl and {task.folder}/val.jsonl"
+    if data_dir is None:
+        raise InputError(f"`data: jsonl` needs --data-dir, the folder that holds {layout}")
+    folder = Path(data_dir) / task.folder
+    for path in (Path(data_dir), folder):
+        if not path.is_dir():
+            what = "is not a folder" if path.exists() else "does not exist"
+            raise InputError(f"{path} {what}; --data-dir must be the folder that holds {layout}")
+    return read_jsonl(folder / "train.jsonl", task), read_jsonl(folder / "val.jsonl", task)
+
+
+def _from_hub(task: Task) -> tuple[list[Example], list[Example]]:
+    import datasets
+
+    repository, config, revision = task.hub
+    try:
+        splits = datasets.load_dataset(repository, config, revision=revision)
+    # The hub's clients raise many types; all mean that the data cannot be had now.
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{task.title} cannot be loaded from the hub ({repository}, {config}, revision {revision}): {reason}; "
+            "go online and unset HF_HUB_OFFLINE, or set `data: jsonl` and pass --data-dir with the official files"
+        ) from error
+    return tuple(read_hub(splits[split], task, split) for split in ("train", "validation"))  # type: ignore[return-value]
+
+
+def read_hub(rows: Iterable[Row], task: Task, split: str) -> list[Example]:
+    """Read rows in the hub's schema.
+
+    Raises:
+        InputError: a row is of another schema.
+    """
+    where = f"{task.hub[0]} {task.hub[1]} {split}"
+    try:
+        official = list(task.from_hub(rows))
+    except RowError as error:
+        raise InputError(f"{where}: {error}") from None
+    return _read_numbered(task, official, where)
+
+
+def _read_numbered(task: Task, rows: Iterable[Row], where: str) -> list[Example]:
+    return _examples(task, enumerate(rows, start=1), where)
+
+
+def _examples(task: Task, rows: Iterable[tuple[int, Row]], where: str) -> list[Example]:
+    examples: list[Example] = []
+    seen: dict[str, int] = {}
+    for number, (line, row) in enumerate(rows):
+        try:
+            index = row.get("idx", number)
+            if not isinstance(index, int) or isinstance(index, bool):
+                raise RowError(f"field 'idx' must be a whole number, but got {index!r}")
+            for example in task.read(row, str(index)):
+                if example.id in seen:
+                    raise RowError(f"duplicate idx: {example.id} was already read from line {seen[example.id]}")
+                seen[example.id] = line
+                examples.append(example)
+        except RowError as error:
+            raise InputError(f"{where}, line {line}: {error}") from None
+    if not examples:
+        raise InputError(f"{where} is empty: at least one {task.title} row is expected")
+    return examples
+
+
+def _rows(path: Path) -> Iterator[tuple[int, Row]]:
+    """Yield (line number from 1, object) of a JSONL file; blank lines are skipped."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; it should hold one JSON object a line") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    lines = raw.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield number, _object(line, f"{path}, line {number}", unfinished=number == len(lines))
+
+
+def _object(line: bytes, where: str, unfinished: bool) -> Row:
+    """Parse one line; ``unfinished`` says that it lacks its line end, so that a broken one was probably cut off."""
+    cut = " (the last line has no end: the file may be cut off; copy it again)" if unfinished else ""
+    try:
+        value = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: not UTF-8 text at byte {error.start + 1}{cut}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not JSON, {error}{cut}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: a JSON object is expected, but got {type(value).__name__}")
+    return value

@@ -1,0 +1,213 @@
+"""The feature converter: examples and a tokenizer -> token ids; the only file that knows both.
+
+Texts longer than the limit lose tokens at the end of the task's ``context`` field, so that question, answer or
+hypothesis survive. This deviates from the paper, which cuts the tail of the whole text (B.3) and with it, in BoolQ, the
+question.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+from transformers import PreTrainedTokenizerFast
+
+from mept.tasks.base import Example, Task
+from mept.tasks.data import content
+
+LAYOUT = 1
+"""Raised when the cached files' meaning changes, so that old ones are no longer found."""
+FEATURES = datasets.Features(
+    {
+        "input_ids": datasets.List(datasets.Value("int32")),
+        "label": datasets.Value("int64"),
+        "length": datasets.Value("int32"),
+    }
+)
+CHUNK = 2000
+
+log = logging.getLogger(__name__)
+
+
+def encode(
+    examples: Sequence[Example],
+    task: Task,
+    tokenizer: PreTrainedTokenizerFast,
+    max_tokens: int,
+    cache_dir: Path | None = None,
+) -> datasets.Dataset:
+    """Tokenize examples, once: the result is kept below ``cache_dir`` and memory-mapped.
+
+    Any number of processes may ask for the same thing at once. A damaged cache entry is renamed ``*.corrupt-<n>`` and
+    made again.
+
+    Args:
+        examples: what to encode.
+        task: gives the template and the field that is shortened.
+        tokenizer: a fast tokenizer.
+        max_tokens: longest result with special tokens; the input limit minus the prompt length.
+        cache_dir: where cached datasets live; None keeps the result in memory.
+
+    Returns:
+        Columns ``input_ids`` (list of int32), ``label`` and ``length``, in the order of ``examples``.
+    """
+    least = tokenizer.num_special_tokens_to_add() + 1
+    if max_tokens < least:
+        raise ValueError(f"`max_tokens` >= {least} must hold (special tokens and one of text), but got {max_tokens}")
+    if cache_dir is None:
+        return _in_memory(_tables(examples, task, tokenizer, max_tokens))
+    directory = Path(cache_dir) / _key(examples, task, tokenizer, max_tokens)
+    if (found := _load(directory)) is not None:
+        return found
+    _write(directory, _tables(examples, task, tokenizer, max_tokens))
+    # Another process may have been first; what is in place now is complete and of the same content.
+    found = _load(directory)
+    return found if found is not None else _in_memory(_tables(examples, task, tokenizer, max_tokens))
+
+
+def verbalizer_ids(task: Task, tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
+    """Return the target ids of each label, with the end-of-sequence token (text-to-text)."""
+    ids = [tokenizer(label, add_special_tokens=False)["input_ids"] for label in task.labels]
+    return [[*label, tokenizer.eos_token_id] for label in ids]
+
+
+def _tables(
+    examples: Sequence[Example], task: Task, tokenizer: PreTrainedTokenizerFast, max_tokens: int
+) -> Iterator[pa.Table]:
+    for start in range(0, len(examples), CHUNK):
+        chunk = examples[start : start + CHUNK]
+        ids = _encode(chunk, task, tokenizer, max_tokens)
+        columns = {"input_ids": ids, "label": [e.label for e in chunk], "length": [len(one) for one in ids]}
+        yield pa.table(columns, schema=FEATURES.arrow_schema)
+
+
+def _encode(
+    examples: Sequence[Example], task: Task, tokenizer: PreTrainedTokenizerFast, max_tokens: int
+) -> list[list[int]]:
+    """Return token ids; too long texts lose context tokens until they fit."""
+    result = _tokenize(tokenizer, [task.text(example) for example in examples])
+    over = [index for index, ids in enumerate(result) if len(ids) > max_tokens]
+    if not over:
+        return result
+    ends = _token_ends(tokenizer, {index: examples[index].fields[task.context] for index in over})
+    # Usually one round: a second is needed only where the cut merges differently with its neighbours.
+    while over:
+        shortened = []
+        for index in over:
+            kept = max(0, len(ends[index]) - (len(result[index]) - max_tokens))
+            ends[index] = ends[index][:kept]
+            shortened.append(task.text(_with_context(examples[index], task.context, ends[index][-1] if kept else 0)))
+        for index, ids in zip(over, _tokenize(tokenizer, shortened), strict=True):
+            result[index] = ids
+        hopeless = [index for index in over if len(result[index]) > max_tokens and not ends[index]]
+        texts = [task.text(_with_context(examples[index], task.context, 0)) for index in hopeless]
+        for index, ids in zip(hopeless, _tokenize(tokenizer, texts, max_tokens), strict=True):
+            result[index] = ids
+        over = [index for index in over if len(result[index]) > max_tokens]
+    return result
+
+
+def _token_ends(tokenizer: PreTrainedTokenizerFast, texts: dict[int, str]) -> dict[int, list[int]]:
+    """Return, for each text, the character at which each of its tokens ends; equal texts are tokenized once."""
+    unique = list(dict.fromkeys(texts.values()))
+    batch = tokenizer(unique, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    ends = {text: [end for _, end in offsets] for text, offsets in zip(unique, batch["offset_mapping"], strict=True)}
+    return {index: ends[text] for index, text in texts.items()}
+
+
+def _with_context(example: Example, field: str, end: int) -> Example:
+    return dataclasses.replace(example, fields={**example.fields, field: example.fields[field][:end]})
+
+
+def _tokenize(tokenizer: PreTrainedTokenizerFast, texts: list[str], limit: int | None = None) -> list[list[int]]:
+    """Return ids with special tokens; with a limit the tail of the text is cut and special tokens stay."""
+    if not texts:
+        return []
+    batch = tokenizer(
+        texts,
+        truncation=limit is not None,
+        max_length=limit,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    )
+    return batch["input_ids"]
+
+
+def _in_memory(tables: Iterator[pa.Table]) -> datasets.Dataset:
+    table = pa.concat_tables([FEATURES.arrow_schema.empty_table(), *tables])
+    return datasets.Dataset(datasets.table.InMemoryTable(table))
+
+
+def _key(examples: Sequence[Example], task: Task, tokenizer: PreTrainedTokenizerFast, max_tokens: int) -> str:
+    digest = hashlib.sha256()
+    settings = [LAYOUT, task.name, task.template, task.context, max_tokens, _tokenizer_identity(tokenizer)]
+    digest.update(json.dumps(settings).encode())
+    for example in examples:
+        digest.update(json.dumps(content(example)).encode() + b"\n")
+    return f"{task.name}-{digest.hexdigest()[:24]}"
+
+
+def _tokenizer_identity(tokenizer: PreTrainedTokenizerFast) -> str:
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    # Left behind by the last call with truncation or padding; every call of ours sets its own.
+    state.pop("truncation", None)
+    state.pop("padding", None)
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def _write(directory: Path, tables: Iterator[pa.Table]) -> None:
+    """Write a cache entry beside its place and rename it into it: there is never half an entry."""
+    temporary = directory.parent / f".{directory.name}.{uuid.uuid4().hex}"
+    temporary.mkdir(parents=True)
+    try:
+        data = temporary / "data.arrow"
+        with data.open("wb") as sink, pa.ipc.new_stream(sink, FEATURES.arrow_schema) as writer:
+            for table in tables:
+                writer.write_table(table)
+        (temporary / "sha256").write_text(_checksum(data))
+        os.rename(temporary, directory)
+    except OSError:
+        if not directory.is_dir():
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _load(directory: Path) -> datasets.Dataset | None:
+    """Return the cached dataset, memory-mapped; None when there is none, or it was damaged and is now set aside."""
+    if not directory.exists():
+        return None
+    data = directory / "data.arrow"
+    try:
+        if (directory / "sha256").read_text() != _checksum(data):
+            raise ValueError("its checksum is wrong")
+        return datasets.Dataset.from_file(str(data))
+    except (OSError, ValueError) as error:
+        _set_aside(directory, str(error))
+        return None
+
+
+def _set_aside(directory: Path, reason: str) -> None:
+    number = 1
+    while (aside := directory.with_name(f"{directory.name}.corrupt-{number}")).exists():
+        number += 1
+    try:
+        os.rename(directory, aside)
+        log.warning("the cache entry %s was damaged (%s); it is now %s and is made again", directory, reason, aside)
+    except FileNotFoundError:
+        pass  # Another process set it aside first.
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

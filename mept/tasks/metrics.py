@@ -1,0 +1,96 @@
+"""Official metrics of the SuperGLUE tasks, and the paper's own variants beside them under their own names.
+
+Every function takes the examples and scores of shape [N, labels] and returns metrics in 0..1 with the main number as
+``score``. SuperGLUE (Wang et al., 2019, https://arxiv.org/abs/1905.00537), section 3 and its released evaluation.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.metrics import accuracy_score, f1_score
+
+from mept.tasks.base import Example
+
+
+def accuracy(examples: Sequence[Example], scores: np.ndarray) -> dict[str, float]:
+    """Return the share of right predictions (boolq, copa, rte, wic, wsc)."""
+    gold, predicted = _labels(examples, scores)
+    value = float(accuracy_score(gold, predicted))
+    return {"score": value, "accuracy": value}
+
+
+def cb(examples: Sequence[Example], scores: np.ndarray) -> dict[str, float]:
+    """Return CB's metrics: the score is the mean of accuracy and macro F1.
+
+    ``f1_micro`` is what the authors' released code calls F1; for one label an example it always equals accuracy.
+    """
+    gold, predicted = _labels(examples, scores)
+    right = float(accuracy_score(gold, predicted))
+    macro = float(f1_score(gold, predicted, average="macro", zero_division=0))
+    micro = float(f1_score(gold, predicted, average="micro", zero_division=0))
+    return {"score": (right + macro) / 2, "accuracy": right, "f1_macro": macro, "f1_micro": micro}
+
+
+def multirc(examples: Sequence[Example], scores: np.ndarray) -> dict[str, float]:
+    """Return MultiRC's metrics: the score is F1a, the F1 of the true options over all options of all questions.
+
+    ``em`` is the share of questions whose options are all classified rightly; ``f1_macro`` is what the paper's Table 7
+    describes as F1a. (The SuperGLUE leaderboard averages F1a and EM; the paper and this benchmark report F1a.)
+    """
+    gold, predicted = _labels(examples, scores)
+    right: dict[str, bool] = {}
+    for example, same in zip(examples, gold == predicted, strict=True):
+        right[example.question] = right.get(example.question, True) and bool(same)
+    f1a = float(f1_score(gold, predicted, average="binary", zero_division=0))
+    return {
+        "score": f1a,
+        "f1a": f1a,
+        "em": float(np.mean(list(right.values()))),
+        "f1_macro": float(f1_score(gold, predicted, average="macro", zero_division=0)),
+        "accuracy": float(accuracy_score(gold, predicted)),
+    }
+
+
+def record(examples: Sequence[Example], scores: np.ndarray) -> dict[str, float]:
+    """Return ReCoRD's metrics: the score is the mean of F1 and EM, as on the SuperGLUE leaderboard.
+
+    The answer to a query is its candidate with the highest probability of label 1 (the largest difference of the two
+    labels' scores; of equal ones the first). F1 is over words, EM over whole answers, both against the best gold
+    answer after SQuAD's normalisation. ``accuracy`` is over single candidates.
+    """
+    gold, predicted = _labels(examples, scores)
+    margins = np.asarray(scores)[:, 1] - np.asarray(scores)[:, 0]
+    best: dict[str, int] = {}
+    for index, example in enumerate(examples):
+        kept = best.setdefault(example.question, index)
+        if margins[index] > margins[kept]:
+            best[example.question] = index
+    chosen = [examples[index] for index in best.values()]
+    f1 = float(np.mean([max(map(_word_f1, [e.answer] * len(e.golds), e.golds), default=0.0) for e in chosen]))
+    em = float(np.mean([_normalised(e.answer) in map(_normalised, e.golds) for e in chosen]))
+    return {"score": (f1 + em) / 2, "f1": f1, "em": em, "accuracy": float(accuracy_score(gold, predicted))}
+
+
+def _labels(examples: Sequence[Example], scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if len(examples) != len(scores) or not len(examples):
+        raise ValueError(
+            f"one row of scores an example is needed, but got {len(scores)} rows, {len(examples)} examples"
+        )
+    return np.array([example.label for example in examples]), np.asarray(scores).argmax(axis=1)
+
+
+def _word_f1(answer: str, gold: str) -> float:
+    predicted, expected = _normalised(answer).split(), _normalised(gold).split()
+    common = sum((Counter(predicted) & Counter(expected)).values())
+    return 2 * common / (len(predicted) + len(expected)) if common else 0.0
+
+
+def _normalised(answer: str) -> str:
+    """Apply SQuAD's normalisation: lower case, no punctuation, no articles, single spaces."""
+    plain = answer.lower().translate(str.maketrans("", "", string.punctuation))
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", plain).split())

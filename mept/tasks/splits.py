@@ -1,0 +1,48 @@
+"""The dev split: a stratified tenth of train that never cuts a group in two."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+
+from mept.tasks.base import Example
+
+SPLIT_SEED = 2025
+"""Fixed for every run: results of different seeds share their dev examples."""
+DEV_SHARE = 0.1
+
+
+def split_dev(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+    """Split examples into (train, dev); both keep the given order.
+
+    Groups are taken in the order of a hash of their names, which depends on no library's random numbers, as long as
+    they bring the label counts of dev nearer to a tenth of the whole (at least one of each label that occurs twice).
+
+    Raises:
+        ValueError: there are fewer than two groups, so that one of the two splits would be empty.
+    """
+    groups: dict[str, Counter[int]] = {}
+    for example in examples:
+        groups.setdefault(example.group, Counter())[example.label] += 1
+    if len(groups) < 2:
+        raise ValueError(f"a train split of at least 2 groups is needed to set dev apart, but got {len(groups)}")
+    totals = Counter(example.label for example in examples)
+    missing = {label: float(max(1, round(DEV_SHARE * n)) if n > 1 else 0) for label, n in totals.items()}
+    ordered = sorted(groups, key=_order)
+    dev: set[str] = set()
+    for group in ordered:
+        counts = groups[group]
+        # Squared distance to the wanted counts, after minus before.
+        if len(dev) < len(groups) - 1 and sum(n * n - 2 * n * missing[label] for label, n in counts.items()) < 0:
+            dev.add(group)
+            for label, n in counts.items():
+                missing[label] -= n
+    if not dev:
+        dev.add(min(ordered, key=lambda name: groups[name].total()))
+    train = [example for example in examples if example.group not in dev]
+    return train, [example for example in examples if example.group in dev]
+
+
+def _order(group: str) -> str:
+    return hashlib.sha256(f"{SPLIT_SEED}:{group}".encode()).hexdigest()

@@ -1,0 +1,344 @@
+"""One training run as a generator: it yields after each evaluation and resumes from any of them, bit for bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+
+from mept.backbones import Backbone
+from mept.batches import Collator, parts, training_batches
+from mept.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint, write_atomically
+from mept.config import TrialConfig
+from mept.errors import InputError, NonFiniteLossError
+from mept.evaluate import autocast, score_examples
+from mept.memory import PeakMemory
+from mept.model import get_prompt_model
+from mept.optim import build_optimizer, build_schedule
+from mept.routing import RoutingStatistics, collect_routing
+from mept.seeding import random_state, restore_random_state, seed_everything
+from mept.tasks.base import Example
+from mept.tasks.data import TaskData
+from mept.tasks.features import encode, verbalizer_ids
+
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is known after an evaluation."""
+
+    epoch: int
+    """Epochs trained, from 1."""
+    step: int
+    """Optimiser steps taken."""
+    timestamp: float
+    """When it was made, in seconds since 1970; a replayed evaluation keeps its own."""
+    metrics: dict[str, float]
+    """``train/loss``, ``dev/score``, ``dev/<metric>``, ``routing/layer_<ii>/entropy`` and ``.../top_expert_share``."""
+    best: float
+    """Best dev score so far."""
+    stale: int
+    """Evaluations since the best one."""
+    total_epochs: int
+    done: bool = False
+    """Whether training has ended; then `summary` is filled."""
+    summary: dict[str, float] = field(default_factory=dict)
+    """``params/*``, ``time/*``, ``memory/peak_mib`` and, for confirmed runs, ``test/*``."""
+
+
+def train(
+    config: TrialConfig, backbone: Backbone, data: TaskData, directory: Path, cache_dir: Path | None = None
+) -> Iterator[Evaluation]:
+    """Train and evaluate, yielding each evaluation.
+
+    A directory that holds a checkpoint is resumed: the evaluations already made are yielded again, with their numbers
+    and times, then training goes on. A finished one is replayed whole. At the end the directory holds ``adapter/`` (the
+    best on dev), ``routing/<split>.json`` where the method routes and, if the test split was scored,
+    ``predictions.jsonl``.
+
+    Args:
+        config: of the trial.
+        backbone: shared with other trials; unchanged afterwards.
+        data: the task's splits.
+        directory: of this trial alone.
+        cache_dir: where tokenised data is kept; None tokenises in memory.
+
+    Raises:
+        NonFiniteLossError: the loss became NaN or infinite.
+        InputError: the configuration does not fit the backbone or the task.
+        OSError: the disk is full or cannot be written; what was written before is intact.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    if (finished := _read_result(directory)) is not None:
+        yield from finished
+        return
+    run = _Run(config, backbone, data, directory, cache_dir)
+    history = run.resume()
+    for position in range(10**9):
+        if position == len(history):
+            history.append(run.advance(history[-1] if history else None))
+            run.save(history)
+        evaluation = history[position]
+        if evaluation.epoch >= config.epochs or evaluation.stale >= config.patience:
+            history[position] = run.finish(evaluation)
+            content = json.dumps([dataclasses.asdict(e) for e in history])
+            write_atomically(directory / RESULT, content.encode())
+            remove_checkpoints(directory)
+            yield history[position]
+            return
+        yield evaluation
+
+
+def _read_result(directory: Path) -> list[Evaluation] | None:
+    try:
+        return [Evaluation(**item) for item in json.loads((directory / RESULT).read_text())]
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError):
+        (directory / RESULT).replace(directory / f"{RESULT}.damaged")
+        return None
+
+
+def input_limit(config: TrialConfig, backbone: Backbone) -> int:
+    """Return the longest text in tokens: `max_length` less the prompt, within the backbone's positions.
+
+    Raises:
+        InputError: the prompt leaves fewer than 8 positions.
+    """
+    prompt = getattr(config.method_options, "num_virtual_tokens", 0)
+    limit = config.max_length - prompt
+    positions = backbone.family.max_positions(backbone.model.config)
+    if positions is not None:
+        # BERT's prompts take no position of their own; Llama's do.
+        limit = min(limit, positions - (prompt if backbone.family.prompts_first else 0))
+    if limit < 8:
+        raise InputError(
+            f"the prompt must leave at least 8 tokens for the text, but `num_virtual_tokens` is {prompt}, "
+            f"`max_length` {config.max_length} and backbone {backbone.name!r} has {positions} positions"
+        )
+    return limit
+
+
+class _Split:
+    """A tokenised split."""
+
+    def __init__(self, examples: list[Example], encoded: datasets.Dataset, collate: Collator) -> None:
+        self.examples = examples
+        self.lengths = encoded["length"][:]
+        self.collate = collate
+
+
+class _Run:
+    """The state of one training run."""
+
+    def __init__(
+        self, config: TrialConfig, backbone: Backbone, data: TaskData, directory: Path, cache_dir: Path | None
+    ) -> None:
+        seed_everything(config.seed)
+        self._config, self._backbone, self._data = config, backbone, data
+        self._directory, self._cache_dir = directory, cache_dir
+        if backbone.tokenizer is None:
+            raise InputError(f"backbone {backbone.name!r} has no tokenizer, but a task needs one")
+        text_to_text = backbone.family.text_to_text
+        self._label_ids = verbalizer_ids(data.task, backbone.tokenizer) if text_to_text else None
+        num_labels = None if text_to_text else len(data.task.labels)
+        self._model = get_prompt_model(backbone, config.method_options, num_labels=num_labels)
+        self._model.backbone_dropout = config.backbone_dropout
+        if config.gradient_checkpointing:
+            self._model.gradient_checkpointing_enable()
+        else:
+            self._model.gradient_checkpointing_disable()
+        self._memory = PeakMemory(self._model.device)
+        self._train = self._split(_subset(data.train, config.max_train_examples))
+        self._dev = self._split(data.dev)
+        steps = config.epochs * math.ceil(len(self._train.examples) / config.batch_size)
+        self._optimizer = build_optimizer(
+            self._model.adapter.parameters(), config.optimizer, config.learning_rate, config.weight_decay
+        )
+        self._schedule = build_schedule(self._optimizer, steps, config.warmup_ratio)
+        self._step = 0
+        self._train_seconds = 0.0
+        self._best_state: dict[str, torch.Tensor] = {}
+
+    def _split(self, examples: list[Example]) -> _Split:
+        tokenizer = self._backbone.tokenizer
+        encoded = encode(
+            examples, self._data.task, tokenizer, input_limit(self._config, self._backbone), self._cache_dir
+        )
+        return _Split(examples, encoded, Collator(encoded, tokenizer.pad_token_id, self._label_ids, self._model.device))
+
+    # Training and evaluation.
+
+    def advance(self, last: Evaluation | None) -> Evaluation:
+        """Train until the next evaluation is due, and evaluate."""
+        config = self._config
+        epoch = last.epoch if last else 0
+        until = min(epoch + config.eval_every, config.epochs)
+        losses: list[float] = []
+        started = time.perf_counter()
+        while epoch < until:
+            epoch += 1
+            losses += self._train_epoch(epoch)
+        self._train_seconds += time.perf_counter() - started
+        with collect_routing(self._model.adapter) as routing:
+            metrics = self._score(self._dev, "dev")[0]
+        score, best = metrics["dev/score"], last.best if last else -math.inf
+        improved = score > best
+        if improved:
+            self._best_state = {k: v.detach().cpu().clone() for k, v in self._model.adapter.state_dict().items()}
+        return Evaluation(
+            epoch=epoch,
+            step=self._step,
+            timestamp=time.time(),
+            metrics={"train/loss": float(np.mean(losses))} | metrics | _routing_metrics(routing),
+            best=max(score, best),
+            stale=0 if improved or last is None else last.stale + 1,
+            total_epochs=config.epochs,
+        )
+
+    def _train_epoch(self, epoch: int) -> list[float]:
+        self._model.train()
+        batches = training_batches(self._train.lengths, self._config.batch_size, self._config.seed, epoch)
+        return [self._train_batch(batch) for batch in batches]
+
+    def _train_batch(self, batch: list[int]) -> float:
+        """Take one optimiser step on the mean loss of the batch; return that loss."""
+        chunks = [self._train.collate(part) for part in parts(batch, self._config.gradient_accumulation_steps)]
+        # The loss of a part is a mean over its labels (words have several tokens); the parts' weights restore the mean
+        # over the whole batch.
+        counts = [int((chunk["labels"] != -100).sum()) for chunk in chunks]
+        total = 0.0
+        for chunk, count in zip(chunks, counts, strict=True):
+            with autocast(self._model.device, self._config.precision):
+                loss = self._model(**chunk).loss * (count / sum(counts))
+            total += float(loss.detach())
+            if not math.isfinite(total):
+                raise NonFiniteLossError(f"the loss is {total} at step {self._step + 1}")
+            loss.backward()
+        self._optimizer.step()
+        self._schedule.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._step += 1
+        return total
+
+    def _score(self, split: _Split, name: str) -> tuple[dict[str, float], np.ndarray]:
+        config = self._config
+        scores = score_examples(
+            self._model,
+            split.collate,
+            split.lengths,
+            config.eval_batch_size,
+            self._label_ids,
+            config.precision,
+            self._backbone.tokenizer if config.prediction == "generate" and self._label_ids is not None else None,
+        )
+        if not np.isfinite(scores).all():
+            raise NonFiniteLossError(f"a score on {name} is not finite after step {self._step}")
+        metrics = self._data.task.score(split.examples, scores)
+        return {f"{name}/{key}": float(value) for key, value in metrics.items()}, scores
+
+    # The end.
+
+    def finish(self, last: Evaluation) -> Evaluation:
+        """Restore the best adapter, save it, score the test split if the trial is a confirmed one, and sum up."""
+        self._model.adapter.load_state_dict(self._best_state)
+        self._model.save_pretrained(self._directory / "adapter")
+        examples = last.epoch * len(self._train.examples)
+        summary = self._model.parameter_counts().metrics() | {
+            "time/train_seconds": self._train_seconds,
+            "time/examples_per_second": examples / self._train_seconds,
+        }
+        name, split = ("test", self._split(self._data.test)) if self._config.evaluate_test else ("dev", self._dev)
+        with collect_routing(self._model.adapter) as routing:
+            metrics, scores = self._score(split, name)
+        if name == "test":
+            summary |= metrics
+            self._write_predictions(split.examples, scores)
+        if routing:
+            self._write_routing(name, routing)
+        summary["memory/peak_mib"] = self._memory.peak_mib()
+        return dataclasses.replace(last, done=True, summary=summary)
+
+    def _write_predictions(self, examples: list[Example], scores: np.ndarray) -> None:
+        labels = self._data.task.labels
+        lines = [
+            json.dumps(
+                {
+                    "id": example.id,
+                    "label": labels[example.label],
+                    "prediction": labels[int(row.argmax())],
+                    "scores": {label: round(float(value), 6) for label, value in zip(labels, row, strict=True)},
+                }
+            )
+            for example, row in zip(examples, scores, strict=True)
+        ]
+        write_atomically(self._directory / "predictions.jsonl", ("\n".join(lines) + "\n").encode())
+
+    def _write_routing(self, split: str, routing: dict[int, RoutingStatistics]) -> None:
+        content = {
+            "task": self._data.task.name,
+            "split": split,
+            "layers": list(routing),
+            "counts": [layer.counts.tolist() for layer in routing.values()],
+            "mean_probability": [layer.mean_probability().tolist() for layer in routing.values()],
+        }
+        (self._directory / "routing").mkdir(exist_ok=True)
+        write_atomically(self._directory / "routing" / f"{split}.json", (json.dumps(content) + "\n").encode())
+
+    # Resumption.
+
+    def save(self, history: list[Evaluation]) -> None:
+        """Write everything the rest of the run depends on."""
+        state = {
+            "history": [dataclasses.asdict(evaluation) for evaluation in history],
+            "adapter": self._model.adapter.state_dict(),
+            "best": self._best_state,
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "random": random_state(),
+            "step": self._step,
+            "train_seconds": self._train_seconds,
+        }
+        save_checkpoint(self._directory, state)
+
+    def resume(self) -> list[Evaluation]:
+        """Continue from the newest good checkpoint; return the evaluations made before it."""
+        state: dict[str, Any] | None = load_checkpoint(self._directory)
+        if state is None:
+            return []
+        self._model.adapter.load_state_dict(state["adapter"])
+        self._best_state = state["best"]
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        restore_random_state(state["random"])
+        self._step = state["step"]
+        self._train_seconds = state["train_seconds"]
+        return [Evaluation(**item) for item in state["history"]]
+
+
+def _subset(examples: list[Example], limit: int | None) -> list[Example]:
+    """Return `limit` examples of a shuffle that no seed changes; all for None."""
+    if limit is None or limit >= len(examples):
+        return examples
+    return [examples[i] for i in np.random.default_rng(0).permutation(len(examples))[:limit]]
+
+
+def _routing_metrics(routing: dict[int, RoutingStatistics]) -> dict[str, float]:
+    return {
+        f"routing/layer_{layer:02d}/{name}": value
+        for layer, statistics in routing.items()
+        for name, value in (
+            ("entropy", statistics.entropy()),
+            ("top_expert_share", statistics.top_expert_share()),
+        )
+    }

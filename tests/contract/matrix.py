@@ -1,0 +1,88 @@
+"""Every method x family the registry declares, as small models for the contract suites."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from mept import MeptConfig, PromptModel, get_prompt_model
+from mept.config import MethodConfig
+from mept.methods import METHODS
+from tests.models import random_backbone, random_model, tokenizer
+
+SMALL: dict[str, dict[str, dict[str, Any]]] = {
+    "mept": {
+        "": {"num_virtual_tokens": 3, "num_experts": 4},
+        "top2": {"num_virtual_tokens": 3, "num_experts": 4, "top_k": 2, "num_shared_experts": 2},
+        "noshared": {"num_virtual_tokens": 3, "num_experts": 4, "num_shared_experts": 0},
+        "upper": {"num_virtual_tokens": 3, "num_experts": 4, "layers": (1,)},
+        "stochastic": {"num_virtual_tokens": 3, "num_experts": 4, "routing": "stochastic"},
+        "dense": {"num_virtual_tokens": 3, "num_experts": 4, "routing": "dense"},
+        "gumbel": {"num_virtual_tokens": 3, "num_experts": 4, "routing": "gumbel"},
+        "noise": {"num_virtual_tokens": 3, "num_experts": 4, "router_noise": 1.0},
+        "routeronly": {"num_virtual_tokens": 3, "num_experts": 4, "learnable": "router"},
+        "promptsonly": {"num_virtual_tokens": 3, "num_experts": 4, "learnable": "prompts"},
+    },
+    "deep_prompt": {"": {"num_virtual_tokens": 3}, "upper": {"num_virtual_tokens": 3, "layers": (1,)}},
+    "prompt_tuning": {"": {"num_virtual_tokens": 3}},
+    "linear_head": {"": {}},
+    "full_finetuning": {"": {}},
+}
+"""Options of each method small enough for the suite, by variant; a method without an entry fails the suite."""
+
+
+def configurations(every_variant: bool = True) -> list[Any]:
+    """Return (configuration, family) for each method x variant x family as pytest parameters."""
+    return [
+        pytest.param(METHODS[name].config(**options), family, id=f"{name}{'-' * bool(variant)}{variant}-{family}")
+        for name in METHODS
+        for variant, options in SMALL[name].items()
+        if every_variant or not variant
+        for family in METHODS[name].families
+    ]
+
+
+def build(config: MethodConfig, family: str, seed: int = 1) -> PromptModel:
+    """Return a two-layer random model as trials use it, every adapter parameter away from zero."""
+    num_labels = None if family == "t5" else 3
+    model = get_prompt_model(random_backbone(family), config, num_labels=num_labels, seed=seed)
+    scale_up(model)
+    return model
+
+
+def build_causal_lm(config: MethodConfig, seed: int = 1) -> PromptModel:
+    """Return a random Llama with its language-modelling head."""
+    model = get_prompt_model(random_model("llama", causal_lm=True), config, tokenizer=tokenizer("llama"), seed=seed)
+    scale_up(model)
+    return model
+
+
+def scale_up(model: PromptModel) -> None:
+    """Make prompts and head large, so that a wrong position or mask shows in the logits."""
+    if isinstance(model.method_config, MeptConfig) or hasattr(model.method_config, "num_virtual_tokens"):
+        with torch.no_grad(), torch.random.fork_rng():
+            torch.manual_seed(7)
+            for parameter in model.adapter.parameters():
+                parameter.add_(torch.randn_like(parameter))
+
+
+def batch(family: str, lengths: tuple[int, ...] = (11, 5, 8)) -> dict[str, torch.Tensor]:
+    """Return right-padded random texts with labels."""
+    generator = torch.Generator().manual_seed(3)
+    longest = max(lengths)
+    input_ids = torch.randint(5, 200, (len(lengths), longest), generator=generator)
+    mask = (torch.arange(longest) < torch.tensor(lengths)[:, None]).long()
+    labels = torch.arange(len(lengths)) % 3
+    if family == "t5":
+        labels = torch.randint(5, 200, (len(lengths), 3), generator=generator)
+        labels[:, -1] = 1
+    return {"input_ids": input_ids * mask, "attention_mask": mask, "labels": labels}
+
+
+def cut(inputs: dict[str, torch.Tensor], row: int) -> dict[str, torch.Tensor]:
+    """Return one row alone, without its padding."""
+    length = int(inputs["attention_mask"][row].sum())
+    alone = {name: tensor[row : row + 1] for name, tensor in inputs.items()}
+    return alone | {name: alone[name][:, :length] for name in ("input_ids", "attention_mask")}

@@ -1,0 +1,186 @@
+"""What holds for every method on every backbone family."""
+
+import copy
+
+import pytest
+import torch
+
+from mept.errors import InputError
+from mept.methods import METHODS
+from mept.model import PromptModel, get_prompt_model
+from tests.contract.matrix import batch, build, build_causal_lm, configurations, cut
+from tests.models import FAMILIES, random_backbone
+
+EVERY = pytest.mark.parametrize(("config", "family"), configurations())
+MAIN = pytest.mark.parametrize(("config", "family"), configurations(every_variant=False))
+CAUSAL = pytest.mark.parametrize(
+    "config", [p.values[0] for p in configurations() if p.values[1] == "llama" and "linear_head" not in p.id],
+    ids=[p.id for p in configurations() if p.values[1] == "llama" and "linear_head" not in p.id],
+)  # fmt: skip
+CLOSE = {"atol": 1e-5, "rtol": 1e-5}
+
+
+@EVERY
+def test_logits_do_not_depend_on_batch_mates_or_padding(config, family) -> None:
+    model, inputs = build(config, family), batch(family)
+    together = model(**inputs).logits
+    for row in range(len(together)):
+        alone = model(**cut(inputs, row)).logits
+        torch.testing.assert_close(alone[0], together[row], **CLOSE)
+
+
+@EVERY
+def test_what_stands_in_the_padding_changes_nothing(config, family) -> None:
+    model, inputs = build(config, family), batch(family)
+    other = dict(inputs, input_ids=torch.where(inputs["attention_mask"] == 1, inputs["input_ids"], 17))
+    assert torch.equal(model(**inputs).logits, model(**other).logits)
+
+
+@EVERY
+def test_logits_do_not_depend_on_the_side_of_the_padding(config, family) -> None:
+    if family == "bert":
+        pytest.skip("BERT reads index 0, so its texts are padded on the right")
+    model, inputs = build(config, family), batch(family)
+    shifted = dict(inputs)
+    for name in ("input_ids", "attention_mask"):
+        rows = zip(inputs[name], inputs["attention_mask"].sum(1), strict=True)
+        shifted[name] = torch.stack([row.roll(len(row) - int(length)) for row, length in rows])
+    if family == "t5":
+        # T5's buckets of relative distance see how far the prompt is, so only a text without prompts may move.
+        if model.adapter.method.num_virtual_tokens:
+            pytest.skip("the distance between T5's prompt and text is part of the input")
+    torch.testing.assert_close(model(**shifted).logits, model(**inputs).logits, **CLOSE)
+
+
+@EVERY
+def test_gradients_reach_exactly_the_declared_parameters(config, family) -> None:
+    model = build(config, family).train()
+    model(**batch(family)).loss.backward()
+    for name, parameter in model.adapter.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+        else:
+            assert parameter.grad is None, name
+    for name, parameter in model.backbone.named_parameters():
+        assert parameter.grad is None and not parameter.requires_grad, name
+
+
+@EVERY
+def test_a_call_leaves_the_backbone_as_it_was(config, family) -> None:
+    model = build(config, family)
+    before = copy.deepcopy(model.backbone.state_dict())
+    model.train()
+    model(**batch(family)).loss.backward()
+    model.eval()
+    assert all(torch.equal(before[name], value) for name, value in model.backbone.state_dict().items())
+    hooks = [h for m in model.backbone.modules() for h in (*m._forward_pre_hooks.values(), *m._forward_hooks.values())]
+    # transformers keeps hooks of its own to collect outputs; none may be ours.
+    assert not [hook for hook in hooks if "mept" in getattr(hook, "__module__", "")]
+
+
+@EVERY
+def test_saving_and_loading_is_exact(config, family, tmp_path) -> None:
+    model, inputs = build(config, family), batch(family)
+    model.save_pretrained(tmp_path)
+    again = PromptModel.from_pretrained(random_backbone(family), tmp_path)
+    assert torch.equal(again(**inputs).logits, model(**inputs).logits)
+    assert again.method_config == config
+    assert {p.name for p in tmp_path.iterdir()} == {"adapter_model.safetensors", "adapter_config.json"}
+
+
+@MAIN
+def test_the_state_dict_is_the_adapter_alone(config, family) -> None:
+    model = build(config, family)
+    state = model.state_dict()
+    assert set(state) == {f"adapter.{name}" for name in model.adapter.state_dict()}
+    model.load_state_dict(state)
+
+
+@EVERY
+def test_the_same_seed_gives_the_same_model(config, family) -> None:
+    first, second, other = (build(config, family, seed=seed).adapter.state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    if "full" not in type(config).__name__.lower():
+        assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+@EVERY
+def test_generation_equals_teacher_forcing_on_t5(config, family) -> None:
+    if family != "t5":
+        pytest.skip("the classification head does not generate")
+    model, inputs = build(config, family), batch(family)
+    inputs.pop("labels")
+    words = model.generate(**inputs, min_new_tokens=5, max_new_tokens=5)
+    forced = model(**inputs, decoder_input_ids=words[:, :-1]).logits
+    forced[..., 1] = -torch.inf  # the end of the sequence, which `min_new_tokens` forbids
+    assert torch.equal(forced.argmax(-1), words[:, 1:])
+
+
+@CAUSAL
+@pytest.mark.parametrize("side", ["left", "none"])
+def test_generation_equals_teacher_forcing_on_llama(config, side) -> None:
+    model = build_causal_lm(config)
+    lengths = (9, 9) if side == "none" else (9, 5)
+    inputs = batch("llama", lengths)
+    question = {
+        name: torch.stack([row.roll(9 - length) for row, length in zip(inputs[name], lengths, strict=True)])
+        for name in ("input_ids", "attention_mask")
+    }
+    text = model.generate(**question, min_new_tokens=5, max_new_tokens=5, do_sample=False)
+    answer = text[:, 9:]
+    mask = torch.cat((question["attention_mask"], torch.ones_like(answer)), 1)
+    labels = torch.cat((torch.full((2, 9), -100), answer), 1)
+    logits = model(input_ids=text, attention_mask=mask, labels=labels).logits[:, 8:-1].clone()
+    logits[..., 1] = -torch.inf
+    assert torch.equal(logits.argmax(-1), answer)
+
+
+@CAUSAL
+def test_the_answer_does_not_choose_its_experts(config) -> None:
+    model = build_causal_lm(config)
+    inputs = batch("llama", (9, 9))
+    labels = inputs["input_ids"].clone()
+    labels[:, :6] = -100
+    changed = inputs["input_ids"].clone()
+    changed[:, 7:] = 33
+    inputs = {"attention_mask": inputs["attention_mask"], "labels": labels, "input_ids": inputs["input_ids"]}
+    first = model(**inputs).logits[:, :7]
+    second = model(**inputs | {"input_ids": changed}).logits[:, :7]
+    torch.testing.assert_close(first, second, **CLOSE)
+
+
+@MAIN
+def test_gradient_checkpointing_changes_no_gradient(config, family) -> None:
+    plain, checkpointed = build(config, family), build(config, family)
+    if plain.adapter.method.overrides():
+        with pytest.raises(InputError, match="gradient_checkpointing"):
+            checkpointed.gradient_checkpointing_enable()
+        return
+    checkpointed.gradient_checkpointing_enable()
+    for model in (plain, checkpointed):
+        torch.manual_seed(0)
+        model.train()
+        model(**batch(family)).loss.backward()
+    for (name, a), (_, b) in zip(
+        plain.adapter.named_parameters(), checkpointed.adapter.named_parameters(), strict=True
+    ):
+        if a.grad is not None:
+            torch.testing.assert_close(a.grad, b.grad, msg=lambda m, n=name: f"{n}: {m}", **CLOSE)
+
+
+@MAIN
+def test_trainable_parameters_are_counted(config, family) -> None:
+    model = build(config, family)
+    counts = model.parameter_counts()
+    assert counts.trainable == sum(p.numel() for p in model.adapter.parameters() if p.requires_grad)
+    assert 0 <= counts.activated <= sum(p.numel() for p in model.adapter.parameters())
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_without_the_method_is_refused_by_name(name, family) -> None:
+    method = METHODS[name]
+    if family in method.families:
+        pytest.skip("the method exists for this family")
+    with pytest.raises(InputError, match=f"{name}.*{family}"):
+        get_prompt_model(random_backbone(family), method.config())

@@ -1,0 +1,92 @@
+"""Metrics against values worked out by hand."""
+
+import numpy as np
+import pytest
+
+from mept.tasks import TASKS, metrics
+from mept.tasks.base import Example
+
+
+def examples(labels, questions=None):
+    questions = questions or [str(i) for i in range(len(labels))]
+    return [Example(str(i), {}, y, q, q) for i, (y, q) in enumerate(zip(labels, questions, strict=True))]
+
+
+def one_hot(predictions, labels):
+    return np.eye(labels)[predictions]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_metric_is_between_0_and_1_and_there_is_a_score(name):
+    task = TASKS[name]
+    rng = np.random.default_rng(0)
+    n = len(task.labels)
+    made = [
+        Example(str(i), {}, int(y), "g", f"q{i // 3}", "Bob", ("Bob",)) for i, y in enumerate(rng.integers(0, n, 30))
+    ]
+    values = task.score(made, rng.normal(size=(30, n)))
+    assert "score" in values
+    assert all(isinstance(value, float) and 0 <= value <= 1 for value in values.values())
+
+
+@pytest.mark.parametrize("name", ["boolq", "copa", "rte", "wic", "wsc"])
+def test_accuracy(name):
+    values = TASKS[name].score(examples([0, 1, 1, 0]), one_hot([0, 1, 0, 0], 2))
+    assert values == {"score": 0.75, "accuracy": 0.75}
+
+
+def test_cb_score_is_the_mean_of_accuracy_and_macro_f1():
+    # gold e e e c c n, predicted e e c c c e: F1 e = 2*2/(3+3), c = 2*2/(2+3), n = 0.
+    values = metrics.cb(examples([0, 0, 0, 1, 1, 2]), one_hot([0, 0, 1, 1, 1, 0], 3))
+    macro = (4 / 6 + 4 / 5 + 0) / 3
+    assert values["accuracy"] == pytest.approx(4 / 6)
+    assert values["f1_macro"] == pytest.approx(macro)
+    assert values["f1_micro"] == pytest.approx(4 / 6)
+    assert values["score"] == pytest.approx((4 / 6 + macro) / 2)
+
+
+def test_multirc_scores_options_together_and_questions_whole():
+    # Options: 3 true positives, 1 false positive, 1 false negative, 1 true negative; question b alone is all right.
+    gold, predicted = [1, 0, 1, 1, 0, 1], [1, 1, 1, 1, 0, 0]
+    values = metrics.multirc(examples(gold, ["a", "a", "b", "b", "b", "c"]), one_hot(predicted, 2))
+    assert values["f1a"] == values["score"] == pytest.approx(2 * 3 / (2 * 3 + 1 + 1))
+    assert values["em"] == pytest.approx(1 / 3)
+    assert values["f1_macro"] == pytest.approx((6 / 8 + 2 / 4) / 2)
+    assert values["accuracy"] == pytest.approx(4 / 6)
+
+
+def test_multirc_without_a_predicted_true_option_scores_0():
+    assert metrics.multirc(examples([1, 0]), one_hot([0, 0], 2))["score"] == 0
+
+
+def record(question, answer, golds):
+    return Example(f"{question}{answer}", {}, int(answer in golds), "g", question, answer, golds)
+
+
+def test_record_takes_the_likeliest_entity_of_each_query():
+    made = [
+        record("a", "Bob", ("Bob",)),
+        record("a", "Ann", ("Bob",)),
+        record("b", "the Ann Lee", ("Rome", "Ann Lee.")),
+        record("b", "Rome Italy", ("Rome", "Ann Lee.")),
+        record("c", "New York City", ("York",)),
+        record("c", "Paris", ("York",)),
+    ]
+    # The raw score of label 1 alone would choose Ann for a: it is the share of label 1 that counts.
+    scores = np.array([[-3, 1], [4, 2], [0, 2], [0, 1], [0, 0], [2, 0]], dtype=float)
+    values = metrics.record(made, scores)
+    assert values["em"] == pytest.approx(2 / 3)
+    assert values["f1"] == pytest.approx((1 + 1 + 2 / 4) / 3)
+    assert values["score"] == pytest.approx((values["em"] + values["f1"]) / 2)
+
+
+def test_record_takes_the_first_of_equally_likely_entities():
+    made = [record("a", "Bob", ("Bob",)), record("a", "Ann", ("Bob",))]
+    assert metrics.record(made, np.zeros((2, 2)))["em"] == 1
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_scores_and_examples_must_match(name):
+    task = TASKS[name]
+    with pytest.raises(ValueError, match="one row of scores an example is needed, but got 1 rows, 2 examples"):
+        task.score(examples([0, 1]), np.zeros((1, len(task.labels))))

@@ -1,0 +1,200 @@
+"""Training, evaluation and resumption."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from mept.batches import Collator
+from mept.config import TrialConfig
+from mept.errors import InputError, NonFiniteLossError
+from mept.evaluate import score_examples
+from mept.model import PromptModel
+from mept.tasks.data import TaskData, load_task
+from mept.tasks.features import encode, verbalizer_ids
+from mept.train import Evaluation, train
+from tests.contract.matrix import SMALL, configurations
+from tests.models import FAMILIES, random_backbone
+
+MAIN = pytest.mark.parametrize(("config", "family"), configurations(every_variant=False))
+
+
+@pytest.fixture(scope="module")
+def data() -> TaskData:
+    full = load_task("cb", "embedded")
+    return dataclasses.replace(full, train=full.train[:24], dev=full.dev[:12], test=full.test[:12])
+
+
+def trial(method: str, **changes: object) -> TrialConfig:
+    flat = {
+        "backbone": "tiny", "task": "cb", "data": "embedded", "method": method, "epochs": 3, "batch_size": 8,
+        "max_length": 64, "learning_rate": 0.05, "seed": 3, "evaluate_test": True,
+    }  # fmt: skip
+    return TrialConfig.from_flat(flat | SMALL[method][""] | changes)
+
+
+def numbers(evaluations: list[Evaluation]) -> list[dict[str, float]]:
+    """Everything that must be reproduced: all but times and memory."""
+    return [
+        e.metrics | {k: v for k, v in e.summary.items() if not k.startswith(("time/", "memory/"))} for e in evaluations
+    ]
+
+
+@MAIN
+def test_resuming_from_any_evaluation_gives_the_same_numbers_bit_for_bit(config, family, data, tmp_path) -> None:
+    from mept.methods import method_of
+
+    options = {} if family == "t5" else {"max_length": 48}
+    settings = trial(method_of(config).name, **options)
+    whole = list(train(settings, random_backbone(family), data, tmp_path / "whole"))
+    for stop in (1, 2):
+        directory = tmp_path / f"stopped-{stop}"
+        run = train(settings, random_backbone(family), data, directory)
+        for _ in range(stop):
+            next(run)
+        run.close()
+        torch.manual_seed(999)
+        again = list(train(settings, random_backbone(family), data, directory))
+        assert numbers(again) == numbers(whole)
+        weights = [(d / "adapter" / "adapter_model.safetensors").read_bytes() for d in (directory, tmp_path / "whole")]
+        assert weights[0] == weights[1]
+
+
+def test_replayed_evaluations_keep_their_times(data, tmp_path) -> None:
+    run = train(trial("mept"), random_backbone("bert"), data, tmp_path)
+    first = next(run)
+    run.close()
+    assert next(train(trial("mept"), random_backbone("bert"), data, tmp_path)) == first
+
+
+def test_a_finished_trial_is_replayed_without_training(data, tmp_path, monkeypatch) -> None:
+    first = list(train(trial("mept"), random_backbone("bert"), data, tmp_path))
+    assert not (tmp_path / "checkpoint.pt").exists()
+    assert list(train(trial("mept"), None, data, tmp_path)) == first  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("damage", [lambda c: c[:100], lambda c: c[:-5] + b"xxxxx", lambda c: b""])
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(data, tmp_path, damage, caplog) -> None:
+    settings = trial("mept")
+    whole = list(train(settings, random_backbone("bert"), data, tmp_path / "whole"))
+    run = train(settings, random_backbone("bert"), data, tmp_path / "damaged")
+    next(run), next(run)
+    run.close()
+    newest = tmp_path / "damaged" / "checkpoint.pt"
+    newest.write_bytes(damage(newest.read_bytes()))
+    again = list(train(settings, random_backbone("bert"), data, tmp_path / "damaged"))
+    assert numbers(again) == numbers(whole)
+    assert (tmp_path / "damaged" / "checkpoint.pt.damaged").exists()
+    assert "checkpoint.pt is damaged" in caplog.text
+
+
+def test_artifacts_of_a_confirmed_trial(data, tmp_path) -> None:
+    last = list(train(trial("mept"), random_backbone("bert"), data, tmp_path))[-1]
+    assert last.done and {"test/score", "test/accuracy", "params/percent", "memory/peak_mib"} <= set(last.summary)
+    predictions = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    accuracy = np.mean([p["label"] == p["prediction"] for p in predictions])
+    assert math.isclose(accuracy, last.summary["test/accuracy"])
+    routing = json.loads((tmp_path / "routing" / "test.json").read_text())
+    assert routing["layers"] == [0, 1]
+    assert np.sum(routing["counts"], axis=1).tolist() == [12, 12]
+    np.testing.assert_allclose(np.sum(routing["mean_probability"], axis=1), 1, atol=1e-6)
+    model = PromptModel.from_pretrained(random_backbone("bert"), tmp_path / "adapter")
+    assert model.adapter.head.out_features == 3
+
+
+def test_a_search_trial_never_reads_the_test_split(data, tmp_path) -> None:
+    poisoned = dataclasses.replace(data, test=None)
+    last = list(train(trial("mept", evaluate_test=False), random_backbone("bert"), poisoned, tmp_path))[-1]
+    assert not any(name.startswith("test/") for name in last.summary)
+    assert not (tmp_path / "predictions.jsonl").exists()
+
+
+def test_patience_ends_training(data, tmp_path) -> None:
+    evaluations = list(train(trial("mept", epochs=30, patience=2), random_backbone("bert"), data, tmp_path))
+    assert len(evaluations) < 30
+    assert evaluations[-1].stale == 2
+    assert evaluations[-1].best == max(e.metrics["dev/score"] for e in evaluations)
+
+
+def test_eval_every_always_includes_the_last_epoch(data, tmp_path) -> None:
+    evaluations = list(train(trial("mept", eval_every=2), random_backbone("bert"), data, tmp_path))
+    assert [e.epoch for e in evaluations] == [2, 3]
+
+
+@pytest.mark.parametrize("family", ["t5", "bert"])
+def test_gradient_accumulation_is_the_gradient_of_the_whole_batch(family, data, tmp_path) -> None:
+    runs = [
+        list(train(trial("mept", router_dropout=0.0, optimizer="adamw", gradient_accumulation_steps=n),
+                   random_backbone(family), data, tmp_path / str(n)))
+        for n in (1, 4)
+    ]  # fmt: skip
+    for one, four in zip(*runs, strict=True):
+        assert math.isclose(one.metrics["train/loss"], four.metrics["train/loss"], rel_tol=1e-4)
+
+
+def test_a_loss_that_is_not_finite_names_its_step(data, tmp_path) -> None:
+    backbone = random_backbone("bert")
+    with torch.no_grad():
+        backbone.model.encoder.layer[1].output.dense.weight.fill_(float("inf"))
+    with pytest.raises(NonFiniteLossError, match=r"the loss is nan at step 1"):
+        list(train(trial("mept"), backbone, data, tmp_path))
+
+
+def test_bf16_trains_close_to_float32(data, tmp_path) -> None:
+    losses = [
+        list(train(trial("mept", precision=p, epochs=1), random_backbone("bert"), data, tmp_path / p))[0].metrics[
+            "train/loss"
+        ]
+        for p in ("float32", "bf16")
+    ]
+    assert losses[0] != losses[1]
+    assert math.isclose(*losses, rel_tol=0.05)
+
+
+def test_a_prompt_longer_than_the_backbones_positions_is_refused(data, tmp_path) -> None:
+    settings = trial("mept", num_virtual_tokens=250, max_length=512)
+    with pytest.raises(InputError, match="at least 8 tokens.*250.*256 positions"):
+        list(train(settings, random_backbone("llama"), data, tmp_path))
+
+
+def test_scoring_the_verbalizers_agrees_with_generating_on_a_trained_t5(data, tmp_path) -> None:
+    backbone = random_backbone("t5")
+    settings = trial("full_finetuning", epochs=12, learning_rate=0.02, optimizer="adamw", patience=12)
+    list(train(settings, backbone, data, tmp_path))
+    model = PromptModel.from_pretrained(backbone, tmp_path / "adapter")
+    encoded = encode(data.test, data.task, backbone.tokenizer, 48)
+    words = verbalizer_ids(data.task, backbone.tokenizer)
+    collate = Collator(encoded, 0, words, model.device)
+    scored = score_examples(model, collate, encoded["length"][:], 5, words)
+    generated = score_examples(model, collate, encoded["length"][:], 5, words, generate_with=backbone.tokenizer)
+    assert (generated.sum(1) == 1).mean() > 0.9, "a trained model generates the labels' words"
+    said = generated.sum(1) == 1
+    assert (scored.argmax(1) == generated.argmax(1))[said].all()
+
+
+def test_scores_are_the_log_probabilities_of_teacher_forcing(data) -> None:
+    backbone = random_backbone("t5")
+    from mept import MeptConfig, get_prompt_model
+
+    model = get_prompt_model(backbone, MeptConfig(num_virtual_tokens=3, num_experts=4), seed=0)
+    words = [[7, 8, 9, 1], [7, 1], [30, 31, 1]]
+    encoded = encode(data.test[:4], data.task, backbone.tokenizer, 48)
+    collate = Collator(encoded, 0, words, model.device)
+    scores = score_examples(model, collate, encoded["length"][:], 3, words)
+    for row in range(4):
+        for column, word in enumerate(words):
+            batch = collate([row]) | {"labels": torch.tensor([word])}
+            expected = -float(model(**batch).loss.detach()) * len(word)
+            assert math.isclose(scores[row, column], expected, abs_tol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_trials_one_after_another_do_not_influence_each_other(family, data, tmp_path) -> None:
+    shared = random_backbone(family)
+    list(train(trial("full_finetuning", epochs=1), shared, data, tmp_path / "before"))
+    after = list(train(trial("mept", epochs=1), shared, data, tmp_path / "after"))
+    fresh = list(train(trial("mept", epochs=1), random_backbone(family), data, tmp_path / "fresh"))
+    assert numbers(after) == numbers(fresh)
