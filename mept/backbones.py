@@ -8,14 +8,14 @@ import importlib.util
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mept.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Family:
     """Whether tasks are cast as generating the label's word (T5) or as classification by a head."""
     prompts_first: bool
     """Whether prompts stand before the text. BERT's absolute positions and its pooler want the text first."""
-    stack: Callable[[PreTrainedModel], nn.Module]
+    stack: Callable[[Any], Any]
     """The module that takes token ids and a 2-D mask and holds the prompted blocks."""
-    blocks: Callable[[nn.Module], nn.ModuleList]
+    blocks: Callable[[Any], Any]
     """The blocks of that stack."""
     max_positions: Callable[[PretrainedConfig], int | None]
     """Longest text, prompt excluded where the prompt takes no positions; None where nothing limits it."""
@@ -117,12 +117,13 @@ class Backbone:
     """A loaded model, frozen, with its tokenizer and the places where prompts enter."""
 
     name: str
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase | None
+    model: Any
+    """A ``PreTrainedModel``; its attributes differ by family."""
+    tokenizer: PreTrainedTokenizerFast | None
     family: Family
 
     @property
-    def stack(self) -> nn.Module:
+    def stack(self) -> Any:
         """The module whose blocks are prompted."""
         return self.family.stack(self.model)
 
@@ -304,13 +305,13 @@ def load_backbone(name: str, model_dir: Path | None = None, device: str = "cpu")
     factory = AutoModelForSeq2SeqLM if family.text_to_text else AutoModel
     try:
         model = factory.from_pretrained(location, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(location)
+        tokenizer: Any = AutoTokenizer.from_pretrained(location)
     except (OSError, ValueError) as error:
         raise InputError(_unreachable(name, location, error)) from None
     return wrap(model.to(device), tokenizer, name)
 
 
-def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, name: str = "") -> Backbone:
+def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast | None = None, name: str = "") -> Backbone:
     """Make a backbone of a model already in memory: freezes it and puts it into evaluation mode.
 
     Raises:

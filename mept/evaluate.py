@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 from transformers.modeling_outputs import BaseModelOutput
 
-from mept.batches import Collator, evaluation_batches
+from mept.batches import evaluation_batches
 from mept.model import PromptModel
 
 
@@ -24,12 +24,12 @@ def autocast(device: torch.device, precision: Literal["float32", "bf16"]) -> Abs
 @torch.no_grad()
 def score_examples(
     model: PromptModel,
-    collate: Collator,
+    collate: Callable[[list[int]], dict[str, Tensor]],
     lengths: Sequence[int],
     batch_size: int,
     label_ids: list[list[int]] | None,
     precision: Literal["float32", "bf16"] = "float32",
-    generate_with: PreTrainedTokenizerBase | None = None,
+    generate_with: PreTrainedTokenizerFast | None = None,
 ) -> np.ndarray:
     """Return the scores of all labels for all examples, [N, labels], in the order of the examples.
 
@@ -108,10 +108,10 @@ def score_words(model: PromptModel, input_ids: Tensor, attention_mask: Tensor, w
 
 
 def generated_labels(
-    model: PromptModel, inputs: dict[str, Tensor], words: list[list[int]], tokenizer: PreTrainedTokenizerBase
+    model: PromptModel, inputs: dict[str, Tensor], words: list[list[int]], tokenizer: PreTrainedTokenizerFast
 ) -> Tensor:
     """Return 1 for the label whose word was generated, [B, words]; all zeros where the text is none of them."""
-    texts = [tokenizer.decode(word, skip_special_tokens=True).strip() for word in words]
+    texts = [text.strip() for text in tokenizer.batch_decode(words, skip_special_tokens=True)]
     longest = max(len(word) for word in words)
     output = model.generate(**inputs, max_new_tokens=longest, do_sample=False, num_beams=1)
     result = torch.zeros(len(output), len(words))

@@ -84,7 +84,7 @@ class Injection:
 
     # 1. Before the stack.
 
-    def _before_stack(self, stack: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    def _before_stack(self, stack: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         kwargs = dict(zip(("input_ids", "attention_mask"), args, strict=False)) | kwargs
         input_ids, embeds = kwargs.pop("input_ids", None), kwargs.pop("inputs_embeds", None)
         if embeds is None:
@@ -138,7 +138,7 @@ class Injection:
         nowhere = positions.new_zeros(len(mask), m)
         return {"position_ids": self._join(nowhere, positions), "token_type_ids": self._join(nowhere, segments)}
 
-    def _mask_below(self, stack: torch.nn.Module, embeds: Tensor, mask: Tensor, cache: Any, length: int) -> Any:
+    def _mask_below(self, stack: Any, embeds: Tensor, mask: Tensor, cache: Any, length: int) -> Any:
         """Return the stack's mask with the placeholders hidden from the text, built as transformers builds its own.
 
         Placeholders still see each other: a row that may attend to nothing would turn into NaN.
@@ -188,7 +188,7 @@ class Injection:
 
     # 3. After the stack.
 
-    def _after_stack(self, stack: torch.nn.Module, args: tuple, output: Any) -> Any:
+    def _after_stack(self, stack: Any, args: tuple, output: Any) -> Any:
         assert self._pass is not None
         if self._pass.decoding:
             return output

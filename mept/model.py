@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from mept.methods import build_method, get_method, method_of
 from mept.trainable import ParameterCounts
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerFast
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 CONFIG_NAME = "adapter_config.json"
@@ -43,7 +44,7 @@ class Adapter(nn.Module):
 
     def __init__(self, method: nn.Module, hidden_size: int, num_labels: int | None) -> None:
         super().__init__()
-        self.method = method
+        self.method: Any = method
         self.head = None if num_labels is None else nn.Linear(hidden_size, num_labels, bias=False)
         if self.head is not None:
             nn.init.normal_(self.head.weight, std=0.02)
@@ -70,7 +71,7 @@ class PromptModel(nn.Module):
 
     def __init__(self, backbone: Backbone, config: MethodConfig, num_labels: int | None) -> None:
         super().__init__()
-        self.backbone = backbone.model
+        self.backbone: Any = backbone.model
         self.family = backbone.family
         self.method_config = config
         self.backbone_name = backbone.name
@@ -203,7 +204,7 @@ class PromptModel(nn.Module):
         """Print :meth:`parameter_counts`."""
         print(self.parameter_counts())
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Return the adapter's state under ``adapter.``; the frozen backbone is not part of it."""
         prefix = kwargs.pop("prefix", "")
         return self.adapter.state_dict(*args, prefix=f"{prefix}adapter.", **kwargs)
@@ -213,13 +214,19 @@ class PromptModel(nn.Module):
         state = {key.removeprefix("adapter."): value for key, value in state_dict.items()}
         return self.adapter.load_state_dict(state, strict=strict, assign=assign)
 
-    def save_pretrained(self, directory: str | Path, **_: Any) -> None:
-        """Write ``adapter_model.safetensors`` and ``adapter_config.json`` into `directory`."""
+    def save_pretrained(self, directory: str | Path, metadata: Mapping[str, Any] | None = None, **_: Any) -> None:
+        """Write ``adapter_model.safetensors`` and ``adapter_config.json`` into `directory`.
+
+        Args:
+            directory: made if needed.
+            metadata: further JSON-able keys for the configuration, such as the task trained on.
+            **_: what other libraries pass to every ``save_pretrained``.
+        """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         state = {name: value.detach().cpu().contiguous() for name, value in self.adapter.state_dict().items()}
         save_file(state, directory / WEIGHTS_NAME)
-        content = {
+        content = dict(metadata or {}) | {
             "method": method_of(self.method_config).name,
             "options": self.method_config.model_dump(mode="json"),
             "num_labels": None if self.adapter.head is None else self.adapter.head.out_features,
@@ -229,7 +236,7 @@ class PromptModel(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, model: PreTrainedModel | Backbone, directory: str | Path, tokenizer: PreTrainedTokenizerBase | None = None
+        cls, model: PreTrainedModel | Backbone, directory: str | Path, tokenizer: PreTrainedTokenizerFast | None = None
     ) -> PromptModel:
         """Put a saved adapter beside a backbone of the kind it was trained on.
 
@@ -296,7 +303,7 @@ def get_prompt_model(
     config: MethodConfig,
     *,
     num_labels: int | None = None,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    tokenizer: PreTrainedTokenizerFast | None = None,
     seed: int | None = None,
 ) -> PromptModel:
     """Put a method's trainable adapter beside a frozen model.
@@ -319,13 +326,17 @@ def get_prompt_model(
     else:
         if num_labels is None and type(model).__name__.endswith("ForSequenceClassification"):
             num_labels = model.config.num_labels
-        backbone = wrap(model if num_labels is None else model.base_model, tokenizer)
+        stack: Any = model if num_labels is None else model.base_model
+        backbone = wrap(stack, tokenizer)
     if num_labels is None and not hasattr(backbone.model, "lm_head"):
         raise InputError(
             f"`num_labels` must be given for {type(backbone.model).__name__}, which has no language-modelling head"
         )
     if num_labels is None and method_of(config).name == "linear_head":
-        raise InputError("method 'linear_head' trains a classification head alone, but this task has none")
+        raise InputError(
+            "method 'linear_head' trains a classification head alone, but backbone "
+            f"{backbone.name!r} of family {backbone.family.name!r} is used without one"
+        )
     if seed is None:
         return PromptModel(backbone, config, num_labels)
     with torch.random.fork_rng():

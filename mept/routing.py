@@ -170,10 +170,11 @@ class collect_routing:  # noqa: N801  a context manager reads as a verb
         }
 
     def __enter__(self) -> dict[int, RoutingStatistics]:
-        for router in self._routers.values():
+        collected = {}
+        for layer, router in self._routers.items():
             zeros = torch.zeros(len(router.weight), device=router.weight.device)
-            router.statistics = RoutingStatistics(counts=zeros.clone(), probability=zeros)
-        return {layer: router.statistics for layer, router in self._routers.items()}
+            collected[layer] = router.statistics = RoutingStatistics(counts=zeros.clone(), probability=zeros)
+        return collected
 
     def __exit__(self, *_: object) -> None:
         for router in self._routers.values():

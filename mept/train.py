@@ -172,6 +172,7 @@ class _Run:
 
     def _split(self, examples: list[Example]) -> _Split:
         tokenizer = self._backbone.tokenizer
+        assert tokenizer is not None
         encoded = encode(
             examples, self._data.task, tokenizer, input_limit(self._config, self._backbone), self._cache_dir
         )
@@ -252,7 +253,10 @@ class _Run:
     def finish(self, last: Evaluation) -> Evaluation:
         """Restore the best adapter, save it, score the test split if the trial is a confirmed one, and sum up."""
         self._model.adapter.load_state_dict(self._best_state)
-        self._model.save_pretrained(self._directory / "adapter")
+        limit = input_limit(self._config, self._backbone)
+        self._model.save_pretrained(
+            self._directory / "adapter", metadata={"task": self._data.task.name, "max_tokens": limit}
+        )
         examples = last.epoch * len(self._train.examples)
         summary = self._model.parameter_counts().metrics() | {
             "time/train_seconds": self._train_seconds,

@@ -36,6 +36,10 @@ class LayerPrompt(nn.Module):
         self.prompt = nn.Parameter(torch.empty(num_virtual_tokens, hidden_size))
         nn.init.xavier_normal_(self.prompt)
 
+    def forward(self, batch: int) -> Tensor:
+        """Return the prompt for every example, [batch, m, d]."""
+        return self.prompt.expand(batch, -1, -1)
+
 
 class DeepPrompts(nn.Module):
     """A prompt for each of `prompted_layers`, [m, d], Xavier-initialised like MEPT's experts."""
@@ -50,7 +54,7 @@ class DeepPrompts(nn.Module):
 
     def prompts(self, layer: int, text: Tensor, text_mask: Tensor) -> Tensor:
         """Return the layer's prompt for every example, [B, m, d]."""
-        return self.layers[str(layer)].prompt.expand(len(text), -1, -1)
+        return self.layers[str(layer)](len(text))
 
     def activated_parameters(self) -> int:
         """Return the size of all prompts."""

@@ -99,6 +99,11 @@ class ExpertPrompts(nn.Module):
         prompt = mix(self.experts, *self.router(text, text_mask))
         return prompt if self.shared is None else prompt + self.shared.sum(0)
 
+    def activated_parameters(self) -> int:
+        """Return the size of the router, the chosen experts and the shared ones."""
+        shared = 0 if self.shared is None else self.shared.numel()
+        return self.router.weight.numel() + self.experts[0].numel() * self.router.active_experts + shared
+
 
 def _initialize(prompt: Tensor, initialization: str) -> None:
     match initialization:
@@ -163,12 +168,7 @@ class MixtureOfExpertPrompts(nn.Module):
 
     def activated_parameters(self) -> int:
         """Return k router experts, all shared experts and the router, a layer (the "Para" column of table 1)."""
-        return sum(
-            layer.router.weight.numel()
-            + layer.experts[0].numel() * layer.router.active_experts
-            + (0 if layer.shared is None else layer.shared.numel())
-            for layer in self.layers.values()
-        )
+        return sum(layer.activated_parameters() for layer in self.layers.values())  # type: ignore[operator, misc]
 
 
 def build(config: MeptConfig, backbone: Backbone) -> MixtureOfExpertPrompts:

@@ -103,19 +103,6 @@ ATTRIBUTES: Mapping[str, Attribute] = {
 }
 """What can be known of a person."""
 
-SUBJECTS: Mapping[Split, tuple[str, ...]] = {
-    "train": (
-        "the old man", "my sister", "a tall stranger", "the young girl", "our neighbour", "the teacher", "his uncle",
-        "her friend", "the visitor", "a student", "the farmer", "their cousin", "the doctor", "my father",
-        "the new boss", "a tourist", "the writer", "her husband", "the guest", "our guide",
-    ),
-    "val": (
-        "the young boy", "my mother", "the lawyer", "his brother", "a journalist", "the gardener", "her aunt",
-        "the officer", "our cousin", "the traveller",
-    ),
-}  # fmt: skip
-"""Who acts in a sentence about a word with two senses."""
-
 
 @dataclass(frozen=True)
 class Sense:
@@ -276,66 +263,6 @@ SENSES: Mapping[str, tuple[Sense, Sense]] = {
             ),
         ),
     ),
-    "letter": (
-        Sense(
-            (
-                "posted a letter to a friend",
-                "put the letter in an envelope",
-                "received a letter from the lawyer",
-                "answered the letter the same day",
-                "tore up the long love letter",
-            ),
-            (
-                "mailed the letter abroad",
-                "signed the letter and sealed it",
-                "waited weeks for a letter from home",
-            ),
-        ),
-        Sense(
-            (
-                "wrote the first letter of the alphabet",
-                "misspelled the word by one letter",
-                "typed a capital letter",
-                "knows a word that begins with the letter B",
-                "cannot pronounce the letter R",
-            ),
-            (
-                "forgot a letter in the middle of the word",
-                "drew a large letter A on the blackboard",
-                "counted how often each letter occurs in the word",
-            ),
-        ),
-    ),
-    "club": (
-        Sense(
-            (
-                "joined the chess club",
-                "pays a yearly fee to the club",
-                "was elected president of the club",
-                "meets the other members of the club",
-                "founded a club for young readers",
-            ),
-            (
-                "left the club after a quarrel with the members",
-                "invited us to a meeting of the club",
-                "runs the photo club",
-            ),
-        ),
-        Sense(
-            (
-                "swung the golf club",
-                "hit the intruder with a heavy club",
-                "carved a club from a thick branch",
-                "raised the wooden club to strike",
-                "broke the shaft of the club",
-            ),
-            (
-                "threatened the thief with a club",
-                "held the club above the golf ball",
-                "was beaten with a club",
-            ),
-        ),
-    ),
     "mouse": (
         Sense(
             (
@@ -396,36 +323,6 @@ SENSES: Mapping[str, tuple[Sense, Sense]] = {
             ),
         ),
     ),
-    "ring": (
-        Sense(
-            (
-                "wore a gold ring on one finger",
-                "bought a diamond ring",
-                "lost the wedding ring",
-                "gave the bride a ring",
-                "polished the silver ring",
-            ),
-            (
-                "slipped the ring off a finger",
-                "inherited a ring with a ruby",
-                "showed us the engagement ring",
-            ),
-        ),
-        Sense(
-            (
-                "stepped into the ring to box",
-                "knocked out the champion in the ring",
-                "left the ring after three rounds",
-                "trained for years before entering the ring",
-                "leaned on the ropes of the ring",
-            ),
-            (
-                "fought a rival in the ring",
-                "fell to the floor of the ring",
-                "won every bout in the ring",
-            ),
-        ),
-    ),
     "seal": (
         Sense(
             (
@@ -453,36 +350,6 @@ SENSES: Mapping[str, tuple[Sense, Sense]] = {
                 "put a seal on the decree",
                 "recognised the seal of the king on the letter",
                 "forged the seal of the notary",
-            ),
-        ),
-    ),
-    "pen": (
-        Sense(
-            (
-                "signed the form with a pen",
-                "filled the pen with blue ink",
-                "borrowed a pen to write a note",
-                "lost the cap of the pen",
-                "wrote the address with a red pen",
-            ),
-            (
-                "took notes with a pen",
-                "bought a pen and some paper",
-                "chewed the pen during the exam",
-            ),
-        ),
-        Sense(
-            (
-                "locked the pigs in the pen",
-                "drove the sheep into the pen",
-                "mended the fence of the pen",
-                "let the goats out of the pen",
-                "spread straw in the pen",
-            ),
-            (
-                "fed the cattle in the pen",
-                "closed the gate of the pen",
-                "counted the lambs in the pen",
             ),
         ),
     ),
@@ -548,9 +415,3 @@ SENSES: Mapping[str, tuple[Sense, Sense]] = {
     ),
 }
 """Words with two senses and sentences' ends that show each."""
-
-OPENERS = (
-    "", "", "they say ", "we know that ", "it is true that ", "I heard that ", "everybody noticed that ",
-    "the story goes that ", "it turned out that ",
-)  # fmt: skip
-"""What may open a sentence and says nothing about a sense."""

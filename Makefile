@@ -1,0 +1,33 @@
+# Two entry points, each from a bare clone: `make quickstart` and `make test`.
+# They need git, make, python3.11 and a package index; nothing else is fetched.
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: quickstart test slow lint clean
+
+quickstart: $(INSTALLED)
+	$(BIN)/mept run search_spaces/quickstart.yaml
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -n auto --dist worksteal
+
+slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+$(INSTALLED): requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+clean:
+	rm -rf .venv runs
