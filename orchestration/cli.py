@@ -1,0 +1,255 @@
+"""``mept``: the commands, nothing else. Heavy packages are imported inside them, so that help is fast."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+
+if TYPE_CHECKING:
+    from orchestration.grid import Grid
+    from orchestration.plan import Cell
+    from orchestration.run import Options
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Grids of trials on Ray, searched by Optuna, tracked in MLflow, reported as tables and figures.",
+)
+
+GridArgument = Annotated[Path, typer.Argument(metavar="GRID", help="A grid file (YAML).")]
+RootOption = Annotated[Path, typer.Option("--root", help="Run directory: checkpoints, databases, reports.")]
+TrackingOption = Annotated[
+    str | None,
+    typer.Option("--tracking-uri", help="MLflow's address; default MLFLOW_TRACKING_URI, then SQLite in --root."),
+]
+StorageOption = Annotated[
+    str | None, typer.Option("--optuna-storage", help="Optuna's database URL; default SQLite in --root.")
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data-dir", envvar="MEPT_DATA_DIR", help="Folder with <TASK>/{train,val}.jsonl, for `data: jsonl`."),
+]
+ModelOption = Annotated[
+    Path | None, typer.Option("--model-dir", envvar="MEPT_MODEL_DIR", help="Folder whose subfolders are backbones.")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the grid; wins over the file.")
+]
+CpusOption = Annotated[int | None, typer.Option("--num-cpus", min=1, help="CPUs of a local Ray; default all.")]
+ROOT = Path("runs")
+
+
+@app.command()
+def plan(
+    grid: GridArgument,
+    root: RootOption = ROOT,
+    tracking_uri: TrackingOption = None,
+    optuna_storage: StorageOption = None,
+    data_dir: DataOption = None,
+    model_dir: ModelOption = None,
+    set: SetOption = None,
+) -> None:
+    """Show the cells of a grid, how much work they are, what is done already, and the estimated time."""
+    loaded, cells = _load(grid, set, model_dir, tolerant=True)
+    from orchestration.overview import show_plan
+
+    show_plan(loaded, cells, _options(root, tracking_uri, optuna_storage, data_dir, model_dir))
+
+
+@app.command()
+def run(
+    grid: GridArgument,
+    root: RootOption = ROOT,
+    tracking_uri: TrackingOption = None,
+    optuna_storage: StorageOption = None,
+    data_dir: DataOption = None,
+    model_dir: ModelOption = None,
+    set: SetOption = None,
+    num_cpus: CpusOption = None,
+) -> None:
+    """Make the cells of a grid done, and write the report. After any crash the same command continues."""
+    loaded, cells = _load(grid, set, model_dir)
+    from orchestration.run import run as run_grid
+
+    options = _options(root, tracking_uri, optuna_storage, data_dir, model_dir, num_cpus)
+    raise typer.Exit(run_grid(loaded, cells, options))
+
+
+@app.command()
+def status(
+    grid: GridArgument,
+    root: RootOption = ROOT,
+    tracking_uri: TrackingOption = None,
+    optuna_storage: StorageOption = None,
+    data_dir: DataOption = None,
+    model_dir: ModelOption = None,
+    set: SetOption = None,
+) -> None:
+    """Show how far each cell of a grid is, as recorded by its runs so far."""
+    loaded, cells = _load(grid, set, model_dir, tolerant=True)
+    from orchestration.overview import show_status
+
+    show_status(loaded, cells, _options(root, tracking_uri, optuna_storage, data_dir, model_dir))
+
+
+@app.command()
+def report(
+    grid: GridArgument,
+    root: RootOption = ROOT,
+    tracking_uri: TrackingOption = None,
+    set: SetOption = None,
+) -> None:
+    """Write tables, figures and page of a grid from what MLflow holds."""
+    from rich.console import Console
+
+    from orchestration.grid import load_grid
+    from orchestration.run import check_root
+    from orchestration.run import report as write
+    from orchestration.track import resolve_uri
+
+    loaded = load_grid(grid, set or ())
+    check_root(root)
+    write(loaded.name, resolve_uri(tracking_uri, root), root.absolute(), Console(stderr=True))
+
+
+@app.command()
+def submit(
+    grid: GridArgument,
+    address: Annotated[str, typer.Option("--address", help="The cluster's job server, such as http://head:8265.")],
+    root: RootOption = ROOT,
+    tracking_uri: TrackingOption = None,
+    optuna_storage: StorageOption = None,
+    data_dir: DataOption = None,
+    model_dir: ModelOption = None,
+    set: SetOption = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job's output to its end.")] = False,
+) -> None:
+    """Run a grid as a Ray job; paths other than GRID are those of the cluster."""
+    from orchestration.grid import load_grid
+    from orchestration.submit import submit as submit_grid
+
+    load_grid(grid, set or ())
+    options = {
+        "--root": root,
+        "--tracking-uri": tracking_uri,
+        "--optuna-storage": optuna_storage,
+        "--data-dir": data_dir,
+        "--model-dir": model_dir,
+    }
+    arguments = [text for name, value in options.items() if value is not None for text in (name, str(value))]
+    arguments += [text for pair in set or () for text in ("--set", pair)]
+    raise typer.Exit(submit_grid(grid, address, arguments, wait))
+
+
+@app.command()
+def predict(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="An adapter's directory, or a trial's that holds one.")
+    ],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="JSON Lines with the task's fields; - for standard input.")
+    ],
+    model_dir: ModelOption = None,
+) -> None:
+    """Predict the labels of examples with a saved adapter; writes JSON Lines."""
+    from orchestration.predict import predict_file
+
+    predict_file(model, file, model_dir, sys.stdout)
+
+
+@app.command()
+def doctor(
+    root: RootOption = ROOT,
+    tracking_uri: TrackingOption = None,
+    optuna_storage: StorageOption = None,
+    data_dir: DataOption = None,
+    model_dir: ModelOption = None,
+) -> None:
+    """Check this machine: packages, accelerators, backbones, data, databases, Ray, disk."""
+    os.environ["HF_HUB_OFFLINE"] = "1"  # what is here counts, not what could be fetched
+    from orchestration.doctor import examine
+
+    options = _options(root, tracking_uri, optuna_storage, data_dir, model_dir)
+    raise typer.Exit(0 if examine(options) else 1)
+
+
+def main() -> None:
+    """Run a command; whatever the user caused is one line and exit code 2."""
+    from mept.errors import InputError
+
+    try:
+        app()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of a pipe went away; Python would complain once more when it closes standard output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def _load(
+    path: Path, sets: list[str] | None, model_dir: Path | None, tolerant: bool = False
+) -> tuple[Grid, list[Cell]]:
+    """Read a grid and plan its cells.
+
+    Args:
+        path: the grid file.
+        sets: ``key=value`` arguments.
+        model_dir: folder of backbones.
+        tolerant: plan cells of known backbones whose files are not here, without checks against their shape.
+    """
+    _avoid_dead_hub()
+    from mept.backbones import BACKBONES, describe_backbone
+    from mept.errors import InputError
+    from orchestration.grid import load_grid
+    from orchestration.plan import plan as plan_cells
+
+    def info(name: str) -> Any:
+        try:
+            return describe_backbone(name, model_dir)
+        except InputError:
+            if tolerant and name in BACKBONES:
+                return None
+            raise
+
+    grid = load_grid(path, sets or ())
+    return grid, plan_cells(grid, info)
+
+
+def _avoid_dead_hub() -> None:
+    """Go offline where the hub cannot be reached: its client would try for half a minute a file."""
+    decided = ("HF_HUB_OFFLINE", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
+    if any(name in os.environ for name in decided):
+        return
+    endpoint = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    try:
+        socket.create_connection((endpoint.hostname or "", endpoint.port or 443), timeout=2).close()
+    except OSError:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def _options(
+    root: Path,
+    tracking_uri: str | None,
+    optuna_storage: str | None,
+    data_dir: Path | None,
+    model_dir: Path | None,
+    num_cpus: int | None = None,
+) -> Options:
+    from orchestration.run import Options
+
+    return Options(root, tracking_uri, optuna_storage, data_dir, model_dir, num_cpus)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Tables, figures and a page from :mod:`orchestration.results`; the same results always give the same bytes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from orchestration.report.figures import STEMS, draw_all
+from orchestration.report.main_table import build
+from orchestration.report.page import page
+from orchestration.report.summary import summarise
+from orchestration.report.tables import latex, markdown, tidy_csv
+from orchestration.results import Results
+
+__all__ = ["write_report"]
+
+
+def write_report(results: Results, directory: Path) -> list[Path]:
+    """Write ``index.html``, ``table.md``, ``table.tex``, ``table.csv`` and ``figures/*.png``.
+
+    Each file is replaced in one step, so a reader never meets half a file; figures of an earlier report for which
+    there are no numbers any more are removed.
+
+    Returns:
+        The files written, ``index.html`` first.
+
+    Raises:
+        InputError: the grid's report section names a key that no cell has.
+    """
+    summary = summarise(results)
+    table, drawings = build(summary), draw_all(summary)
+    contents = {
+        directory / "index.html": page(summary, table, drawings).encode(),
+        directory / "table.md": markdown(summary, table).encode(),
+        directory / "table.tex": latex(summary, table).encode(),
+        directory / "table.csv": tidy_csv(summary).encode(),
+    }
+    contents |= {directory / "figures" / f"{drawing.stem}.png": drawing.png for drawing in drawings}
+    (directory / "figures").mkdir(parents=True, exist_ok=True)
+    for path, content in contents.items():
+        _replace(path, content)
+    for stale in sorted((directory / "figures").glob("*.png")):
+        if stale not in contents and stale.stem.startswith(STEMS):
+            stale.unlink()
+    return list(contents)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

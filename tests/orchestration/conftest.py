@@ -1,0 +1,252 @@
+"""A real MLflow store, written as the tracker writes it, with every kind of cell a report must deal with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.tracking import MlflowClient
+
+HOSTILE = "<script>alert('x')</script> & \"50 %_of|it\" $\\x$"
+SUPERGLUE = """\
+title: Four methods on two tasks
+data: jsonl
+backbones: [minilm]
+tasks: [copa, cb]
+methods: {prompt_tuning: {}, mept: {}, linear_head: {}, deep_prompt: {}}
+confirm: {seeds: [1, 2, 3]}
+"""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let MLflow's store use what SQLAlchemy 2.1 deprecates: neither is ours to change."""
+    config.addinivalue_line("filterwarnings", "ignore:The ``noload`` loader strategy:DeprecationWarning")
+
+
+@dataclass
+class Recorder:
+    """Writes runs of one experiment; times are fixed so that order never depends on the machine."""
+
+    client: MlflowClient
+    experiment_id: str
+    clock: int = 1_700_000_000_000
+
+    def cell(self, cell: str, outcome: str, params: Mapping[str, Any], best: Any = None, reason: str = "") -> str:
+        """Record a parent run and return its id."""
+        tags = {"mept.kind": "cell", "mept.cell": cell, "mept.outcome": outcome, "mept.reason": reason}
+        if best is not None:
+            tags["mept.best_params"] = json.dumps(best)
+        return self._run(cell, tags, params, "FINISHED")
+
+    def trial(
+        self,
+        parent: str,
+        cell: str,
+        params: Mapping[str, Any],
+        *,
+        dev: Sequence[float] = (),
+        stage: str = "search",
+        outcome: str = "complete",
+        reason: str = "",
+        seed: int = 0,
+        number: int | None = None,
+        test: float | None = None,
+        once: Mapping[str, float] | None = None,
+        routing: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> str:
+        """Record a trial under ``parent`` and return its run id."""
+        fingerprint = hashlib.sha256(f"{cell} {stage} {seed} {number}".encode()).hexdigest()[:16]
+        all_tags = {
+            "mept.kind": "trial",
+            "mept.stage": stage,
+            "mept.cell": cell,
+            "mept.fingerprint": fingerprint,
+            "mept.seed": str(seed),
+            "mept.outcome": outcome,
+            "mept.reason": reason,
+            "mlflow.parentRunId": parent,
+            **({"mept.trial_number": str(number)} if number is not None else {}),
+            **(tags or {}),
+        }
+        metrics = [Metric("dev/score", value, self.clock, epoch) for epoch, value in enumerate(dev, 1)]
+        single = dict(once or {}) | ({} if test is None else {"test/score": test})
+        metrics += [Metric(name, value, self.clock, 0) for name, value in single.items()]
+        status = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "running": "RUNNING"}[outcome]
+        return self._run(f"{cell}-{stage}", all_tags, dict(params) | {"seed": seed}, status, metrics, routing)
+
+    def _run(
+        self,
+        name: str,
+        tags: Mapping[str, str],
+        params: Mapping[str, Any],
+        status: str,
+        metrics: Sequence[Metric] = (),
+        routing: Mapping[str, Any] | None = None,
+    ) -> str:
+        self.clock += 1000
+        run = self.client.create_run(self.experiment_id, start_time=self.clock, run_name=name)
+        run_id: str = run.info.run_id
+        self.client.log_batch(
+            run_id,
+            metrics,
+            [Param(key, str(value)) for key, value in params.items()],
+            [RunTag(key, value) for key, value in tags.items()],
+        )
+        if routing is not None:
+            self.client.log_dict(run_id, dict(routing), "routing/test.json")
+        if status != "RUNNING":
+            self.client.set_terminated(run_id, status, end_time=self.clock + 500)
+        return run_id
+
+
+def routing_statistics(layers: int, experts: int, shift: int) -> dict[str, Any]:
+    """Rows that peak at a different expert in each layer."""
+    rows = [
+        [math.exp(2.5 * math.cos(expert - layer * 1.3 - shift)) for expert in range(experts)] for layer in range(layers)
+    ]
+    rows = [[value / sum(row) for value in row] for row in rows]
+    counts = [[round(100 * value) for value in row] for row in rows]
+    return {"task": "cb", "split": "test", "layers": list(range(layers)), "counts": counts, "mean_probability": rows}
+
+
+def curve(top: float, epochs: int = 8) -> list[float]:
+    """A dev score that rises to ``top`` one epoch before the last."""
+    rising = [top * (1 - 0.5 * math.exp(-0.6 * epoch)) for epoch in range(1, epochs - 1)]
+    return [*rising, top, top - 0.02]
+
+
+def record_superglue(recorder: Recorder) -> None:
+    """Four methods on two tasks: complete cells, a missing seed, an impossible, a failed, an unfinished cell."""
+    tops = {("mept", "cb"): 0.9, ("mept", "copa"): 0.62, ("deep_prompt", "cb"): 0.87, ("linear_head", "cb"): 0.71}
+    costs = {
+        "params/trainable": 40_000.0,
+        "params/activated": 9_216.0,
+        "params/percent": 0.0406,
+        "memory/peak_mib": 512.5,
+    }
+    for (method, task), top in tops.items():
+        fixed = {"backbone": "minilm", "task": task, "method": method, "epochs": 8, "data": "jsonl"}
+        cell, best = f"{method}-minilm-{task}", {"learning_rate": 0.01}
+        missing = (method, task) == ("deep_prompt", "cb")
+        parent = recorder.cell(cell, "partial" if missing else "complete", fixed, best)
+        for number, rate in enumerate([0.0001, 0.001, 0.01, 0.03, 0.1]):
+            params = fixed | {"learning_rate": rate}
+            outcome = {0: "pruned", 4: "failed"}.get(number, "complete")
+            reason = "loss is nan at step 12" if outcome == "failed" else ""
+            dev = curve(top - 0.02 * abs(2 - number))[: 2 if outcome != "complete" else None]
+            recorder.trial(parent, cell, params, dev=dev, outcome=outcome, reason=reason, number=number)
+        params = fixed | {"learning_rate": 0.01}
+        stale = fixed | {"learning_rate": 0.001}
+        recorder.trial(
+            parent, cell, stale, dev=curve(0.3), stage="confirm", seed=1, test=0.01, tags={"mept.fingerprint": "old"}
+        )
+        for seed, delta in [(1, 0.0), (2, 0.02), (3, -0.005)]:
+            if missing and seed == 3:
+                reason = "worker ran out of memory"
+                recorder.trial(parent, cell, params, stage="confirm", seed=seed, outcome="failed", reason=reason)
+                continue
+            recorder.trial(
+                parent,
+                cell,
+                params,
+                dev=curve(top + delta, 8 - seed % 2),
+                stage="confirm",
+                seed=seed,
+                test=top - 0.01 + delta,
+                once=costs | {"time/train_seconds": 90.0 + seed},
+                routing=routing_statistics(12, 10, len(task)) if method == "mept" else None,
+            )
+    base = {"backbone": "minilm", "epochs": 8, "data": "jsonl"}
+    recorder.cell(
+        "deep_prompt-minilm-copa",
+        "impossible",
+        base | {"task": "copa", "method": "deep_prompt"},
+        reason="layer 14 | of 12",
+    )
+    cell = "linear_head-minilm-copa"
+    fixed = base | {"task": "copa", "method": "linear_head"}
+    parent = recorder.cell(cell, "failed", fixed)
+    recorder.trial(
+        parent, cell, fixed | {"learning_rate": 0.01}, outcome="failed", reason="loss is inf at step 3", number=0
+    )
+    old = recorder.cell("prompt_tuning-minilm-copa", "failed", base | {"task": "copa", "method": "prompt_tuning"})
+    recorder.client.set_tag(old, "mept.kind", "superseded")
+    cell = "prompt_tuning-minilm-cb"
+    fixed = base | {"task": "cb", "method": "prompt_tuning"}
+    recorder.cell(cell, "failed", fixed, reason="of an older attempt")
+    parent = recorder.cell(cell, "running", fixed)
+    recorder.trial(parent, cell, fixed | {"learning_rate": 0.01}, dev=curve(0.6), number=0)
+    recorder.trial(parent, cell, fixed | {"learning_rate": 0.02}, dev=[0.5], outcome="running", number=1)
+
+
+def record_sensitivity(recorder: Recorder, seeds: Sequence[int], value: str = "score") -> None:
+    """Two lengths x three expert counts of one method; the largest cell has not run."""
+    for length in (10, 15):
+        for experts in (4, 10, 20):
+            axes = {"num_virtual_tokens": length, "num_experts": experts}
+            fixed = {"backbone": "minilm", "task": "rte", "method": "mept", "learning_rate": 0.01, **axes}
+            cell = f"mept-minilm-rte-num_experts={experts}-num_virtual_tokens={length}"
+            if (length, experts) == (15, 20):
+                recorder.cell(cell, "running", fixed)
+                continue
+            top = 0.6 + 0.003 * length + 0.002 * experts
+            parent = recorder.cell(cell, "complete", fixed, {})
+            recorder.trial(parent, cell, fixed, dev=curve(top), number=0)
+            for seed in seeds:
+                routing = routing_statistics(12, experts, seed)
+                dev = curve(top + 0.01 * seed)
+                recorder.trial(
+                    parent, cell, fixed, dev=dev, stage="confirm", seed=seed, test=top + 0.01 * seed, routing=routing
+                )
+
+
+def record_hostile(recorder: Recorder) -> None:
+    """Names, reasons and values that must never be taken for markup."""
+    fixed = {"backbone": HOSTILE, "task": "cb", "method": "mept_%"}
+    for method, outcome in (("mept_%", "failed"), ("b<b>", "complete")):
+        cell = f"{method}-{HOSTILE}"
+        parent = recorder.cell(cell, outcome, fixed | {"method": method}, {"learning_rate": HOSTILE}, reason=HOSTILE)
+        params = fixed | {"method": method, "learning_rate": HOSTILE}
+        recorder.trial(parent, cell, params, dev=curve(0.5), number=0, reason=HOSTILE)
+        recorder.trial(parent, cell, params, outcome="failed", number=1, reason=HOSTILE)
+
+
+def record_told_seeds(recorder: Recorder) -> None:
+    """A cell that names other seeds than the grid file, whose seed 1 is of an earlier run."""
+    fixed = {"backbone": "minilm", "task": "cb", "method": "mept"}
+    parent = recorder.cell("mept-minilm-cb", "complete", fixed, {})
+    recorder.client.set_tag(parent, "mept.seeds", "[2]")
+    for seed in (1, 2):
+        recorder.trial(parent, "mept-minilm-cb", fixed, dev=curve(0.8), stage="confirm", seed=seed, test=0.8)
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Tracking URI of a store with the experiments superglue, sensitivity, search_only, hostile and empty."""
+    directory: Path = tmp_path_factory.mktemp("mlflow")
+    uri = f"sqlite:///{directory / 'mlflow.db'}"
+    client = MlflowClient(tracking_uri=uri)
+
+    def recorder(name: str, title: str, grid: str = "", report: Mapping[str, str] | None = None) -> Recorder:
+        tags = {"mept.title": title, "mept.grid_yaml": grid, "mept.report": json.dumps(report or {})}
+        artifacts = (directory / "mlartifacts" / name).as_uri()
+        return Recorder(client, client.create_experiment(name, artifact_location=artifacts, tags=tags))
+
+    record_superglue(recorder("superglue", "Four methods on two tasks", SUPERGLUE))
+    axes = {"rows": "num_virtual_tokens", "columns": "num_experts"}
+    record_sensitivity(recorder("sensitivity", "Prompt length and experts", "confirm: {seeds: [1, 2]}", axes), (1, 2))
+    record_sensitivity(recorder("search_only", "No confirmation", "confirm: {seeds: []}"), ())
+    record_hostile(recorder("hostile", HOSTILE, HOSTILE))
+    recorder("empty", "Nothing yet")
+    record_told_seeds(recorder("told_seeds", "Seeds overridden", "confirm: {seeds: [1, 2]}"))
+    broken = recorder("broken_tag", "Broken")
+    client.set_experiment_tag(broken.experiment_id, "mept.report", "[1")
+    yield uri
