@@ -116,11 +116,15 @@ class ListOfJobs:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
+def importable() -> Iterator[None]:
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
-    schedule.start_ray(SLOTS)
     yield
     schedule.stop_ray()
+
+
+@pytest.fixture(autouse=True)
+def cluster() -> None:
+    schedule.start_ray(SLOTS)
 
 
 @pytest.fixture
@@ -128,7 +132,6 @@ def left_behind() -> Iterator[None]:
     """For experiments that are left without clean-up: only the end of the cluster, as in a real run, ends the workers."""
     yield
     schedule.stop_ray()
-    schedule.start_ray(SLOTS)
 
 
 def run(work: ListOfJobs, **options: Any) -> ListOfJobs:
@@ -179,6 +182,20 @@ def test_an_unexpected_error_is_named_in_one_line(tmp_path: Path) -> None:
     assert work.ended["job0"] == ("RuntimeError: an error of the library", False)
 
 
+def test_a_trial_larger_than_every_machine_is_refused() -> None:
+    with pytest.raises(InputError, match=r"must fit on one machine, but got cpus=64, gpus=0"):
+        schedule.placement(schedule.Resources(cpus=64))
+    with pytest.raises(InputError, match="gpus=1"):
+        schedule.placement(schedule.Resources(gpus=1))
+
+
+def test_a_trial_takes_one_cpu_where_there_is_no_gpu() -> None:
+    each = schedule.placement(schedule.Resources())
+    assert each == {"cpu": 1, "gpu": 0}
+    assert schedule.slots(each) == SLOTS
+    assert schedule.slots({"cpu": 0.5, "gpu": 0}) == 2 * SLOTS
+
+
 @pytest.mark.usefixtures("left_behind")
 def test_a_full_disk_of_a_worker_ends_the_experiment(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="/disk/checkpoint.pt") as caught:
@@ -203,17 +220,3 @@ def test_stopping_does_not_wait_for_busy_workers(tmp_path: Path) -> None:
         run(ListOfJobs(tmp_path, ["slow", "slow"], stop_after=1))
     assert time.monotonic() - begun < 45
     assert ray.is_initialized()
-
-
-def test_a_trial_larger_than_every_machine_is_refused() -> None:
-    with pytest.raises(InputError, match=r"must fit on one machine, but got cpus=64, gpus=0"):
-        schedule.placement(schedule.Resources(cpus=64))
-    with pytest.raises(InputError, match="gpus=1"):
-        schedule.placement(schedule.Resources(gpus=1))
-
-
-def test_a_trial_takes_one_cpu_where_there_is_no_gpu() -> None:
-    each = schedule.placement(schedule.Resources())
-    assert each == {"cpu": 1, "gpu": 0}
-    assert schedule.slots(each) == SLOTS
-    assert schedule.slots({"cpu": 0.5, "gpu": 0}) == 2 * SLOTS

@@ -1,0 +1,154 @@
+"""What `mept` says and returns before, beside and after training."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mept.errors import InputError
+from orchestration import cli
+from orchestration.campaign import Campaign, Site
+from orchestration.progress import Progress
+from orchestration.run import Interrupted, _signals, prepare_root
+from tests.models import save_backbone
+
+GRID = """\
+title: Nothing is trained here
+data: {data}
+backbones: [{backbone}]
+tasks: [cb]
+methods:
+  linear_head: {{learning_rate: {{choice: [0.01, 0.1]}}}}
+  deep_prompt: {{num_virtual_tokens: 3, layers: [0, 99]}}
+train: {{epochs: 2, max_length: 96}}
+"""
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_backbone("bert", tmp_path_factory.mktemp("backbone") / "tiny-bert")
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run `mept` in this process and return its exit code."""
+
+    def call(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["mept", *map(str, arguments)])
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+        try:
+            cli.main()
+        except SystemExit as end:
+            return int(end.code or 0)
+        return 0
+
+    return call
+
+
+def write_grid(directory: Path, backbone: Path, data: str = "embedded") -> Path:
+    path = directory / "small.yaml"
+    path.write_text(GRID.format(backbone=backbone, data=data))
+    return path
+
+
+def test_help_is_fast() -> None:
+    begun = time.monotonic()
+    heavy = "{'torch', 'ray', 'mlflow', 'optuna', 'transformers', 'pandas'}"
+    code = f"import sys, orchestration.cli; sys.exit(bool({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    assert time.monotonic() - begun < 10
+
+
+def test_a_new_run_directory_gets_its_layout_and_an_old_one_is_kept(tmp_path: Path) -> None:
+    prepare_root(tmp_path / "runs")
+    prepare_root(tmp_path / "runs")
+    assert json.loads((tmp_path / "runs" / "mept.json").read_text()) == {"layout": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [('{"layout": 99}', "has layout 99"), ("{", "is damaged")], ids=["other", "damaged"]
+)
+def test_a_run_directory_of_another_version_is_refused(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "mept.json").write_text(content)
+    with pytest.raises(InputError, match=message):
+        prepare_root(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mept.json"]
+
+
+def test_a_root_that_is_a_file_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="--root"):
+        prepare_root(tmp_path / "file")
+
+
+def test_missing_data_are_one_line_and_exit_code_2(
+    call: Any, tmp_path: Path, backbone: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    grid = write_grid(tmp_path, backbone, "jsonl")
+    assert call("run", grid, "--root", tmp_path / "runs", "--data-dir", tmp_path) == 2
+    error = capfd.readouterr().err.strip()
+    assert error.startswith("error: ") and "train.jsonl" in error and "\n" not in error
+    assert not (tmp_path / "runs" / "mlflow.db").exists()
+
+
+def test_an_unknown_option_and_an_unreachable_server_are_exit_code_2(
+    call: Any, tmp_path: Path, backbone: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    grid = write_grid(tmp_path, backbone)
+    assert call("run", grid, "--rooot", tmp_path) == 2
+    capfd.readouterr()
+    assert call("run", grid, "--root", tmp_path / "runs", "--tracking-uri", "http://127.0.0.1:9") == 2
+    error = capfd.readouterr().err.strip()
+    assert error.startswith("error: MLflow at http://127.0.0.1:9") and "\n" not in error
+    assert not (tmp_path / "runs" / "trials").exists()
+
+
+def test_plan_and_status_only_look(
+    call: Any, tmp_path: Path, backbone: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    grid = write_grid(tmp_path, backbone)
+    assert call("plan", grid, "--root", tmp_path / "runs") == 0
+    shown = " ".join(capfd.readouterr().out.split())
+    assert "2 cells (1 impossible), 2 trials of search and 3 confirmed runs, at most 10 trial-epochs" in shown
+    assert "time: unknown" in shown
+    assert call("status", grid, "--root", tmp_path / "runs") == 0
+    shown = capfd.readouterr().out
+    assert "not begun" in shown and "impossible" in shown
+    assert not (tmp_path / "runs").exists()
+
+
+def test_report_without_runs_is_one_message(
+    call: Any, tmp_path: Path, backbone: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert call("report", write_grid(tmp_path, backbone), "--root", tmp_path / "runs") == 2
+    assert capfd.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_at_the_next_safe_moment_and_a_second_one_at_once(number: signal.Signals) -> None:
+    class Tracker:
+        trouble = ""
+
+    campaign = Campaign([], Tracker(), Progress([], cli_console()), Site(Path()))  # type: ignore[arg-type]
+    before = signal.getsignal(number)
+    with _signals(campaign):
+        campaign.tick()
+        os.kill(os.getpid(), number)
+        assert signal.getsignal(number) is before
+        with pytest.raises(Interrupted) as caught:
+            campaign.tick()
+    assert caught.value.number == number
+
+
+def cli_console() -> Any:
+    from rich.console import Console
+
+    return Console(quiet=True)

@@ -1,0 +1,58 @@
+"""Configurations: validated, frozen, flat and back, and their fingerprint."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from mept.config import TrialConfig
+from mept.errors import InputError
+from mept.methods import METHODS
+
+BASE = {"backbone": "minilm", "task": "cb", "method": "mept"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_flat_and_typed_forms_convert_without_loss(method) -> None:
+    config = TrialConfig.from_flat(BASE | {"method": method, "learning_rate": 0.1})
+    assert TrialConfig.from_flat(config.flat()) == config
+
+
+@pytest.mark.parametrize(
+    ("flat", "message"),
+    [
+        ({"learning_rat": 1}, "unknown key .*'learning_rat'; did you mean 'learning_rate'"),
+        ({"method": "mpet"}, "unknown method 'mpet'; did you mean 'mept'"),
+        ({"method": "linear_head", "num_experts": 4}, "unknown key for method 'linear_head', 'num_experts'"),
+        ({"learning_rate": -1}, "`learning_rate`.*greater than 0, but got -1"),
+        ({"epochs": 0}, "`epochs`.*but got 0"),
+        ({"top_k": 11}, "`top_k` <= `num_experts` must hold, but got top_k=11, num_experts=10"),
+        ({"num_virtual_tokens": 510}, "`num_virtual_tokens` \\+ 8 <= `max_length` must hold"),
+        ({"batch_size": 10, "gradient_accumulation_steps": 4}, "`batch_size` must be a multiple"),
+        ({"gradient_checkpointing": True, "backbone_dropout": False}, "`gradient_checkpointing` needs"),
+        ({"optimizer": "sgd"}, "`optimizer`.*'sgd'"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_rule_and_the_value(flat, message) -> None:
+    with pytest.raises(InputError, match=message):
+        TrialConfig.from_flat(BASE | flat)
+
+
+def test_configurations_are_frozen() -> None:
+    config = TrialConfig.from_flat(BASE)
+    with pytest.raises(ValidationError):
+        config.epochs = 3  # type: ignore[misc]
+
+
+@given(st.sampled_from(["learning_rate", "epochs", "seed", "num_experts", "evaluate_test"]))
+def test_every_key_changes_the_fingerprint(key) -> None:
+    changes = {"learning_rate": 0.5, "epochs": 3, "seed": 9, "num_experts": 7, "evaluate_test": True}
+    before = TrialConfig.from_flat(BASE)
+    after = TrialConfig.from_flat(BASE | {key: changes[key]})
+    assert before.fingerprint("x") != after.fingerprint("x")
+
+
+def test_data_and_weights_are_part_of_the_fingerprint() -> None:
+    config = TrialConfig.from_flat(BASE)
+    assert config.fingerprint("a") != config.fingerprint("b")
+    assert config.fingerprint("a") == TrialConfig.from_flat(config.flat()).fingerprint("a")

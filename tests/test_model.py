@@ -1,0 +1,140 @@
+"""The library's face: what users of PEFT and of the Hugging Face Trainer expect."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import BertForSequenceClassification, T5Config, T5ForConditionalGeneration, Trainer, TrainingArguments
+
+from mept import LinearHeadConfig, MeptConfig, PromptModel, PromptTuningConfig, get_prompt_model
+from mept.errors import InputError
+from tests.contract.matrix import batch, build
+from tests.models import FAMILIES, random_backbone, random_model
+
+
+def test_activated_parameters_of_mept_on_t5_base_are_the_papers() -> None:
+    config = T5Config(d_model=768, d_kv=64, d_ff=3072, num_layers=12, num_heads=12)
+    model = get_prompt_model(T5ForConditionalGeneration(config), MeptConfig(num_virtual_tokens=10, num_experts=10))
+    counts = model.parameter_counts()
+    assert counts.activated == 12 * (10 * 768 + 10 * 768 + 10 * 768)
+    assert counts.trainable == 12 * ((10 + 1) * 10 * 768 + 10 * 768)
+    assert counts.backbone == 222_903_552
+    # The paper divides by the nominal 220 M.
+    assert round(100 * counts.activated / 220e6, 2) == 0.13
+    assert round(counts.percent, 3) == 0.124
+
+
+def test_prompt_tuning_counts_m_times_d() -> None:
+    assert build(PromptTuningConfig(num_virtual_tokens=7), "t5").parameter_counts().trainable == 7 * 16
+
+
+def test_saved_keys_and_shapes_are_the_contract(tmp_path) -> None:
+    build(MeptConfig(num_virtual_tokens=3, num_experts=4, num_shared_experts=2), "bert").save_pretrained(tmp_path)
+    shapes = {name: tuple(tensor.shape) for name, tensor in load_file(tmp_path / "adapter_model.safetensors").items()}
+    expected = {"head.weight": (3, 16)}
+    for layer in (0, 1):
+        expected[f"method.layers.{layer}.experts"] = (4, 3, 16)
+        expected[f"method.layers.{layer}.shared"] = (2, 3, 16)
+        expected[f"method.layers.{layer}.router.weight"] = (4, 16)
+    assert shapes == expected
+
+
+def test_a_sequence_classification_model_gives_its_number_of_labels() -> None:
+    hf_model = BertForSequenceClassification(random_model("bert").config)
+    hf_model.config.num_labels = 2
+    assert get_prompt_model(hf_model, MeptConfig(num_experts=2)).adapter.head.out_features == 2
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_a_bare_stack_needs_the_number_of_labels(family) -> None:
+    with pytest.raises(InputError, match="`num_labels` must be given"):
+        get_prompt_model(random_model(family), MeptConfig())
+
+
+def test_a_head_without_a_classification_task_is_refused() -> None:
+    with pytest.raises(InputError, match="linear_head"):
+        get_prompt_model(random_model("llama", causal_lm=True), LinearHeadConfig())
+
+
+def test_a_classifier_does_not_generate() -> None:
+    with pytest.raises(InputError, match="cannot generate"):
+        build(MeptConfig(num_experts=2), "bert").generate(input_ids=torch.ones(1, 3, dtype=torch.long))
+
+
+@pytest.mark.parametrize("layers", [(2,), (-1,), (0, 0), ()])
+def test_layers_the_backbone_lacks_are_refused(layers) -> None:
+    with pytest.raises(InputError, match="`layers` must be distinct numbers from 0 to 1"):
+        get_prompt_model(random_backbone("bert"), MeptConfig(layers=layers), num_labels=2)
+
+
+def test_more_kept_experts_than_there_are_is_refused() -> None:
+    with pytest.raises(ValueError, match="`top_k` <= `num_experts` must hold, but got top_k=5, num_experts=4"):
+        MeptConfig(top_k=5, num_experts=4)
+
+
+def test_previous_knowledge_starts_from_the_saved_experts(tmp_path) -> None:
+    first = build(MeptConfig(num_virtual_tokens=3, num_experts=4), "bert")
+    first.save_pretrained(tmp_path / "first")
+    config = MeptConfig(
+        num_virtual_tokens=3, num_experts=4, initialization="previous", previous_adapter=str(tmp_path / "first")
+    )
+    second = get_prompt_model(random_backbone("bert"), config, num_labels=3)
+    for name, value in second.adapter.method.state_dict().items():
+        assert torch.equal(value, first.adapter.method.state_dict()[name])
+    second.save_pretrained(tmp_path / "second")
+    (tmp_path / "first" / "adapter_model.safetensors").unlink()
+    PromptModel.from_pretrained(random_backbone("bert"), tmp_path / "second")
+    with pytest.raises(InputError, match="previous_adapter"):
+        get_prompt_model(random_backbone("bert"), config, num_labels=3)
+
+
+@pytest.mark.parametrize("initialization", ["xavier", "he", "orthogonal"])
+def test_the_scale_of_an_expert_does_not_depend_on_their_number(initialization) -> None:
+    scales = []
+    for number in (4, 64):
+        config = MeptConfig(num_virtual_tokens=16, num_experts=number, initialization=initialization)
+        model = get_prompt_model(random_backbone("bert"), config, num_labels=2, seed=0)
+        scales.append(float(model.adapter.method.layers["0"].experts.detach().std()))
+    assert abs(scales[0] / scales[1] - 1) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda d: (d / "adapter_config.json").unlink(), "holds no readable adapter"),
+        (lambda d: (d / "adapter_config.json").write_text("[]"), "holds no readable adapter"),
+        (lambda d: (d / "adapter_config.json").write_text("{}"), "must hold the keys"),
+        (lambda d: (d / "adapter_model.safetensors").write_bytes(b"junk"), "cannot be read"),
+        (lambda d: (d / "adapter_config.json").write_text(
+            json.dumps(json.loads((d / "adapter_config.json").read_text()) | {"num_labels": 9})), "does not fit"),
+    ],
+    ids=["missing", "list", "empty", "weights", "shape"],
+)  # fmt: skip
+def test_a_damaged_adapter_is_named(damage, message, tmp_path) -> None:
+    build(MeptConfig(num_virtual_tokens=3, num_experts=4), "bert").save_pretrained(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(InputError, match=message):
+        PromptModel.from_pretrained(random_backbone("bert"), tmp_path)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.filterwarnings("ignore::UserWarning")  # the Trainer warns of pinned memory without an accelerator
+def test_the_hugging_face_trainer_trains_saves_and_resumes(family, tmp_path) -> None:
+    model = build(MeptConfig(num_virtual_tokens=3, num_experts=4), family)
+    inputs = batch(family, (8, 8, 8, 8))
+    rows = [{name: tensor[i] for name, tensor in inputs.items()} for i in range(4)] * 4
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path), max_steps=6, per_device_train_batch_size=4, learning_rate=0.1, save_steps=3,
+        report_to=[], use_cpu=True, disable_tqdm=True, label_names=["labels"],
+    )  # fmt: skip
+    before = float(model(**inputs).loss)
+    Trainer(model=model, args=arguments, train_dataset=rows).train()
+    assert float(model(**inputs).loss) < before
+    size = sum(p.stat().st_size for p in (tmp_path / "checkpoint-6").glob("model*"))
+    assert 0 < size < 20_000, "a checkpoint holds the adapter alone"
+    resumed = build(MeptConfig(num_virtual_tokens=3, num_experts=4), family)
+    Trainer(model=resumed, args=arguments, train_dataset=rows).train(
+        resume_from_checkpoint=str(tmp_path / "checkpoint-3")
+    )
+    torch.testing.assert_close(resumed.eval()(**inputs).logits, model.eval()(**inputs).logits)
