@@ -242,7 +242,8 @@ def _unreachable(name: str, location: str, error: Exception) -> str:
         if name in BACKBONES and BACKBONES[name].package
         else "put the model's directory under --model-dir, or go online once so that it is cached"
     )
-    return f"backbone {name!r} cannot be loaded from {location}: {str(error).splitlines()[0]} {hint}"
+    reason = str(error).splitlines()[0].rstrip(".")
+    return f"backbone {name!r} cannot be loaded from {location}: {reason}; {hint}"
 
 
 def identity_files(folder: Path) -> Iterable[Path]:
@@ -260,10 +261,13 @@ def _identity(location: str, config: PretrainedConfig) -> str:
     return hashlib.sha256("".join(_sha256(path) for path in identity_files(folder)).encode()).hexdigest()[:16]
 
 
-def describe_backbone(name: str, model_dir: Path | None = None) -> BackboneInfo:
+def describe_backbone(name: str, model_dir: Path | None = None, planning: bool = False) -> BackboneInfo:
     """Return what a backbone is, reading its configuration alone.
 
-    An alias whose model cannot be reached is described by its published shape: enough to plan, not to train.
+    Args:
+        name: as :func:`locate` takes it.
+        model_dir: likewise.
+        planning: describe an alias whose model cannot be reached by its published shape: enough to plan, not to train.
 
     Raises:
         InputError: unknown name, unsupported architecture, or files that cannot be had.
@@ -272,7 +276,7 @@ def describe_backbone(name: str, model_dir: Path | None = None) -> BackboneInfo:
     try:
         config = _load_config(name, location)
     except InputError:
-        known = BACKBONES[name].shape if name in BACKBONES else None
+        known = BACKBONES[name].shape if planning and name in BACKBONES else None
         if known is None:
             raise
         return BackboneInfo(name, *known, location=location, identity=location)

@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 import typer
@@ -206,24 +206,15 @@ def _load(
         path: the grid file.
         sets: ``key=value`` arguments.
         model_dir: folder of backbones.
-        tolerant: plan cells of known backbones whose files are not here, without checks against their shape.
+        tolerant: plan cells of known backbones whose files are not here.
     """
     _avoid_dead_hub()
-    from mept.backbones import BACKBONES, describe_backbone
-    from mept.errors import InputError
+    from mept.backbones import describe_backbone
     from orchestration.grid import load_grid
     from orchestration.plan import plan as plan_cells
 
-    def info(name: str) -> Any:
-        try:
-            return describe_backbone(name, model_dir)
-        except InputError:
-            if tolerant and name in BACKBONES:
-                return None
-            raise
-
     grid = load_grid(path, sets or ())
-    return grid, plan_cells(grid, info)
+    return grid, plan_cells(grid, lambda name: describe_backbone(name, model_dir, planning=tolerant))
 
 
 def _avoid_dead_hub() -> None:

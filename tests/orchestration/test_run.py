@@ -27,7 +27,7 @@ backbones: [{backbone}]
 tasks: [cb]
 methods:
   linear_head: {{learning_rate: {{choice: [0.01, 0.1]}}}}
-  deep_prompt: {{num_virtual_tokens: 3, layers: [0, 99]}}
+  deep_prompt: {{num_virtual_tokens: 3, layers: {{grid: [[0, 1], [0, 99]]}}}}
 train: {{epochs: 2, max_length: 96}}
 """
 
@@ -117,7 +117,7 @@ def test_plan_and_status_only_look(
     grid = write_grid(tmp_path, backbone)
     assert call("plan", grid, "--root", tmp_path / "runs") == 0
     shown = " ".join(capfd.readouterr().out.split())
-    assert "2 cells (1 impossible), 2 trials of search and 3 confirmed runs, at most 10 trial-epochs" in shown
+    assert "3 cells (1 impossible), 2 trials of search and 6 confirmed runs, at most 16 trial-epochs" in shown
     assert "time: unknown" in shown
     assert call("status", grid, "--root", tmp_path / "runs") == 0
     shown = capfd.readouterr().out

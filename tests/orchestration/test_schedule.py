@@ -129,7 +129,7 @@ def cluster() -> None:
 
 @pytest.fixture
 def left_behind() -> Iterator[None]:
-    """For experiments that are left without clean-up: only the end of the cluster, as in a real run, ends the workers."""
+    """For experiments left without clean-up: only the end of the cluster, as in a real run, ends the workers."""
     yield
     schedule.stop_ray()
 
