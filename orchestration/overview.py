@@ -14,7 +14,7 @@ from orchestration.plan import Cell, size
 from orchestration.progress import duration
 from orchestration.run import Options, check_root, default_storage, definition, identity_of, read_data
 from orchestration.search import Storage, counts_of, open_storage
-from orchestration.terminal import show_rows
+from orchestration.terminal import make_console, show_rows
 from orchestration.track import FinishedRun, finished_runs
 
 SECONDS = "time/train_seconds"
@@ -22,24 +22,15 @@ SECONDS = "time/train_seconds"
 
 def show_plan(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
     """Print cells, trials and trial-epochs, what is done, and an estimate of the time left and how it was made."""
-    console = Console()
+    console = make_console()
     check_root(options.root)
     runs = finished_runs(options.tracking_uri, options.root.absolute())
     rows = []
     for cell in cells:
-        known = _own(runs, cell)
-        done = f"{len(known)}" if cell.problem is None else ""
-        rows.append(
-            [
-                cell.id,
-                f"{cell.search_trials}",
-                f"{cell.confirm_trials}",
-                f"{cell.trial_epochs}",
-                done,
-                cell.problem or "",
-            ]
-        )
-    show_rows(["cell", "search", "confirm", "epochs", "recorded", "impossible because"], rows, console)
+        recorded = "impossible" if cell.problem else str(len(_own(runs, cell)))
+        rows.append([cell.id, str(cell.search_trials), str(cell.confirm_trials), str(cell.trial_epochs), recorded])
+    show_rows(["cell", "search", "confirm", "epochs", "recorded"], rows, console)
+    _show_problems(cells, console)
     work = size(cells)
     console.print(
         f"{work.cells} cells ({work.impossible} impossible), {work.search_trials} trials of search and "
@@ -54,7 +45,7 @@ def show_plan(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
 
 def show_status(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
     """Print how many trials of each cell are complete, pruned, failed, running and confirmed."""
-    console = Console()
+    console = make_console()
     check_root(options.root)
     runs = finished_runs(options.tracking_uri, options.root.absolute())
     storage = _existing_storage(options)
@@ -67,7 +58,7 @@ def show_status(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
     rows = []
     for cell in cells:
         if cell.problem is not None:
-            rows.append([cell.id, "impossible", "", "", "", "", "", cell.problem])
+            rows.append([cell.id, "impossible", *[""] * 6])
             continue
         counts: Mapping[str, int] = {}
         if storage is not None and cell.task in data and cell.search_trials:
@@ -88,6 +79,13 @@ def show_status(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
             ]
         )
     show_rows(["cell", "state", "search", "pruned", "failed", "open", "confirmed", "best dev"], rows, console)
+    _show_problems(cells, console)
+
+
+def _show_problems(cells: Sequence[Cell], console: Console) -> None:
+    for cell in cells:
+        if cell.problem is not None:
+            console.print(f"impossible: {cell.id}: {cell.problem}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _existing_storage(options: Options) -> Storage | None:

@@ -181,12 +181,12 @@ def report(grid: str, tracking_uri: str, root: Path, console: Console) -> None:
     """Write the report from MLflow, print its table, and say where to look."""
     from orchestration.report import write_report
     from orchestration.results import load_results
-    from orchestration.terminal import show_table
+    from orchestration.terminal import make_console, show_table
 
     results = load_results(tracking_uri, grid)
     directory = root / "reports" / grid
     write_report(results, directory)
-    show_table(results, Console())
+    show_table(results, make_console())
     console.print(f"report: {directory / 'index.html'}", markup=False, soft_wrap=True)
     where = public(tracking_uri)
     runs = where if where.startswith("http") else f"mlflow ui --backend-store-uri {where}"

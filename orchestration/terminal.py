@@ -13,6 +13,12 @@ from orchestration.report.summary import summarise
 from orchestration.results import Results
 
 
+def make_console() -> Console:
+    """Return standard output; without a terminal lines are as long as they are."""
+    console = Console()
+    return console if console.is_terminal else Console(width=1000)
+
+
 def show_table(results: Results, console: Console) -> None:
     """Print the report's main table, its caption and its notes."""
     table = build(summarise(results))
@@ -31,7 +37,7 @@ def show_rows(headings: Sequence[str], rows: Sequence[Sequence[str | Text]], con
     """Print rows of texts below headings; all but the first column to the right."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for index, heading in enumerate(headings):
-        table.add_column(Text(heading), justify="right" if index else "left", no_wrap=not index, overflow="fold")
+        table.add_column(Text(heading), justify="right" if index else "left", no_wrap=True, overflow="fold")
     for row in rows:
         table.add_row(*(Text(part) if isinstance(part, str) else part for part in row))
     console.print(table)
