@@ -107,7 +107,7 @@ def load_results(tracking_uri: str, grid: str) -> Results:
     parents = _newest(run for run in runs if run.data.tags.get("mept.kind") == "cell")
     cells, axes = _cells(parents, order := _order(content))
     trials = _trials([run for run in runs if run.data.tags.get("mept.kind") == "trial"], cells)
-    seeds = _planned_seeds(content, parents, trials)
+    seeds = _planned_seeds(content, trials)
     trials = trials[(trials["stage"] != "confirm") | trials["seed"].isin(seeds)]
     report = _report_settings(tags.get("mept.report", "{}"), grid)
     histories = _histories(client, trials["run_id"], sorted({OBJECTIVE, report.value}))
@@ -219,11 +219,8 @@ def _report_settings(text: str, grid: str) -> ReportSettings:
     return ReportSettings(**known)
 
 
-def _planned_seeds(content: Mapping[str, Any], parents: Mapping[str, Run], trials: pd.DataFrame) -> tuple[int, ...]:
-    """Return what the cells say (tag ``mept.seeds``), else what the grid file says, else what was seen."""
-    told = [json.loads(text) for run in parents.values() if (text := run.data.tags.get("mept.seeds"))]
-    if told:
-        return tuple(sorted({int(seed) for seeds in told for seed in seeds}))
+def _planned_seeds(content: Mapping[str, Any], trials: pd.DataFrame) -> tuple[int, ...]:
+    """Return what the grid file says, else what was seen."""
     confirm = content.get("confirm")
     if isinstance(confirm, Mapping) and "seeds" in confirm:
         return tuple(sorted({int(seed) for seed in confirm["seeds"] or ()}))

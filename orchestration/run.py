@@ -66,7 +66,7 @@ def run(grid: Grid, cells: Sequence[Cell], options: Options, console: Console | 
         tracking_uri=options.tracking_uri,
         title=grid.title,
         report=grid.report.model_dump(mode="json"),
-        grid_yaml=grid.text,
+        grid_yaml=grid.effective_text,
         warn=lambda message: console.print(f"warning: {message}", markup=False, soft_wrap=True),
     )
     try:
@@ -211,6 +211,7 @@ def _work(
     storage = open_storage(options.optuna_storage or default_storage(site.root))
     possible = [cell for cell in cells if cell.problem is None]
     rows = [(cell.id, cell.search_trials + cell.confirm_trials, cell.epochs) for cell in cells]
+    tracker.cells(cell.id for cell in cells)
     with Progress(rows, console) as progress:
         for cell in cells:
             if cell.problem is not None:

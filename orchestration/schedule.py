@@ -89,7 +89,7 @@ def start_ray(num_cpus: int | None = None) -> None:
     """Connect to the cluster that RAY_ADDRESS names, or start a local one.
 
     Raises:
-        InputError: the cluster cannot be reached.
+        InputError: the cluster cannot be reached, or refuses us.
     """
     if ray.is_initialized():
         return
@@ -108,7 +108,7 @@ def start_ray(num_cpus: int | None = None) -> None:
                 object_store_memory=OBJECT_STORE_BYTES,
                 **common,
             )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         where = f"the Ray cluster at RAY_ADDRESS={address!r}" if address else "a local Ray cluster"
         raise InputError(f"cannot use {where}: {str(error).strip().splitlines()[0]}") from error
 

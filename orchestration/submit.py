@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from mept.errors import InputError
@@ -29,16 +30,20 @@ def submit(grid: Path, address: str, arguments: Sequence[str], wait: bool) -> in
         0, or with `wait` 1 if the job failed.
 
     Raises:
-        InputError: the job server cannot be reached.
+        InputError: the job server cannot be reached, or refuses us.
     """
+    command = ["python", "-m", "orchestration.cli", "run", f"grids/{grid.name}", *arguments]
     try:
         client = JobSubmissionClient(address)
+        with tempfile.TemporaryDirectory(prefix="mept-submit-") as directory:
+            _pack(Path(directory), grid)
+            job = client.submit_job(entrypoint=shlex.join(command), runtime_env={"working_dir": directory})
+    except AuthenticationError as error:
+        raise InputError(
+            f"the job server {address} wants a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the cluster's"
+        ) from error
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise InputError(f"the job server {address} cannot be reached: {_line(error)}; check --address") from error
-    command = ["python", "-m", "orchestration.cli", "run", f"grids/{grid.name}", *arguments]
-    with tempfile.TemporaryDirectory(prefix="mept-submit-") as directory:
-        _pack(Path(directory), grid)
-        job = client.submit_job(entrypoint=shlex.join(command), runtime_env={"working_dir": directory})
+        raise InputError(f"the job server {address} does not take the job: {_line(error)}; check --address") from error
     print(f"submitted {job}")
     print(f"follow it: ray job logs {job} --address {address} --follow")
     return _follow(client, job) if wait else 0

@@ -145,6 +145,14 @@ class Tracker:
         """Return the completed runs of these fingerprints, of any grid in the store, as known now."""
         return {name: self._finished[name] for name in fingerprints if name in self._finished}
 
+    def cells(self, cells: Iterable[str]) -> None:
+        """Record which cells the grid has; parents of others, from before a change of the grid, leave the reports.
+
+        Args:
+            cells: the ids of all of them.
+        """
+        self._append("cells", cells=list(cells))
+
     def cell(self, cell: str, params: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> None:
         """Record that a cell exists: its parent run is found or created. Call it before anything else of the cell.
 
@@ -424,16 +432,22 @@ class Writer:
     def _on_cell(self, event: Event) -> None:
         key, params = ("cell", event["cell"]), event["params"]
         run = self._find(key)
-        if run is not None and any(params.get(name) != value for name, value in run.data.params.items()):
+        if run is not None and not _agrees(run, params):
             # MLflow's parameters cannot change, and a cell with other fixed values is another cell.
-            self._tag(run.info.run_id, {"mept.kind": "superseded"})
+            self._supersede(run)
             run = None
+        run = run or self._superseded(event["cell"], params)
         tags = event["tags"] | {"mept.kind": "cell", "mept.cell": event["cell"], "mept.grid": self._grid}
         if run is None:
             run = self._create(key, event["cell"], tags | NEW, event["time"])
         elif run.data.tags.get("mept.outcome") != "complete":
             self._reopen(run.info.run_id)
         self._complete(run, params, tags)
+
+    def _on_cells(self, event: Event) -> None:
+        for run in _pages(self._client, [self._experiment()], "tags.`mept.kind` = 'cell'"):
+            if run.data.tags.get("mept.cell") not in event["cells"]:
+                self._supersede(run)
 
     def _on_cell_ended(self, event: Event) -> None:
         run = self._expect(("cell", event["cell"]))
@@ -547,6 +561,20 @@ class Writer:
             self._remember(key, found[0])
         return found[0] if found else None
 
+    def _supersede(self, run: Run) -> None:
+        """Take a cell's run out of reports; its trials stay below it, should the grid ever ask for it again."""
+        self._tag(run.info.run_id, {"mept.kind": "superseded"})
+        self._runs.pop(("cell", run.data.tags.get("mept.cell", "")), None)
+
+    def _superseded(self, cell: str, params: Mapping[str, str]) -> Run | None:
+        """Return a run of this cell that an earlier change of the grid took out of reports."""
+        condition = f"tags.`mept.kind` = 'superseded' and tags.`mept.cell` = '{cell}'"
+        found = [run for run in _pages(self._client, [self._experiment()], condition) if _agrees(run, params)]
+        if not found:
+            return None
+        self._remember(("cell", cell), found[0])
+        return found[0]
+
     def _expect(self, key: tuple[str, ...]) -> Run | None:
         """Return the run of a key; warn, once, when there is none (its start was lost with a damaged journal)."""
         run = self._find(key)
@@ -654,6 +682,11 @@ class Writer:
             for path in present:
                 self._client.download_artifacts(source.info.run_id, path, directory)
             self._upload(run_id, Path(directory))
+
+
+def _agrees(run: Run, params: Mapping[str, str]) -> bool:
+    """Whether a run's parameters are those given."""
+    return all(params.get(name) == value for name, value in run.data.params.items())
 
 
 # The store

@@ -59,10 +59,10 @@ def refusal(folder: Path, more: str = "", base: str = BASE) -> str:
 
 
 SHIPPED = {  # cells, impossible, search trials, confirmed runs, trial-epochs
-    "quickstart": Size(8, 0, 8, 16, 144),
-    "superglue/minilm_cb_copa": Size(8, 0, 32, 24, 840),
-    "superglue/minilm_rte_sensitivity": Size(6, 0, 0, 12, 48),
-    "superglue/smollm2_cb": Size(2, 0, 4, 2, 24),
+    "quickstart": Size(6, 0, 12, 12, 96),
+    "superglue/minilm_cb_copa": Size(8, 0, 32, 24, 56 * 8),
+    "superglue/minilm_rte_sensitivity": Size(6, 0, 0, 12, 36),
+    "superglue/smollm2_cb": Size(2, 0, 4, 4, 16),
     "tables/table_01_t5_base": Size(24, 0, 6 * (27 + 3 + 3 + 3), 72, 288 * 70),
     "tables/table_01_t5_large": Size(24, 0, 6 * (27 + 3 + 3 + 3), 72, 288 * 70),
     "tables/table_01_llama_3_2_1b": Size(24, 0, 6 * (27 + 3 + 3 + 3), 72, 288 * 70),

@@ -28,10 +28,10 @@ GRID = """\
 title: A grid to be killed
 data: embedded
 backbones: [{backbone}]
-tasks: [wic]
+tasks: [cb]
 methods:
-  deep_prompt: {{num_virtual_tokens: 3, learning_rate: {{loguniform: [1.0e-3, 1.0e-1]}}}}
-  linear_head: {{learning_rate: {{choice: [1.0e-2, 1.0e-1]}}}}
+  deep_prompt: {{num_virtual_tokens: 3, learning_rate: {{loguniform: [1.0e-3, 1.0]}}}}
+  linear_head: {{learning_rate: {{loguniform: [1.0e-4, 1.0]}}}}
 train: {{epochs: 5, batch_size: 8, max_train_examples: 160, max_length: 96}}
 search: {{sampler: tpe, trials: 4, round: 2, pruner: {{min_epochs: 1, reduction_factor: 2}}}}
 confirm: {{seeds: [1, 2]}}
@@ -146,7 +146,6 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reference(tmp_path_factory: pytest.TempPathFactory, backbone: Path) -> Site:
     site = make_site(tmp_path_factory.mktemp("reference"), backbone)
     assert site.run() == 0
-    assert "pruned" in {run.data.tags["mept.outcome"] for run in site.runs()}
     return site
 
 

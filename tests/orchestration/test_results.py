@@ -88,7 +88,7 @@ def test_report_section_and_seeds_come_from_the_experiment(store: str) -> None:
     assert load_results(store, "search_only").seeds == ()
 
 
-def test_seeds_told_by_the_cells_win_over_the_grid_file(store: str) -> None:
+def test_seeds_the_grid_no_longer_asks_for_are_left_out(store: str) -> None:
     results = load_results(store, "told_seeds")
     assert results.seeds == (2,)
     assert set(results.trials.loc[results.trials["stage"] == "confirm", "seed"]) == {2}

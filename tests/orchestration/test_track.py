@@ -87,6 +87,26 @@ def only(found: list[Any]) -> Any:
 # The schema
 
 
+def parents(client: MlflowClient) -> dict[str, str]:
+    """Parameter ``epochs`` of the parents that reports read, by cell."""
+    found = runs(client, condition="tags.`mept.kind` = 'cell'")
+    return {run.data.tags["mept.cell"]: run.data.params["epochs"] for run in found}
+
+
+def test_a_cell_the_grid_no_longer_has_leaves_the_reports_and_comes_back_with_it(
+    track: Callable[..., Tracker], client: MlflowClient
+) -> None:
+    tracker = track()
+    for cells, changed in ((["a", "b"], 3), (["a"], 3), (["a", "b"], 3), (["a", "b"], 4), (["a", "b"], 3)):
+        tracker.cells(cells)
+        for name in cells:
+            tracker.cell(name, {"epochs": changed if name == "a" else 3})
+        assert tracker.flush()
+        assert parents(client) == {name: str(changed if name == "a" else 3) for name in cells}
+    # Two for `a` (3 and 4 epochs), one for `b`: each was found again, none was made twice.
+    assert len(runs(client)) == 3
+
+
 def test_a_grid_is_recorded_in_the_schema(
     track: Callable[..., Tracker], client: MlflowClient, artifacts: Path, warnings: list[str]
 ) -> None:
