@@ -13,7 +13,8 @@ from mept.config import TrialConfig
 from orchestration.plan import Cell
 from orchestration.progress import Progress
 from orchestration.search import CellStudy, Params
-from orchestration.track import FinishedRun, Stage, Tracker
+from orchestration.track import FinishedRun, Stage
+from orchestration.tracker import Tracker
 
 FAILURE = "failure.json"
 """In a trial's directory: why it fails each time it is trained."""

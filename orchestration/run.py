@@ -20,7 +20,8 @@ from orchestration.grid import Grid
 from orchestration.plan import Cell
 from orchestration.progress import Progress
 from orchestration.search import CellStudy, Definition, Halving, Storage, is_disk_full, open_storage
-from orchestration.track import Tracker, public
+from orchestration.track import public
+from orchestration.tracker import Tracker
 
 LAYOUT = 1
 """Raised when files under ``--root`` change their places or meaning."""

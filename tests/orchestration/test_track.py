@@ -19,7 +19,8 @@ from mlflow.exceptions import MlflowException
 
 from mept.errors import InputError
 from orchestration.journal import Event, Journal
-from orchestration.track import FinishedRun, Tracker, Writer, connect, default_uri, finished_runs, model_name, public
+from orchestration.track import FinishedRun, Writer, connect, default_uri, finished_runs, model_name, public
+from orchestration.tracker import Tracker
 from tests.orchestration.driver import CELL, EPOCHS, FIXED, IMPOSSIBLE, drive, make_artifacts, score, snapshot
 
 ROOT = Path(__file__).parents[2]
