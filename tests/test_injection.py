@@ -2,11 +2,19 @@
 
 import pytest
 import torch
+from transformers import (
+    MistralConfig,
+    MistralModel,
+    MT5Config,
+    MT5ForConditionalGeneration,
+    Qwen2Config,
+    Qwen2Model,
+)
 from transformers.masking_utils import create_bidirectional_mask
 
 from mept import DeepPromptConfig, MeptConfig, PromptTuningConfig, get_prompt_model
 from mept.errors import InputError
-from tests.contract.matrix import batch, build, build_causal_lm, scale_up
+from tests.contract.matrix import batch, build, build_causal_lm, cut, scale_up
 from tests.models import FAMILIES, random_backbone, random_model
 
 
@@ -129,3 +137,27 @@ def test_an_exception_in_the_pass_leaves_no_hooks() -> None:
     with pytest.raises(IndexError):
         model(input_ids=torch.full((1, 4), 10**6))
     assert not model.backbone._forward_pre_hooks and not model.backbone.encoder.layer[0]._forward_pre_hooks
+
+
+@pytest.mark.parametrize("layers", [None, (1,)], ids=["all", "upper"])
+@pytest.mark.parametrize("kind", ["mistral", "qwen2", "mt5"])
+def test_relatives_of_the_families_keep_the_invariance(kind, layers) -> None:
+    shape = {"vocab_size": 300, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    decoder = shape | {"intermediate_size": 32, "num_key_value_heads": 1, "initializer_range": 0.2}
+    torch.manual_seed(0)
+    if kind == "mt5":
+        config = MT5Config(
+            vocab_size=300, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, decoder_start_token_id=0
+        )
+        hf_model, num_labels = MT5ForConditionalGeneration(config), None
+    else:
+        hf_model = MistralModel(MistralConfig(**decoder)) if kind == "mistral" else Qwen2Model(Qwen2Config(**decoder))
+        num_labels = 3
+    model = get_prompt_model(
+        hf_model, MeptConfig(num_virtual_tokens=3, num_experts=2, layers=layers), num_labels=num_labels
+    )
+    scale_up(model)
+    inputs = batch("t5" if kind == "mt5" else "llama")
+    together = model(**inputs).logits
+    for row in range(3):
+        torch.testing.assert_close(model(**cut(inputs, row)).logits[0], together[row], atol=1e-5, rtol=1e-5)
