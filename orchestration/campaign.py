@@ -310,7 +310,8 @@ class Campaign:
                 self._tracker.register_champion(
                     cell=work.cell.id, fingerprint=job.fingerprint, adapter=adapter, example=work.example
                 )
-            score = f"best dev {100 * best:.1f} over {len(work.confirmed)} seeds"
+            count = len(work.confirmed)
+            score = f"best dev {100 * best:.1f} over {count} seed{'s' if count > 1 else ''}"
         elif work.study is not None and (winner := work.study.winner()) is not None:
             score = f"best dev {100 * winner.score:.1f}"
         reason = "; ".join(work.problems)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from orchestration.campaign import Campaign, CellWork, Site
 from orchestration.grid import Grid
 from orchestration.plan import Cell
 from orchestration.progress import Progress
-from orchestration.search import CellStudy, Definition, Halving, Storage, is_disk_full, open_storage
+from orchestration.search import DISK_FULL, CellStudy, Definition, Halving, Storage, is_disk_full, open_storage
 from orchestration.track import public
 from orchestration.tracker import Tracker
 
@@ -72,19 +73,25 @@ def run(grid: Grid, cells: Sequence[Cell], options: Options, console: Console | 
     )
     try:
         with tracker:
+            # What it says of a failed call, in paragraphs, `tracker.trouble` says in a line.
+            logging.getLogger("mlflow").setLevel(logging.CRITICAL)
             failures = _work(grid, cells, options, console, tracker, identities, examples)
-            recorded = _flush(tracker)
+            trouble = _flush(tracker)
     except (Interrupted, KeyboardInterrupt) as stop:
         number = stop.number if isinstance(stop, Interrupted) else signal.SIGINT
-        console.print(f"stopped by {signal.Signals(number).name}; the same command continues", markup=False)
+        name = signal.Signals(number).name
+        console.print(f"stopped by {name}; the same command continues", markup=False, soft_wrap=True)
         return 128 + number
     except BaseException as error:
         if not is_disk_full(error):
             raise
-        console.print(f"error: {_first_line(error)}; make room and give the same command again", markup=False)
+        message = f"error: a disk is full ({_full(error, root)}); make room and give the same command again"
+        console.print(message, markup=False, soft_wrap=True)
         return 1
-    if not recorded:
-        console.print("MLflow does not answer; the same command records the rest and writes the report", markup=False)
+    if trouble:
+        full = any(sign in trouble.casefold() for sign in DISK_FULL)
+        what = f"the disk of {root} is full; make room, then" if full else "MLflow does not take the rest;"
+        console.print(f"error: {what} the same command records it and writes the report", markup=False, soft_wrap=True)
         return 1
     report(grid.name, tracker.uri, root, console)
     for name, reason in failures.items():
@@ -280,19 +287,22 @@ def _signals(campaign: Campaign) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _flush(tracker: Tracker) -> bool:
-    """Wait until MLflow holds everything, but not for an MLflow that has been away for a minute."""
+def _flush(tracker: Tracker) -> str:
+    """Wait until MLflow holds everything; return its trouble once it has been away for a minute, or its disk full."""
     tries = 12
     while not tracker.flush(5.0):
-        tries = tries - 1 if tracker.trouble else 12
-        if not tries:
-            return False
-    return True
+        trouble = tracker.trouble
+        tries = tries - 1 if trouble else 12
+        if not tries or any(sign in trouble.casefold() for sign in DISK_FULL):
+            return trouble
+    return ""
 
 
-def _first_line(error: BaseException) -> str:
-    cause: BaseException = error
-    while not isinstance(cause, OSError) and (cause.__cause__ or cause.__context__):
-        cause = cause.__cause__ or cause.__context__ or cause
-    chosen = cause if isinstance(cause, OSError) else error
-    return str(chosen).strip().splitlines()[0]
+def _full(error: BaseException, root: Path) -> str:
+    """Return the path that could not be written, or else the run directory."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.filename:
+            return str(seen.filename)
+        seen = seen.__cause__ or seen.__context__
+    return str(root)
