@@ -162,17 +162,19 @@ def test_a_prompt_longer_than_the_backbones_positions_is_refused(data, tmp_path)
 
 def test_scoring_the_verbalizers_agrees_with_generating_on_a_trained_t5(data, tmp_path) -> None:
     backbone = random_backbone("t5")
-    settings = trial("full_finetuning", epochs=12, learning_rate=0.02, optimizer="adamw", patience=12)
-    list(train(settings, backbone, data, tmp_path))
+    fitted = dataclasses.replace(data, train=data.train[:12], dev=data.train[:12])
+    settings = trial("full_finetuning", epochs=40, learning_rate=0.01, optimizer="adamw", patience=40)
+    list(train(settings, backbone, fitted, tmp_path))
     model = PromptModel.from_pretrained(backbone, tmp_path / "adapter")
-    encoded = encode(data.test, data.task, backbone.tokenizer, 48)
+    encoded = encode(fitted.train, data.task, backbone.tokenizer, 48)
     words = verbalizer_ids(data.task, backbone.tokenizer)
     collate = Collator(encoded, 0, words, model.device)
     scored = score_examples(model, collate, encoded["length"][:], 5, words)
     generated = score_examples(model, collate, encoded["length"][:], 5, words, generate_with=backbone.tokenizer)
-    assert (generated.sum(1) == 1).mean() > 0.9, "a trained model generates the labels' words"
-    said = generated.sum(1) == 1
-    assert (scored.argmax(1) == generated.argmax(1))[said].all()
+    assert (generated.sum(1) == 1).all(), "a trained model generates the labels' words"
+    assert (scored.argmax(1) == encoded["label"][:]).mean() > 0.9, "the model has been trained"
+    # Greedy generation and the likeliest word can differ where the model wavers; on what it has learned it does not.
+    assert (scored.argmax(1) == generated.argmax(1)).all()
 
 
 def test_scores_are_the_log_probabilities_of_teacher_forcing(data) -> None:
