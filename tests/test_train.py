@@ -163,8 +163,11 @@ def test_a_prompt_longer_than_the_backbones_positions_is_refused(data, tmp_path)
 def test_scoring_the_verbalizers_agrees_with_generating_on_a_trained_t5(data, tmp_path) -> None:
     backbone = random_backbone("t5")
     fitted = dataclasses.replace(data, train=data.train[:12], dev=data.train[:12])
-    settings = trial("full_finetuning", epochs=40, learning_rate=0.01, optimizer="adamw", patience=40)
-    list(train(settings, backbone, fitted, tmp_path))
+    # Evaluated late and by generating, so that the checkpoint kept has long learned to say the words.
+    settings = trial(
+        "full_finetuning", epochs=80, eval_every=40, learning_rate=0.01, optimizer="adamw", prediction="generate"
+    )
+    assert list(train(settings, backbone, fitted, tmp_path))[-1].best == 1, "the model has been trained"
     model = PromptModel.from_pretrained(backbone, tmp_path / "adapter")
     encoded = encode(fitted.train, data.task, backbone.tokenizer, 48)
     words = verbalizer_ids(data.task, backbone.tokenizer)
@@ -172,7 +175,6 @@ def test_scoring_the_verbalizers_agrees_with_generating_on_a_trained_t5(data, tm
     scored = score_examples(model, collate, encoded["length"][:], 5, words)
     generated = score_examples(model, collate, encoded["length"][:], 5, words, generate_with=backbone.tokenizer)
     assert (generated.sum(1) == 1).all(), "a trained model generates the labels' words"
-    assert (scored.argmax(1) == encoded["label"][:]).mean() > 0.9, "the model has been trained"
     # Greedy generation and the likeliest word can differ where the model wavers; on what it has learned it does not.
     assert (scored.argmax(1) == generated.argmax(1)).all()
 
