@@ -124,7 +124,7 @@ def main() -> None:
     shuffled = [random[i : i + size].tolist() for i in range(0, len(random), size)]
     bucketed = training_batches(lengths, size, 0, 1)
     sorted_batches = evaluation_batches(lengths, size)
-    spread = np.linspace(0, len(bucketed) - 2, steps).round().astype(int)
+    spread = ((np.arange(steps) + 0.5) / steps * (len(bucketed) - 1)).astype(int)
     # A bucketed batch is short or long: take them at equal steps through the lengths, so that a few stand for all.
     by_length = sorted(bucketed[:-1], key=lambda batch: max(lengths[i] for i in batch))
     ours_train, ours_eval = ([source[i] for i in spread] for source in (by_length, sorted_batches))
