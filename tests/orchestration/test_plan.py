@@ -59,7 +59,7 @@ def refusal(folder: Path, more: str = "", base: str = BASE) -> str:
 
 
 SHIPPED = {  # cells, impossible, search trials, confirmed runs, trial-epochs
-    "quickstart": Size(6, 0, 12, 12, 84),
+    "quickstart": Size(6, 0, 12, 12, 72),
     "superglue/minilm_cb_copa": Size(8, 0, 32, 24, 56 * 8),
     "superglue/minilm_rte_sensitivity": Size(6, 0, 0, 12, 36),
     "superglue/smollm2_cb": Size(2, 0, 4, 4, 16),
