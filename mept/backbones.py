@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,9 @@ class Family:
     """The module that takes token ids and a 2-D mask and holds the prompted blocks."""
     blocks: Callable[[Any], Any]
     """The blocks of that stack."""
+    roles: Mapping[str, str]
+    """Patterns that the full names of modules with a role end with: the projections to queries, keys and values, and
+    the feed-forward sublayer up to its last projection."""
     max_positions: Callable[[PretrainedConfig], int | None]
     """Longest text, prompt excluded where the prompt takes no positions; None where nothing limits it."""
 
@@ -45,6 +49,12 @@ FAMILIES: dict[str, Family] = {
         prompts_first=True,
         stack=lambda model: model.encoder,
         blocks=lambda stack: stack.block,
+        roles={
+            "query": r"Attention\.q",
+            "key": r"Attention\.k",
+            "value": r"Attention\.v",
+            "feed_forward": r"DenseReluDense",
+        },
         max_positions=lambda config: None,
     ),
     "llama": Family(
@@ -54,6 +64,7 @@ FAMILIES: dict[str, Family] = {
         prompts_first=True,
         stack=lambda model: model.base_model,
         blocks=lambda stack: stack.layers,
+        roles={"query": r"q_proj", "key": r"k_proj", "value": r"v_proj", "feed_forward": r"\bmlp"},
         max_positions=lambda config: config.max_position_embeddings,
     ),
     "bert": Family(
@@ -63,6 +74,12 @@ FAMILIES: dict[str, Family] = {
         prompts_first=False,
         stack=lambda model: model.base_model,
         blocks=lambda stack: stack.encoder.layer,
+        roles={
+            "query": r"self\.query",
+            "key": r"self\.key",
+            "value": r"self\.value",
+            "feed_forward": r"(?<!attention\.)\boutput\.dense",
+        },
         max_positions=lambda config: config.max_position_embeddings,
     ),
 }
@@ -146,6 +163,12 @@ class Backbone:
     def vocabulary_size(self) -> int:
         """Rows of the embedding matrix."""
         return self.model.get_input_embeddings().num_embeddings
+
+    def modules_of(self, role: str, within: Any = None) -> dict[str, nn.Module]:
+        """Return the modules with a role of ``family.roles``, by name; of the whole model, or within one block."""
+        pattern = re.compile(self.family.roles[role] + "$")
+        modules = (self.model if within is None else within).named_modules()
+        return {name: module for name, module in modules if pattern.search(name)}
 
     def parameters_total(self) -> int:
         """Return the number of parameters of the model."""

@@ -63,7 +63,9 @@ class TrialConfig(Frozen):
     """Adafactor with a fixed learning rate, as in the paper (relative_step=False, scale_parameter=False), or AdamW."""
     weight_decay: float = Field(1e-2, ge=0)
     warmup_ratio: float = Field(0.06, ge=0, le=1)
-    """Share of all optimiser steps over which the learning rate rises linearly from 0; then it falls linearly to 0."""
+    """Share of all optimiser steps over which the learning rate rises linearly from 0."""
+    schedule: Literal["linear", "constant"] = "linear"
+    """After the warm-up the learning rate falls linearly to 0, or stays."""
     epochs: int = Field(70, ge=1)
     batch_size: int = Field(16, ge=1)
     """Examples an optimiser step."""

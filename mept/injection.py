@@ -3,9 +3,12 @@
 For the time of a call, hooks on the stack make room for m placeholders and hooks on its blocks fill them:
 
 1. before the stack: m placeholder embeddings, a wider 2-D mask, shifted positions;
-2. before each prompted block: the m positions are replaced by that layer's prompts;
+2. before each prompted block: the m positions are replaced by that layer's prompts, and where a method trains keys and
+   values, those projections' outputs at the m positions likewise;
 3. after the stack: the positions are dropped (Llama, BERT), or kept for the decoder, whose cross-attention mask is
    widened (T5).
+
+Modules that stand in for the backbone's own are in its tree for the same time.
 
 Below the first prompted layer the text may not attend to the placeholders, so those blocks compute the frozen backbone.
 Hooks stay outside gradient checkpointing (transformers wraps ``forward``, not ``__call__``), so they run once.
@@ -13,7 +16,7 @@ Hooks stay outside gradient checkpointing (transformers wraps ``forward``, not `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +47,7 @@ class Injection:
     """Installs and removes the hooks that insert a method's prompts into a backbone."""
 
     def __init__(self, backbone: Backbone, method: PromptMethod) -> None:
+        self._backbone = backbone
         self._family = backbone.family
         self._model = backbone.model
         self._stack = backbone.stack
@@ -64,7 +68,8 @@ class Injection:
         self._routing_mask = routing_mask
         handles = list(self._register()) if self._method.prompted_layers else []
         try:
-            yield
+            with _standing_in(self._model, self._method.replacements()):
+                yield
         finally:
             for handle in handles:
                 handle.remove()
@@ -72,7 +77,7 @@ class Injection:
 
     def _register(self) -> Iterator[torch.utils.hooks.RemovableHandle]:
         yield self._stack.register_forward_pre_hook(self._before_stack, with_kwargs=True)
-        if self._family.text_to_text:
+        if self._family.text_to_text and self._method.decoder_sees_prompts:
             yield self._model.decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True)
         else:
             yield self._stack.register_forward_hook(self._after_stack)
@@ -81,6 +86,10 @@ class Injection:
             yield self._blocks[layer].register_forward_pre_hook(self._below_prompts, with_kwargs=True)
         for layer in self._method.prompted_layers:
             yield self._blocks[layer].register_forward_pre_hook(self._replace_prompts(layer))
+        for layer in self._method.key_value_layers:
+            for role in ("key", "value"):
+                (projection,) = self._backbone.modules_of(role, self._blocks[layer]).values()
+                yield projection.register_forward_hook(self._replace_projected(layer, role))
 
     # 1. Before the stack.
 
@@ -178,7 +187,20 @@ class Injection:
             states = args[0]
             text = states[:, self._text_slice(self._pass.text_length)]
             prompts = self._method.prompts(layer, text, self._pass.text_mask)
+            if layer == 0:
+                text = self._method.embeddings(text, self._pass.text_mask).to(text.dtype)
             return (self._join(prompts.to(text.dtype), text), *args[1:])
+
+        return hook
+
+    def _replace_projected(self, layer: int, role: str) -> Callable:
+        def hook(projection: torch.nn.Module, args: tuple, output: Tensor) -> Tensor:
+            assert self._pass is not None
+            if self._pass.decoding:
+                return output
+            trained = self._method.key_values(layer)[("key", "value").index(role)].to(output.dtype)
+            text = output[:, self._text_slice(self._pass.text_length)]
+            return self._join(trained.expand(len(output), -1, -1), text)
 
         return hook
 
@@ -205,3 +227,16 @@ class Injection:
         return args, kwargs | {
             "encoder_attention_mask": self._join(mask.new_ones(len(mask), states.shape[1] - mask.shape[1]), mask)
         }
+
+
+@contextmanager
+def _standing_in(model: torch.nn.Module, replacements: Mapping[str, torch.nn.Module]) -> Iterator[None]:
+    """Put modules in the place of the model's own while the context is open."""
+    originals = {name: model.get_submodule(name) for name in replacements}
+    try:
+        for name, module in replacements.items():
+            model.set_submodule(name, module)
+        yield
+    finally:
+        for name, module in originals.items():
+            model.set_submodule(name, module)

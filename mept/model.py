@@ -21,6 +21,7 @@ from mept.config import MethodConfig, describe
 from mept.errors import InputError
 from mept.injection import Injection
 from mept.methods import build_method, get_method, method_of
+from mept.methods.base import PromptMethod
 from mept.trainable import ParameterCounts
 
 if TYPE_CHECKING:
@@ -37,14 +38,14 @@ class Adapter(nn.Module):
     pooler is left out: it would train d^2 parameters, more than most prompts have, in every method compared.
 
     Args:
-        method: a :class:`mept.methods.base.PromptMethod`.
+        method: its module.
         hidden_size: d.
         num_labels: rows of the head; None for text-to-text and language modelling.
     """
 
-    def __init__(self, method: nn.Module, hidden_size: int, num_labels: int | None) -> None:
+    def __init__(self, method: PromptMethod, hidden_size: int, num_labels: int | None) -> None:
         super().__init__()
-        self.method: Any = method
+        self.method = method
         self.head = None if num_labels is None else nn.Linear(hidden_size, num_labels, bias=False)
         if self.head is not None:
             nn.init.normal_(self.head.weight, std=0.02)
@@ -108,12 +109,13 @@ class PromptModel(nn.Module):
         """Recompute the backbone's blocks in the backward pass; non-reentrant, since inputs carry no gradient.
 
         Raises:
-            InputError: the method replaces weights during a call; the backward pass would recompute with the frozen
-            ones.
+            InputError: the method acts inside the blocks during a call; the backward pass would recompute them without
+            it.
         """
-        if self.adapter.method.overrides():
+        method = self.adapter.method
+        if method.overrides() or method.replacements() or method.key_value_layers:
             name = method_of(self.method_config).name
-            raise InputError(f"`gradient_checkpointing` does not exist for method {name!r}, which trains the weights")
+            raise InputError(f"`gradient_checkpointing` does not exist for method {name!r}: it acts inside the blocks")
         self.backbone.activation_checkpointing_enable(gradient_checkpointing_kwargs or {"use_reentrant": False})
 
     def gradient_checkpointing_disable(self) -> None:

@@ -2,38 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
-from transformers.optimization import Adafactor, get_linear_schedule_with_warmup
+from transformers.optimization import Adafactor, get_constant_schedule_with_warmup, get_linear_schedule_with_warmup
 
 
 def build_optimizer(
-    parameters: Iterable[nn.Parameter], name: Literal["adafactor", "adamw"], learning_rate: float, weight_decay: float
+    parameters: Mapping[str, nn.Parameter],
+    name: Literal["adafactor", "adamw"],
+    learning_rate: float,
+    weight_decay: float,
+    learning_rates: Mapping[str, float] | None = None,
 ) -> torch.optim.Optimizer:
     """Return Adafactor with a fixed learning rate, as in the paper (B.1), or AdamW.
 
     Args:
-        parameters: the trained ones.
+        parameters: by name; those that require no gradient are left out.
         name: ``adafactor`` or ``adamw``.
         learning_rate: at the peak of the schedule.
         weight_decay: decoupled, multiplied by the learning rate.
+        learning_rates: of parameters that have their own, by name.
     """
-    trained = [p for p in parameters if p.requires_grad]
+    trained = {name: p for name, p in parameters.items() if p.requires_grad}
+    own = {name: rate for name, rate in (learning_rates or {}).items() if name in trained}
+    groups: list[dict] = [{"params": [p for name, p in trained.items() if name not in own]}]
+    groups += [{"params": [trained[name]], "lr": rate} for name, rate in own.items()]
+    groups = [group for group in groups if group["params"]]
     if name == "adamw":
-        return torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay)
-    return Adafactor(trained, lr=learning_rate, weight_decay=weight_decay, relative_step=False, scale_parameter=False)
+        return torch.optim.AdamW(groups, lr=learning_rate, weight_decay=weight_decay)
+    return Adafactor(groups, lr=learning_rate, weight_decay=weight_decay, relative_step=False, scale_parameter=False)
 
 
-def build_schedule(optimizer: torch.optim.Optimizer, total_steps: int, warmup_ratio: float) -> LambdaLR:
-    """Return the factor on the learning rate: a linear rise over the warm-up, then a linear fall to 0.
+def build_schedule(
+    optimizer: torch.optim.Optimizer,
+    total_steps: int,
+    warmup_ratio: float,
+    shape: Literal["linear", "constant"] = "linear",
+) -> LambdaLR:
+    """Return the factor on the learning rates: a linear rise over the warm-up, then a linear fall to 0, or 1.
 
     Args:
-        optimizer: whose learning rate is scheduled.
+        optimizer: whose learning rates are scheduled.
         total_steps: optimiser steps of the whole training.
         warmup_ratio: share of them that warm up.
+        shape: what follows the warm-up.
     """
-    return get_linear_schedule_with_warmup(optimizer, round(total_steps * warmup_ratio), total_steps)
+    warmup_steps = round(total_steps * warmup_ratio)
+    if shape == "constant":
+        return get_constant_schedule_with_warmup(optimizer, warmup_steps)
+    return get_linear_schedule_with_warmup(optimizer, warmup_steps, total_steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import time
@@ -161,11 +162,7 @@ class _Run:
         self._memory = PeakMemory(self._model.device)
         self._train = self._split(_subset(data.train, config.max_train_examples))
         self._dev = self._split(data.dev)
-        steps = config.epochs * math.ceil(len(self._train.examples) / config.batch_size)
-        self._optimizer = build_optimizer(
-            self._model.adapter.parameters(), config.optimizer, config.learning_rate, config.weight_decay
-        )
-        self._schedule = build_schedule(self._optimizer, steps, config.warmup_ratio)
+        self._begin_phase(0)
         self._step = 0
         self._train_seconds = 0.0
         self._best_state: dict[str, torch.Tensor] = {}
@@ -180,9 +177,24 @@ class _Run:
 
     # Training and evaluation.
 
+    def _begin_phase(self, epoch: int) -> None:
+        """Start the optimiser and its schedule for the epochs after `epoch`."""
+        config, method = self._config, self._model.adapter.method
+        self._phase = epoch
+        self._optimizer = build_optimizer(
+            dict(self._model.adapter.named_parameters()),
+            config.optimizer,
+            config.learning_rate,
+            config.weight_decay,
+            {f"method.{name}": rate for name, rate in method.learning_rates().items()},
+        )
+        # A phase that ends training early still plans for all epochs: the next one starts its own schedule.
+        steps = (config.epochs - epoch) * math.ceil(len(self._train.examples) / config.batch_size)
+        self._schedule = build_schedule(self._optimizer, steps, config.warmup_ratio, config.schedule)
+
     def advance(self, last: Evaluation | None) -> Evaluation:
         """Train until the next evaluation is due, and evaluate."""
-        config = self._config
+        config, method = self._config, self._model.adapter.method
         epoch = last.epoch if last else 0
         until = min(epoch + config.eval_every, config.epochs)
         losses: list[float] = []
@@ -190,6 +202,9 @@ class _Run:
         while epoch < until:
             epoch += 1
             losses += self._train_epoch(epoch)
+            if method.after_epoch(epoch, config.epochs, functools.partial(self._gradients, epoch)):
+                self._begin_phase(epoch)
+                last = None
         self._train_seconds += time.perf_counter() - started
         with collect_routing(self._model.adapter) as routing:
             metrics = self._score(self._dev, "dev")[0]
@@ -203,7 +218,7 @@ class _Run:
             timestamp=time.time(),
             metrics={"train/loss": float(np.mean(losses))} | metrics | _routing_metrics(routing),
             best=max(score, best),
-            stale=0 if improved or last is None else last.stale + 1,
+            stale=0 if improved or last is None or not method.final_phase else last.stale + 1,
             total_epochs=config.epochs,
         )
 
@@ -212,8 +227,25 @@ class _Run:
         batches = training_batches(self._train.lengths, self._config.batch_size, self._config.seed, epoch)
         return [self._train_batch(batch) for batch in batches]
 
+    def _gradients(self, epoch: int) -> Iterator[None]:
+        """Leave the gradients of one training batch after another in the parameters, without a step."""
+        self._model.eval()
+        for batch in training_batches(self._train.lengths, self._config.batch_size, self._config.seed, epoch):
+            self._backward(batch)
+            yield
+            self._optimizer.zero_grad(set_to_none=True)
+
     def _train_batch(self, batch: list[int]) -> float:
         """Take one optimiser step on the mean loss of the batch; return that loss."""
+        total = self._backward(batch)
+        self._optimizer.step()
+        self._schedule.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._step += 1
+        return total
+
+    def _backward(self, batch: list[int]) -> float:
+        """Add the gradient of the mean loss of the batch; return that loss."""
         chunks = [self._train.collate(part) for part in parts(batch, self._config.gradient_accumulation_steps)]
         # The loss of a part is a mean over its labels (words have several tokens); the parts' weights restore the mean
         # over the whole batch.
@@ -226,10 +258,6 @@ class _Run:
             if not math.isfinite(total):
                 raise NonFiniteLossError(f"the loss is {total} at step {self._step + 1}")
             loss.backward()
-        self._optimizer.step()
-        self._schedule.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        self._step += 1
         return total
 
     def _score(self, split: _Split, name: str) -> tuple[dict[str, float], np.ndarray]:
@@ -311,6 +339,7 @@ class _Run:
             "schedule": self._schedule.state_dict(),
             "random": random_state(),
             "step": self._step,
+            "phase": self._phase,
             "train_seconds": self._train_seconds,
         }
         save_checkpoint(self._directory, state)
@@ -322,6 +351,8 @@ class _Run:
             return []
         self._model.adapter.load_state_dict(state["adapter"])
         self._best_state = state["best"]
+        if state["phase"] != self._phase:
+            self._begin_phase(state["phase"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         restore_random_state(state["random"])

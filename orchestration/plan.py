@@ -210,11 +210,8 @@ def misfit(config: TrialConfig, info: BackboneInfo | None) -> str | None:
     from mept.methods import get_method
 
     method, family = get_method(config.method), FAMILIES[info.family]
-    if info.family not in method.families:
-        return (
-            f"method {method.name!r} exists for the families {', '.join(method.families)}, "
-            f"but backbone {config.backbone!r} is of family {info.family!r}"
-        )
+    if (reason := method.why_not(info.family, config.backbone)) is not None:
+        return reason
     if not family.text_to_text and not get_task(config.task).labels:
         return f"task {config.task!r} has no labels to classify, but backbone {config.backbone!r} predicts with a head"
     return _wrong_layers(config, info) or _too_long(config, info, family.prompts_first)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch import nn
-
 from mept.config import MethodConfig
 from mept.errors import InputError, unknown_name
-from mept.methods.base import Method
+from mept.methods.base import Method, PromptMethod
 from mept.methods.deep_prompt import DEEP_PROMPT
 from mept.methods.full_finetuning import FULL_FINETUNING
 from mept.methods.linear_head import LINEAR_HEAD
@@ -48,18 +46,15 @@ def method_of(config: MethodConfig) -> Method:
     )
 
 
-def build_method(config: MethodConfig, backbone: Backbone) -> nn.Module:
+def build_method(config: MethodConfig, backbone: Backbone) -> PromptMethod:
     """Build the module of a method for a backbone.
 
     Raises:
         InputError: the method does not exist for the backbone's family, or its options do not fit the backbone.
     """
     method = method_of(config)
-    if backbone.family.name not in method.families:
-        raise InputError(
-            f"method {method.name!r} exists for the families {', '.join(method.families)}, "
-            f"but backbone {backbone.name!r} is of family {backbone.family.name!r}"
-        )
+    if (reason := method.why_not(backbone.family.name, backbone.name)) is not None:
+        raise InputError(reason)
     try:
         return method.build(config, backbone)
     except ValueError as error:

@@ -1,10 +1,10 @@
-"""What a method is: a registry entry and the small protocol its module fulfils."""
+"""What a method is: a registry entry and a module of which the rest of the package knows this interface alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -13,19 +13,27 @@ from mept.config import MethodConfig
 if TYPE_CHECKING:
     from mept.backbones import Backbone
 
+ALL_FAMILIES = ("t5", "llama", "bert")
 
-@runtime_checkable
-class PromptMethod(Protocol):
-    """The trainable module of a method, as :mod:`mept.injection` and :mod:`mept.adapter` use it.
 
-    A method that inserts no prompts has ``num_virtual_tokens`` 0 and no ``prompted_layers``; one that changes weights
-    returns them from ``overrides``. Every attribute and method is needed; there is no base class holding logic.
+class PromptMethod(nn.Module):
+    """The trainable module of a method. What stands here are the neutral answers; a method gives those that differ.
+
+    It may insert prompts (``num_virtual_tokens``, ``prompted_layers``, ``prompts``), change the embedded text
+    (``embeddings``), train keys and values (``key_value_layers``, ``key_values``), or let tensors and modules stand in
+    for the backbone's own during a call (``overrides``, ``replacements``).
     """
 
-    num_virtual_tokens: int
+    num_virtual_tokens: int = 0
     """m, the number of prompt positions at every prompted layer."""
-    prompted_layers: tuple[int, ...]
+    prompted_layers: tuple[int, ...] = ()
     """Layers, ascending from 0, at whose entry the prompt positions are replaced."""
+    key_value_layers: tuple[int, ...] = ()
+    """Layers, among the prompted ones, in which :meth:`key_values` replace the prompt positions' keys and values."""
+    decoder_sees_prompts: bool = True
+    """Whether T5's decoder attends to the encoder's prompt positions."""
+    final_phase: bool = True
+    """False while :meth:`after_epoch` will yet start training anew; patience does not count until then."""
 
     def prompts(self, layer: int, text: Tensor, text_mask: Tensor) -> Tensor:
         """Return the prompt of each example.
@@ -38,15 +46,61 @@ class PromptMethod(Protocol):
         Returns:
             [B, m, d].
         """
-        ...
+        raise NotImplementedError
+
+    def embeddings(self, text: Tensor, text_mask: Tensor) -> Tensor:
+        """Return the text's states at the entry of layer 0, changed as the method wants; layer 0 must be prompted.
+
+        Args:
+            text: [B, S, d].
+            text_mask: True at the tokens that may be changed, [B, S]; an answer being generated is not among them.
+
+        Returns:
+            [B, S, d].
+        """
+        return text
+
+    def key_values(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Return what stands in for the outputs of a layer's key and value projections at the prompt positions.
+
+        Returns:
+            Two of [m, key size].
+        """
+        raise NotImplementedError
 
     def overrides(self) -> Mapping[str, Tensor]:
-        """Return backbone parameters (by their full name) this method replaces during a call; usually none."""
-        ...
+        """Return tensors that stand in for backbone parameters during a call, by the parameters' full names."""
+        return {}
+
+    def replacements(self) -> Mapping[str, nn.Module]:
+        """Return modules that stand in for modules of the backbone during a call, by those modules' full names.
+
+        A stand-in that calls the module it replaces must not register it as a child: the adapter's state would then
+        hold backbone weights.
+        """
+        return {}
+
+    def learning_rates(self) -> Mapping[str, float]:
+        """Return peak learning rates of parameters that have their own, by parameter name."""
+        return {}
+
+    def after_epoch(self, epoch: int, epochs: int, gradients: Callable[[], Iterator[None]]) -> bool:
+        """Act between two epochs, as methods with several phases of training do.
+
+        Args:
+            epoch: epochs trained, from 1.
+            epochs: of the whole training.
+            gradients: iterating over its result goes through the training set in evaluation mode, leaving each batch's
+                gradients in ``.grad`` and taking no step.
+
+        Returns:
+            Whether a new phase begins: the optimiser, the schedule, the best score and patience then start anew.
+        """
+        return False
 
     def activated_parameters(self) -> int:
         """Return how many of the method's parameters one example's forward pass uses."""
-        ...
+        return sum(p.numel() for p in self.parameters())
 
 
 @dataclass(frozen=True)
@@ -58,17 +112,24 @@ class Method:
     paper: str
     """Address of the paper."""
     config: type[MethodConfig]
-    families: tuple[str, ...]
-    """Backbone families it exists for."""
-    build: Callable[[Any, Backbone], nn.Module]
-    """Turns the method's configuration and a backbone into a :class:`PromptMethod` with plain keyword arguments."""
+    build: Callable[[Any, Backbone], PromptMethod]
+    """Turns the method's configuration and a backbone into its module with plain keyword arguments."""
     formula: str
     """Number of trainable parameters, without the head."""
+    unavailable: Mapping[str, str] = field(default_factory=dict)
+    """Families it does not exist for, and why."""
 
+    @property
+    def families(self) -> tuple[str, ...]:
+        """Backbone families it exists for."""
+        return tuple(family for family in ALL_FAMILIES if family not in self.unavailable)
 
-def no_overrides() -> dict[str, Tensor]:
-    """Return the overrides of a method that leaves the backbone's weights alone."""
-    return {}
+    def why_not(self, family: str, backbone: str) -> str | None:
+        """Return why the method cannot be had on a backbone of that family, or None."""
+        if family in self.families:
+            return None
+        reason = self.unavailable.get(family, "this family is unknown to it")
+        return f"method {self.name!r} does not exist for backbone {backbone!r} of family {family!r}: {reason}"
 
 
 def checked_layers(layers: tuple[int, ...] | None, num_layers: int) -> tuple[int, ...]:

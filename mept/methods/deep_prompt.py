@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mept.config import PromptConfig
-from mept.methods.base import Method, checked_layers, no_overrides
+from mept.methods.base import Method, PromptMethod, checked_layers
 
 if TYPE_CHECKING:
     from mept.backbones import Backbone
@@ -41,7 +41,7 @@ class LayerPrompt(nn.Module):
         return self.prompt.expand(batch, -1, -1)
 
 
-class DeepPrompts(nn.Module):
+class DeepPrompts(PromptMethod):
     """A prompt for each of `prompted_layers`, [m, d], Xavier-initialised like MEPT's experts."""
 
     def __init__(self, hidden_size: int, prompted_layers: tuple[int, ...], num_virtual_tokens: int) -> None:
@@ -50,15 +50,9 @@ class DeepPrompts(nn.Module):
         self.prompted_layers = prompted_layers
         self.layers = nn.ModuleDict({str(i): LayerPrompt(num_virtual_tokens, hidden_size) for i in prompted_layers})
 
-    overrides = staticmethod(no_overrides)
-
     def prompts(self, layer: int, text: Tensor, text_mask: Tensor) -> Tensor:
         """Return the layer's prompt for every example, [B, m, d]."""
         return self.layers[str(layer)](len(text))
-
-    def activated_parameters(self) -> int:
-        """Return the size of all prompts."""
-        return sum(p.numel() for p in self.parameters())
 
 
 def build(config: DeepPromptConfig, backbone: Backbone) -> DeepPrompts:
@@ -72,7 +66,6 @@ DEEP_PROMPT = Method(
     title="Deep prompts (one expert a layer)",
     paper="https://arxiv.org/abs/2110.07602",
     config=DeepPromptConfig,
-    families=("t5", "llama", "bert"),
     build=build,
     formula="L m d",
 )

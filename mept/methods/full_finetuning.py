@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from mept.config import MethodConfig
-from mept.methods.base import Method
+from mept.methods.base import Method, PromptMethod
 
 if TYPE_CHECKING:
     from mept.backbones import Backbone
@@ -23,11 +23,8 @@ class FullFinetuningConfig(MethodConfig):
     """Full fine-tuning has no options."""
 
 
-class TrainedCopy(nn.Module):
+class TrainedCopy(PromptMethod):
     """A trainable copy of each of the backbone's parameters; tied ones are copied once."""
-
-    num_virtual_tokens = 0
-    prompted_layers: tuple[int, ...] = ()
 
     def __init__(self, parameters: dict[str, nn.Parameter]) -> None:
         super().__init__()
@@ -35,17 +32,9 @@ class TrainedCopy(nn.Module):
         self.names = list(parameters)
         self.weights = nn.ParameterList(nn.Parameter(p.detach().clone()) for p in parameters.values())
 
-    def prompts(self, layer: int, text: Tensor, text_mask: Tensor) -> Tensor:
-        """Never called: no layer is prompted."""
-        raise AssertionError("a method without prompted layers was asked for a prompt")
-
     def overrides(self) -> dict[str, Tensor]:
         """Return the trained copies by the names of the parameters they stand in for."""
         return dict(zip(self.names, self.weights, strict=True))
-
-    def activated_parameters(self) -> int:
-        """Return the size of the whole backbone."""
-        return sum(p.numel() for p in self.weights)
 
 
 def build(config: FullFinetuningConfig, backbone: Backbone) -> TrainedCopy:
@@ -58,7 +47,6 @@ FULL_FINETUNING = Method(
     title="Full fine-tuning",
     paper="https://arxiv.org/abs/2509.00996",
     config=FullFinetuningConfig,
-    families=("t5", "llama", "bert"),
     build=build,
     formula="all parameters of the backbone",
 )

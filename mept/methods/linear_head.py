@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
-
 from mept.config import MethodConfig
-from mept.methods.base import Method, no_overrides
+from mept.methods.base import Method, PromptMethod
 
 if TYPE_CHECKING:
     from mept.backbones import Backbone
@@ -20,20 +18,8 @@ class LinearHeadConfig(MethodConfig):
     """The linear head has no options."""
 
 
-class NoPrompts(nn.Module):
-    """A method without parameters of its own."""
-
-    num_virtual_tokens = 0
-    prompted_layers: tuple[int, ...] = ()
-    overrides = staticmethod(no_overrides)
-
-    def prompts(self, layer: int, text: Tensor, text_mask: Tensor) -> Tensor:
-        """Never called: no layer is prompted."""
-        raise AssertionError("a method without prompted layers was asked for a prompt")
-
-    def activated_parameters(self) -> int:
-        """Return 0; the head is counted by the adapter."""
-        return 0
+class NoPrompts(PromptMethod):
+    """A method without parameters of its own: the adapter's head is all."""
 
 
 def build(config: LinearHeadConfig, backbone: Backbone) -> NoPrompts:
@@ -46,7 +32,7 @@ LINEAR_HEAD = Method(
     title="Linear head",
     paper="https://arxiv.org/abs/2509.00996",
     config=LinearHeadConfig,
-    families=("llama", "bert"),
     build=build,
     formula="0 (the head: labels d)",
+    unavailable={"t5": "it predicts with words, not with a head"},
 )

@@ -31,7 +31,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from mept.config import PromptConfig
-from mept.methods.base import Method, checked_layers, no_overrides
+from mept.methods.base import Method, PromptMethod, checked_layers
 from mept.routing import Router, Routing, mix
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _initialize(prompt: Tensor, initialization: str) -> None:
             nn.init.xavier_normal_(prompt)
 
 
-class MixtureOfExpertPrompts(nn.Module):
+class MixtureOfExpertPrompts(PromptMethod):
     """Expert prompts at every prompted layer; see the module's docstring for the equation.
 
     Args:
@@ -159,8 +159,6 @@ class MixtureOfExpertPrompts(nn.Module):
             # The gate of a stochastic choice is constant: its router gets no gradient, so it is not declared trainable.
             block.router.requires_grad_(learnable != "prompts" and routing != "stochastic")
             self.layers[str(layer)] = block
-
-    overrides = staticmethod(no_overrides)
 
     def prompts(self, layer: int, text: Tensor, text_mask: Tensor) -> Tensor:
         """Return the prompt of each example, [B, m, d]."""
@@ -209,7 +207,6 @@ MEPT = Method(
     title="Mixture of Expert Prompt Tuning",
     paper="https://arxiv.org/abs/2509.00996",
     config=MeptConfig,
-    families=("t5", "llama", "bert"),
     build=build,
     formula="L ((N_r + N_s) m d + N_r d)",
 )

@@ -16,7 +16,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from mept.config import PromptConfig
-from mept.methods.base import Method, no_overrides
+from mept.methods.base import Method, PromptMethod
 
 if TYPE_CHECKING:
     from mept.backbones import Backbone
@@ -41,7 +41,7 @@ class PromptTuningConfig(PromptConfig):
         return self
 
 
-class InputPrompt(nn.Module):
+class InputPrompt(PromptMethod):
     """One prompt [m, d] at the entry of the first layer."""
 
     def __init__(self, initial: Tensor) -> None:
@@ -50,15 +50,9 @@ class InputPrompt(nn.Module):
         self.num_virtual_tokens = len(initial)
         self.prompted_layers = (0,)
 
-    overrides = staticmethod(no_overrides)
-
     def prompts(self, layer: int, text: Tensor, text_mask: Tensor) -> Tensor:
         """Return the prompt for every example, [B, m, d]."""
         return self.prompt.expand(len(text), -1, -1)
-
-    def activated_parameters(self) -> int:
-        """Return m d."""
-        return self.prompt.numel()
 
 
 def build(config: PromptTuningConfig, backbone: Backbone) -> InputPrompt:
@@ -86,7 +80,6 @@ PROMPT_TUNING = Method(
     title="Prompt Tuning",
     paper="https://arxiv.org/abs/2104.08691",
     config=PromptTuningConfig,
-    families=("t5", "llama", "bert"),
     build=build,
     formula="m d",
 )

@@ -94,7 +94,7 @@ def main() -> None:
     encoded = encode(data.train, data.task, tokenizer, LIMIT)
     lengths, words = encoded["length"][:], verbalizer_ids(data.task, tokenizer)
     model = t5_base_shape(len(tokenizer))
-    optimizer = build_optimizer(model.adapter.parameters(), "adafactor", 1e-4, 0.0)
+    optimizer = build_optimizer(dict(model.adapter.named_parameters()), "adafactor", 1e-4, 0.0)
     collate = Collator(encoded, 0, words, torch.device("cpu"))
     size, steps = options.batch_size, options.steps
 

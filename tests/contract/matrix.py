@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from mept import MeptConfig, PromptModel, get_prompt_model
+from mept import FullFinetuningConfig, PromptModel, get_prompt_model
 from mept.config import MethodConfig
 from mept.methods import METHODS
 from tests.models import random_backbone, random_model, tokenizer
@@ -61,7 +61,7 @@ def build_causal_lm(config: MethodConfig, seed: int = 1) -> PromptModel:
 
 def scale_up(model: PromptModel) -> None:
     """Make prompts and head large, so that a wrong position or mask shows in the logits."""
-    if isinstance(model.method_config, MeptConfig) or hasattr(model.method_config, "num_virtual_tokens"):
+    if not isinstance(model.method_config, FullFinetuningConfig):
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(7)
             for parameter in model.adapter.parameters():

@@ -149,7 +149,8 @@ def test_the_answer_does_not_choose_its_experts(config) -> None:
 @MAIN
 def test_gradient_checkpointing_changes_no_gradient(config, family) -> None:
     plain, checkpointed = build(config, family), build(config, family)
-    if plain.adapter.method.overrides():
+    method = plain.adapter.method
+    if method.overrides() or method.replacements() or method.key_value_layers:
         with pytest.raises(InputError, match="gradient_checkpointing"):
             checkpointed.gradient_checkpointing_enable()
         return

@@ -302,7 +302,7 @@ def test_a_method_without_the_backbones_family_gives_an_impossible_cell(tmp_path
     base = BASE.replace("[minilm]", "[t5-base, minilm]").replace("mept: {}", "mept: {}, linear_head: {}")
     problems = {cell.id: cell.problem for cell in cells(tmp_path, base=base) if cell.problem}
     assert list(problems) == ["linear_head-t5-base-cb"]
-    assert "'t5-base' is of family 't5'" in problems["linear_head-t5-base-cb"]
+    assert "backbone 't5-base' of family 't5'" in problems["linear_head-t5-base-cb"]
 
 
 def test_llama_counts_the_prompt_among_its_positions(tmp_path: Path) -> None:
@@ -339,7 +339,7 @@ REFUSED = {
         "",
         5,
         "method 'linear_head'",
-        "exists for the families llama, bert",
+        "it predicts with words, not with a head",
     ),
     "task without embedded data": (
         BASE.replace("jsonl", "embedded").replace("[cb]", "[cb, record]"),
