@@ -174,9 +174,13 @@ class Backbone:
         """Return the number of parameters of the model."""
         return sum(p.numel() for p in self.model.parameters())
 
+    def uses(self, name: str) -> bool:
+        """Return whether outputs depend on the module or parameter of that name: not on BERT's pooler."""
+        return not name.startswith("pooler.")
+
     def used_parameters(self) -> dict[str, torch.nn.Parameter]:
-        """Return the parameters that outputs depend on, by name; tied ones once, without BERT's pooler."""
-        return {n: p for n, p in self.model.named_parameters() if not n.startswith("pooler.")}
+        """Return the parameters that outputs depend on, by name; tied ones once."""
+        return {n: p for n, p in self.model.named_parameters() if self.uses(n)}
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the states of token ids as they enter the first block, without a position, [len(ids), d]."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Any, Literal
+import math
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, NoReturn, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
 from mept.errors import InputError, unknown_name
 
@@ -25,8 +26,62 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+class FrozenMapping(dict[str, Any]):
+    """An immutable, hashable mapping with its keys in order, so that equal ones are written alike."""
+
+    def __init__(self, values: Mapping[str, Any] | Iterable[tuple[str, Any]] = ()) -> None:
+        super().__init__(sorted(dict(values).items()))
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError("a frozen mapping cannot be changed")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse  # type: ignore[assignment]
+    clear = pop = popitem = setdefault = update = _refuse  # type: ignore[assignment]
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(tuple(self.items()))
+
+    def __reduce__(self) -> tuple[type[FrozenMapping], tuple[dict[str, Any]]]:
+        return FrozenMapping, (dict(self),)
+
+
+def frozen(value: Any) -> Any:
+    """Return a JSON-able value with its mappings frozen and its lists as tuples.
+
+    Raises:
+        ValueError: some part of it has no place in JSON.
+    """
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return FrozenMapping({key: frozen(inner) for key, inner in value.items()})
+    if isinstance(value, list | tuple):
+        return tuple(map(frozen, value))
+    if isinstance(value, set | frozenset):
+        return tuple(sorted(map(frozen, value)))
+    if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise ValueError(f"values must be text, finite numbers, true, false, null, lists and mappings, but got {value!r}")
+
+
+def plain(value: Any) -> Any:
+    """Return what :func:`frozen` returned as ordinary dictionaries and lists."""
+    if isinstance(value, Mapping):
+        return {key: plain(inner) for key, inner in value.items()}
+    return [plain(inner) for inner in value] if isinstance(value, tuple) else value
+
+
+Options = Annotated[Mapping[str, Any], AfterValidator(frozen), PlainSerializer(plain)]
+"""Keys and values that another library defines, in one field."""
+
+
 class MethodConfig(Frozen):
-    """What every method's configuration shares: nothing but its being frozen."""
+    """What every method's configuration shares."""
+
+    def for_rebuilding(self) -> Self:
+        """Return the options with which to rebuild a saved adapter.
+
+        Its weights supersede the files and texts it once started from, which may be gone.
+        """
+        return self
 
 
 class PromptConfig(MethodConfig):
@@ -45,7 +100,7 @@ class TrialConfig(Frozen):
     backbone: str
     """An alias of ``mept.backbones.BACKBONES``, a Hugging Face id or a directory."""
     task: str
-    """A name of ``mept.tasks.TASKS``."""
+    """A name of ``mept.tasks.TASKS``, or several joined by ``+``: a mixture trained as one."""
     method: str
     """A name of ``mept.methods.METHODS``."""
     method_options: MethodConfig
@@ -87,7 +142,7 @@ class TrialConfig(Frozen):
     prediction: Literal["score", "generate"] = "score"
     """Text-to-text backbones: score each verbalizer after one encoder pass, or generate and compare text."""
     max_train_examples: int | None = Field(None, ge=1)
-    """Train on the first this many examples of a seed-independent shuffle; None for all."""
+    """Train on the first this many examples of a seed-independent shuffle, of each task of a mixture; None for all."""
 
     @model_validator(mode="after")
     def _relations(self) -> TrialConfig:

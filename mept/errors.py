@@ -1,7 +1,8 @@
 """Errors a user can cause, and the nearest-name hint they carry."""
 
 from collections.abc import Iterable
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
+from os.path import commonprefix
 
 
 class InputError(ValueError):
@@ -18,6 +19,12 @@ class NonFiniteLossError(ArithmeticError):
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     """Return "unknown <kind> 'x'; did you mean 'y'? known: ..." for an error message."""
     names = sorted(known)
-    close = get_close_matches(str(name), names, n=1, cutoff=0.5)
-    hint = f"; did you mean {close[0]!r}?" if close else ";"
+    close = get_close_matches(str(name), names, n=5, cutoff=0.5)
+    # Of equally close ones the one with the same beginning: 'mpet' means 'mept' rather than 'peft'.
+    best = max(close, key=lambda near: _closeness(near, str(name)), default="")
+    hint = f"; did you mean {best!r}?" if best else ";"
     return f"unknown {kind} {str(name)!r}{hint} known: {', '.join(names)}"
+
+
+def _closeness(known: str, name: str) -> tuple[float, int]:
+    return SequenceMatcher(None, known, name).ratio(), len(commonprefix([known, name]))

@@ -10,7 +10,8 @@ For the time of a call, hooks on the stack make room for m placeholders and hook
 
 Modules that stand in for the backbone's own are in its tree for the same time.
 
-Below the first prompted layer the text may not attend to the placeholders, so those blocks compute the frozen backbone.
+Below the first prompted layer the text may not attend to the placeholders, so those blocks compute the frozen backbone;
+nor may it in any other layer without prompts, if the method's prompts do not persist.
 Hooks stay outside gradient checkpointing (transformers wraps ``forward``, not ``__call__``), so they run once.
 """
 
@@ -39,8 +40,9 @@ class _Pass:
     """Tokens the method may read, [B, S], bool."""
     decoding: bool
     """Whether the cache already holds the prompts."""
-    below_mask: Any
-    """Attention mask of the blocks below the first prompted one; its type is the attention implementation's."""
+    hiding_mask: Any
+    """Attention mask of the blocks whose text does not see the prompt positions; its type is the attention
+    implementation's."""
 
 
 class Injection:
@@ -81,15 +83,20 @@ class Injection:
             yield self._model.decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True)
         else:
             yield self._stack.register_forward_hook(self._after_stack)
-        first = self._method.prompted_layers[0]
-        for layer in range(first):
-            yield self._blocks[layer].register_forward_pre_hook(self._below_prompts, with_kwargs=True)
+        for layer in self._hiding_layers():
+            yield self._blocks[layer].register_forward_pre_hook(self._hide_prompts, with_kwargs=True)
         for layer in self._method.prompted_layers:
             yield self._blocks[layer].register_forward_pre_hook(self._replace_prompts(layer))
         for layer in self._method.key_value_layers:
             for role in ("key", "value"):
                 (projection,) = self._backbone.modules_of(role, self._blocks[layer]).values()
                 yield projection.register_forward_hook(self._replace_projected(layer, role))
+
+    def _hiding_layers(self) -> list[int]:
+        """Return the layers in which the text does not see the prompt positions."""
+        prompted = self._method.prompted_layers
+        end = prompted[0] if self._method.prompts_persist else len(self._blocks)
+        return [layer for layer in range(end) if layer not in prompted]
 
     # 1. Before the stack.
 
@@ -111,8 +118,8 @@ class Injection:
         kwargs |= {"inputs_embeds": embeds, "attention_mask": wide_mask}
         kwargs |= self._positions(kwargs, mask, length, seen == 0)
         read = mask if self._routing_mask is None else self._routing_mask
-        below = self._mask_below(stack, embeds, wide_mask, cache, length) if self._method.prompted_layers[0] else None
-        self._pass = _Pass(length, read.bool(), seen > 0, below)
+        hiding = self._hiding_mask(stack, embeds, wide_mask, cache, length) if self._hiding_layers() else None
+        self._pass = _Pass(length, read.bool(), seen > 0, hiding)
         return (), kwargs
 
     def _two_dimensional(self, mask: Tensor | None, embeds: Tensor, cached: int) -> Tensor:
@@ -147,7 +154,7 @@ class Injection:
         nowhere = positions.new_zeros(len(mask), m)
         return {"position_ids": self._join(nowhere, positions), "token_type_ids": self._join(nowhere, segments)}
 
-    def _mask_below(self, stack: Any, embeds: Tensor, mask: Tensor, cache: Any, length: int) -> Any:
+    def _hiding_mask(self, stack: Any, embeds: Tensor, mask: Tensor, cache: Any, length: int) -> Any:
         """Return the stack's mask with the placeholders hidden from the text, built as transformers builds its own.
 
         Placeholders still see each other: a row that may attend to nothing would turn into NaN.
@@ -173,11 +180,11 @@ class Injection:
 
     # 2. Before a block.
 
-    def _below_prompts(self, block: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    def _hide_prompts(self, block: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         assert self._pass is not None
         if "attention_mask" in kwargs:
-            return args, kwargs | {"attention_mask": self._pass.below_mask}
-        return (args[0], self._pass.below_mask, *args[2:]), kwargs
+            return args, kwargs | {"attention_mask": self._pass.hiding_mask}
+        return (args[0], self._pass.hiding_mask, *args[2:]), kwargs
 
     def _replace_prompts(self, layer: int) -> Callable:
         def hook(block: torch.nn.Module, args: tuple) -> tuple | None:
@@ -198,9 +205,8 @@ class Injection:
             assert self._pass is not None
             if self._pass.decoding:
                 return output
-            trained = self._method.key_values(layer)[("key", "value").index(role)].to(output.dtype)
-            text = output[:, self._text_slice(self._pass.text_length)]
-            return self._join(trained.expand(len(output), -1, -1), text)
+            trained = self._method.key_values(layer, len(output))[("key", "value").index(role)]
+            return self._join(trained.to(output.dtype), output[:, self._text_slice(self._pass.text_length)])
 
         return hook
 

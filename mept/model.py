@@ -148,6 +148,15 @@ class PromptModel(nn.Module):
         Returns:
             The Hugging Face output of the task: ``loss`` (None without labels), ``logits``, and what the backbone adds.
         """
+        output = self._run(input_ids, attention_mask, labels, kwargs)
+        if self.training and output.get("loss") is not None:
+            auxiliary = self.adapter.method.auxiliary_loss()
+            output.loss = output.loss if auxiliary is None else output.loss + auxiliary
+        return output
+
+    def _run(
+        self, input_ids: Tensor | None, attention_mask: Tensor | None, labels: Tensor | None, kwargs: dict[str, Any]
+    ) -> Any:
         if self.adapter.head is not None:
             return self._classify(input_ids, attention_mask, labels, kwargs)
         routing_mask = None
@@ -178,6 +187,26 @@ class PromptModel(nn.Module):
         return SequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=output.get("hidden_states"), attentions=output.get("attentions")
         )
+
+    @torch.no_grad()
+    def text_states(self, input_ids: Tensor, attention_mask: Tensor, tuned: bool = True) -> Tensor:
+        """Return the final states of the text in the stack that is prompted (T5: the encoder), [B, S, d].
+
+        Args:
+            input_ids: [B, S], padded on the right.
+            attention_mask: [B, S].
+            tuned: with the adapter, or the frozen backbone alone.
+        """
+        function = "encoder" if self.family.text_to_text else "base_model"
+        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if self.family.name == "llama":
+            inputs["use_cache"] = False
+        if not tuned:
+            return getattr(self.backbone, function)(**inputs).last_hidden_state
+        with self._injection.installed():
+            states = self._call(function, **inputs).last_hidden_state
+        # T5 keeps the prompts for its decoder; they stand first.
+        return states[:, -input_ids.shape[1] :]
 
     @torch.no_grad()
     def generate(self, *args: Any, **kwargs: Any) -> Any:
@@ -248,18 +277,17 @@ class PromptModel(nn.Module):
         directory = Path(directory)
         content = read_adapter_config(directory)
         method = get_method(content["method"])
-        options = content["options"]
-        if options.get("previous_adapter"):
-            # The saved weights supersede those it once started from, which may be gone.
-            options |= {"initialization": "xavier", "previous_adapter": None}
         try:
-            config = method.config(**options)
+            config = method.config(**content["options"])
             weights = load_file(directory / WEIGHTS_NAME)
         except ValidationError as error:
             raise InputError(f"{directory / CONFIG_NAME}: {describe(error)}") from None
         except Exception as error:  # safetensors raises its own bare exception type for a damaged file
             raise InputError(f"{directory / WEIGHTS_NAME} cannot be read: {error}") from None
-        prompt_model = get_prompt_model(model, config, num_labels=content["num_labels"], tokenizer=tokenizer)
+        prompt_model = get_prompt_model(
+            model, config.for_rebuilding(), num_labels=content["num_labels"], tokenizer=tokenizer
+        )
+        prompt_model.method_config = config
         try:
             prompt_model.adapter.load_state_dict(weights)
         except RuntimeError as error:

@@ -27,6 +27,8 @@ def build_optimizer(
         weight_decay: decoupled, multiplied by the learning rate.
         learning_rates: of parameters that have their own, by name.
     """
+    unknown = (learning_rates or {}).keys() - parameters.keys()
+    assert not unknown, f"learning rates of parameters that do not exist: {sorted(unknown)}"
     trained = {name: p for name, p in parameters.items() if p.requires_grad}
     own = {name: rate for name, rate in (learning_rates or {}).items() if name in trained}
     groups: list[dict] = [{"params": [p for name, p in trained.items() if name not in own]}]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from mept.balancing import Balancing, build_balancer
 
 Routing = Literal["top_k", "stochastic", "dense", "gumbel"]
 
@@ -28,6 +31,20 @@ def pool_text(text: Tensor, text_mask: Tensor, eps: float = 1e-6) -> Tensor:
     return (states * scale).sum(1) / text_mask.sum(1, keepdim=True).clamp(min=1)
 
 
+def mean_text(text: Tensor, text_mask: Tensor) -> Tensor:
+    """Average the states of the unmasked tokens as they are.
+
+    Args:
+        text: states, [B, S, d].
+        text_mask: True at the tokens to read, [B, S]; a row without any gives zeros.
+
+    Returns:
+        [B, d] in float32.
+    """
+    total = (text.float() * text_mask.unsqueeze(-1)).sum(1)
+    return total / text_mask.sum(1, keepdim=True).clamp(min=1)
+
+
 @dataclass
 class RoutingStatistics:
     """Load of one layer's experts, summed over the examples seen."""
@@ -36,6 +53,10 @@ class RoutingStatistics:
     """How often each expert had the largest gate, [N_r]."""
     probability: Tensor
     """Sum of the router's softmax, [N_r]."""
+
+    def __add__(self, other: RoutingStatistics) -> RoutingStatistics:
+        """Return the load over the examples of both."""
+        return RoutingStatistics(self.counts + other.counts, self.probability + other.probability)
 
     @property
     def examples(self) -> float:
@@ -60,7 +81,7 @@ class RoutingStatistics:
 
 
 class Router(nn.Module):
-    """Gates of one layer, ``g = route(W rms(h))`` (MEPT, section 3.2; variants of table 3 and appendix B.4).
+    """Gates of one layer, ``g = route(W pool(h) + b)`` (MEPT, section 3.2; variants of table 3 and appendix B.4).
 
     Args:
         hidden_size: d.
@@ -71,15 +92,37 @@ class Router(nn.Module):
             straight-through choice in training, the best expert with gate 1 at inference.
         noise: sigma of logits * (1 + N(0, sigma^2)) in training; 0 for none.
         dropout: probability of zeroing a logit in training; used when `noise` is 0.
+        pool: makes one vector [B, d] of each text; takes the states [B, S, d] and the mask [B, S].
+        bias: whether the logits have a bias b [N_r], zero at the start.
+        detach_noise: whether the noise is a constant to the gradient, as in SMoP's code (``GaussianNoise`` of
+            github.com/jyjohnchoi/SMoP at 34da5e2); else the noise multiplies the gradient too.
+        temperature: the logits are divided by it before the softmax; above 1 the gates are more even.
+        balancing: of the load in training, for ``routing="top_k"``; see :mod:`mept.balancing`.
+        balancing_strength: see there.
     """
 
     def __init__(
-        self, hidden_size: int, num_experts: int, top_k: int, routing: Routing, noise: float, dropout: float
+        self,
+        hidden_size: int,
+        num_experts: int,
+        top_k: int,
+        routing: Routing,
+        noise: float,
+        dropout: float,
+        pool: Callable[[Tensor, Tensor], Tensor] = pool_text,
+        bias: bool = False,
+        detach_noise: bool = False,
+        temperature: float = 1.0,
+        balancing: Balancing = "none",
+        balancing_strength: float = 0.0,
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(num_experts, hidden_size))
         nn.init.orthogonal_(self.weight)
+        self.bias = nn.Parameter(torch.zeros(num_experts)) if bias else None
         self.top_k, self.routing, self.noise, self.dropout = top_k, routing, noise, dropout
+        self.pool, self.detach_noise, self.temperature = pool, detach_noise, temperature
+        self.balancer = build_balancer(balancing, num_experts, balancing_strength)
         self.statistics: RoutingStatistics | None = None
         """Filled while it is set; see :func:`collect_routing`."""
 
@@ -100,7 +143,8 @@ class Router(nn.Module):
         """
         with torch.autocast(text.device.type, enabled=False):
             # Float32 whatever the precision of the backbone: near ties must not flip the choice of an expert.
-            logits = F.linear(pool_text(text, text_mask), self.weight.float())
+            bias = None if self.bias is None else self.bias.float()
+            logits = F.linear(self.pool(text, text_mask), self.weight.float(), bias) / self.temperature
         indices, gates = self._choose(self._regularise(logits))
         if self.statistics is not None:
             self._observe(self.statistics, logits.detach(), indices, gates.detach())
@@ -110,14 +154,14 @@ class Router(nn.Module):
         if not self.training:
             return logits
         if self.noise:
-            return logits * (1 + self.noise * torch.randn_like(logits))
+            noise = self.noise * torch.randn_like(logits)
+            return logits + noise * logits.detach() if self.detach_noise else logits * (1 + noise)
         return F.dropout(logits, self.dropout)
 
     def _choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         batch, num_experts = logits.shape
         if self.routing == "top_k":
-            gates, indices = logits.softmax(-1).topk(self.top_k, dim=-1)
-            return indices, gates
+            return self._choose_top(logits.softmax(-1))
         if self.routing == "stochastic" and self.training:
             indices = torch.randint(num_experts, (batch, 1), device=logits.device)
             return indices, torch.ones_like(indices, dtype=logits.dtype)
@@ -127,6 +171,15 @@ class Router(nn.Module):
         if self.routing == "stochastic":
             return everyone, torch.full_like(logits, 1 / num_experts)
         return everyone, logits.softmax(-1)
+
+    def _choose_top(self, probabilities: Tensor) -> tuple[Tensor, Tensor]:
+        if self.balancer is None:
+            gates, indices = probabilities.topk(self.top_k, dim=-1)
+            return indices, gates
+        indices = self.balancer.scores(probabilities).topk(self.top_k, dim=-1).indices
+        if self.training:
+            self.balancer.observe(probabilities, indices)
+        return indices, probabilities.gather(1, indices)
 
     def _choose_gumbel(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         if not self.training:
@@ -157,6 +210,16 @@ def mix(experts: Tensor, indices: Tensor, gates: Tensor) -> Tensor:
     return torch.einsum("bk,bkf->bf", gates.to(chosen.dtype), chosen).unflatten(1, experts.shape[1:])
 
 
+def find_routers(module: nn.Module) -> dict[int, Router]:
+    """Return the routers of a module by layer: the last number in a router's name, 0 without one (input prompts)."""
+    routers = {}
+    for name, child in module.named_modules():
+        if isinstance(child, Router):
+            numbers = [part for part in name.split(".") if part.isdecimal()]
+            routers[int(numbers[-1]) if numbers else 0] = child
+    return routers
+
+
 class collect_routing:  # noqa: N801  a context manager reads as a verb
     """Collect the statistics of every router of a module while the context is open.
 
@@ -165,9 +228,7 @@ class collect_routing:  # noqa: N801  a context manager reads as a verb
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._routers = {
-            int(name.split(".")[-2]): child for name, child in module.named_modules() if isinstance(child, Router)
-        }
+        self._routers = find_routers(module)
 
     def __enter__(self) -> dict[int, RoutingStatistics]:
         collected = {}

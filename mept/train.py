@@ -16,6 +16,7 @@ import datasets
 import numpy as np
 import torch
 
+from mept.artifacts import Loads, write_predictions, write_routing, write_states
 from mept.backbones import Backbone
 from mept.batches import Collator, parts, training_batches
 from mept.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint, write_atomically
@@ -27,9 +28,11 @@ from mept.model import get_prompt_model
 from mept.optim import build_optimizer, build_schedule
 from mept.routing import RoutingStatistics, collect_routing
 from mept.seeding import random_state, restore_random_state, seed_everything
-from mept.tasks.base import Example
-from mept.tasks.data import TaskData
-from mept.tasks.features import encode, verbalizer_ids
+from mept.states import SETTINGS, map_states, pooled_states, sample
+from mept.tasks.base import Example, Task
+from mept.tasks.data import MixtureData, TaskData
+from mept.tasks.features import encode, join, verbalizer_ids
+from mept.tasks.mixture import Mixture, combined_metrics, label_columns
 
 RESULT = "result.json"
 
@@ -45,7 +48,8 @@ class Evaluation:
     timestamp: float
     """When it was made, in seconds since 1970; a replayed evaluation keeps its own."""
     metrics: dict[str, float]
-    """``train/loss``, ``dev/score``, ``dev/<metric>``, ``routing/layer_<ii>/entropy`` and ``.../top_expert_share``."""
+    """``train/loss``, ``dev/score``, ``dev/<metric>`` (of a mixture ``dev/<task>/<metric>``),
+    ``routing/layer_<ii>/entropy`` and ``.../top_expert_share``."""
     best: float
     """Best dev score so far."""
     stale: int
@@ -58,19 +62,23 @@ class Evaluation:
 
 
 def train(
-    config: TrialConfig, backbone: Backbone, data: TaskData, directory: Path, cache_dir: Path | None = None
+    config: TrialConfig,
+    backbone: Backbone,
+    data: TaskData | MixtureData,
+    directory: Path,
+    cache_dir: Path | None = None,
 ) -> Iterator[Evaluation]:
     """Train and evaluate, yielding each evaluation.
 
     A directory that holds a checkpoint is resumed: the evaluations already made are yielded again, with their numbers
     and times, then training goes on. A finished one is replayed whole. At the end the directory holds ``adapter/`` (the
     best on dev), ``routing/<split>.json`` where the method routes and, if the test split was scored,
-    ``predictions.jsonl``.
+    ``predictions.jsonl`` and, of a mixture, ``states/test.json``.
 
     Args:
         config: of the trial.
         backbone: shared with other trials; unchanged afterwards.
-        data: the task's splits.
+        data: the splits of a task or of a mixture's tasks.
         directory: of this trial alone.
         cache_dir: where tokenised data is kept; None tokenises in memory.
 
@@ -130,29 +138,59 @@ def input_limit(config: TrialConfig, backbone: Backbone) -> int:
     return limit
 
 
-class _Split:
-    """A tokenised split."""
+@dataclass(frozen=True)
+class _Scored:
+    """What scoring the examples of a split gave."""
 
-    def __init__(self, examples: list[Example], encoded: datasets.Dataset, collate: Collator) -> None:
+    metrics: dict[str, float]
+    """``<split>/<metric>``."""
+    scores: dict[str, np.ndarray]
+    """[N, labels] by task."""
+    routing: dict[str, Loads]
+    """Load of the experts by task; empty where the method does not route."""
+
+    def load(self) -> dict[int, RoutingStatistics]:
+        """Return the load of each layer's experts over the examples of all tasks."""
+        first, *others = self.routing.values()
+        return {layer: sum((loads[layer] for loads in others), statistics) for layer, statistics in first.items()}
+
+
+class _Split:
+    """The tokenised examples of a task in one split, or those a mixture is trained on."""
+
+    def __init__(
+        self,
+        task: Task | Mixture,
+        examples: list[Example],
+        encoded: datasets.Dataset,
+        backbone: Backbone,
+        device: torch.device,
+    ) -> None:
+        tokenizer = backbone.tokenizer
+        assert tokenizer is not None
         self.examples = examples
         self.lengths = encoded["length"][:]
-        self.collate = collate
+        self.words = verbalizer_ids(task, tokenizer) if backbone.family.text_to_text else None
+        self.collate = Collator(encoded, tokenizer.pad_token_id, self.words, device)
 
 
 class _Run:
     """The state of one training run."""
 
     def __init__(
-        self, config: TrialConfig, backbone: Backbone, data: TaskData, directory: Path, cache_dir: Path | None
+        self,
+        config: TrialConfig,
+        backbone: Backbone,
+        data: TaskData | MixtureData,
+        directory: Path,
+        cache_dir: Path | None,
     ) -> None:
         seed_everything(config.seed)
         self._config, self._backbone, self._data = config, backbone, data
         self._directory, self._cache_dir = directory, cache_dir
         if backbone.tokenizer is None:
             raise InputError(f"backbone {backbone.name!r} has no tokenizer, but a task needs one")
-        text_to_text = backbone.family.text_to_text
-        self._label_ids = verbalizer_ids(data.task, backbone.tokenizer) if text_to_text else None
-        num_labels = None if text_to_text else len(data.task.labels)
+        num_labels = None if backbone.family.text_to_text else len(data.task.labels)
         self._model = get_prompt_model(backbone, config.method_options, num_labels=num_labels)
         self._model.backbone_dropout = config.backbone_dropout
         if config.gradient_checkpointing:
@@ -160,25 +198,34 @@ class _Run:
         else:
             self._model.gradient_checkpointing_disable()
         self._memory = PeakMemory(self._model.device)
-        self._train = self._split(_subset(data.train, config.max_train_examples))
-        self._dev = self._split(data.dev)
+        self._train = self._training_split()
+        self._dev = [self._split(part.task, part.dev) for part in data.parts]
         self._begin_phase(0)
         self._step = 0
         self._train_seconds = 0.0
         self._best_state: dict[str, torch.Tensor] = {}
 
-    def _split(self, examples: list[Example]) -> _Split:
+    def _training_split(self) -> _Split:
+        """Return the training examples of all tasks, one task after the other."""
+        task, limit = self._data.task, self._config.max_train_examples
+        subsets = [(part.task, _subset(part.train, limit)) for part in self._data.parts]
+        encoded = [self._encode(part, examples) for part, examples in subsets]
+        joined = join(encoded, [label_columns(task, part) for part, _ in subsets])
+        together = [example for _, examples in subsets for example in examples]
+        return _Split(task, together, joined, self._backbone, self._model.device)
+
+    def _split(self, task: Task, examples: list[Example]) -> _Split:
+        return _Split(task, examples, self._encode(task, examples), self._backbone, self._model.device)
+
+    def _encode(self, task: Task, examples: list[Example]) -> datasets.Dataset:
         tokenizer = self._backbone.tokenizer
         assert tokenizer is not None
-        encoded = encode(
-            examples, self._data.task, tokenizer, input_limit(self._config, self._backbone), self._cache_dir
-        )
-        return _Split(examples, encoded, Collator(encoded, tokenizer.pad_token_id, self._label_ids, self._model.device))
+        return encode(examples, task, tokenizer, input_limit(self._config, self._backbone), self._cache_dir)
 
     # Training and evaluation.
 
     def _begin_phase(self, epoch: int) -> None:
-        """Start the optimiser and its schedule for the epochs after `epoch`."""
+        """Start the optimiser and its schedule for the phase of training after `epoch`."""
         config, method = self._config, self._model.adapter.method
         self._phase = epoch
         self._optimizer = build_optimizer(
@@ -188,8 +235,7 @@ class _Run:
             config.weight_decay,
             {f"method.{name}": rate for name, rate in method.learning_rates().items()},
         )
-        # A phase that ends training early still plans for all epochs: the next one starts its own schedule.
-        steps = (config.epochs - epoch) * math.ceil(len(self._train.examples) / config.batch_size)
+        steps = (method.phase_end(config.epochs) - epoch) * math.ceil(len(self._train.examples) / config.batch_size)
         self._schedule = build_schedule(self._optimizer, steps, config.warmup_ratio, config.schedule)
 
     def advance(self, last: Evaluation | None) -> Evaluation:
@@ -206,19 +252,19 @@ class _Run:
                 self._begin_phase(epoch)
                 last = None
         self._train_seconds += time.perf_counter() - started
-        with collect_routing(self._model.adapter) as routing:
-            metrics = self._score(self._dev, "dev")[0]
-        score, best = metrics["dev/score"], last.best if last else -math.inf
+        scored = self._score(self._dev, "dev")
+        score, best = scored.metrics["dev/score"], last.best if last else -math.inf
         improved = score > best
+        last_phase = method.phase_end(config.epochs) == config.epochs
         if improved:
             self._best_state = {k: v.detach().cpu().clone() for k, v in self._model.adapter.state_dict().items()}
         return Evaluation(
             epoch=epoch,
             step=self._step,
             timestamp=time.time(),
-            metrics={"train/loss": float(np.mean(losses))} | metrics | _routing_metrics(routing),
+            metrics={"train/loss": float(np.mean(losses))} | scored.metrics | _routing_metrics(scored.load()),
             best=max(score, best),
-            stale=0 if improved or last is None or not method.final_phase else last.stale + 1,
+            stale=0 if improved or last is None or not last_phase else last.stale + 1,
             total_epochs=config.epochs,
         )
 
@@ -230,9 +276,12 @@ class _Run:
     def _gradients(self, epoch: int) -> Iterator[None]:
         """Leave the gradients of one training batch after another in the parameters, without a step."""
         self._model.eval()
-        for batch in training_batches(self._train.lengths, self._config.batch_size, self._config.seed, epoch):
-            self._backward(batch)
-            yield
+        try:
+            for batch in training_batches(self._train.lengths, self._config.batch_size, self._config.seed, epoch):
+                self._backward(batch)
+                yield
+                self._optimizer.zero_grad(set_to_none=True)
+        finally:  # where the method does not go through them all
             self._optimizer.zero_grad(set_to_none=True)
 
     def _train_batch(self, batch: list[int]) -> float:
@@ -260,21 +309,31 @@ class _Run:
             loss.backward()
         return total
 
-    def _score(self, split: _Split, name: str) -> tuple[dict[str, float], np.ndarray]:
+    def _score(self, splits: list[_Split], name: str) -> _Scored:
+        """Score every task's examples among its own labels; one split for each task."""
         config = self._config
-        scores = score_examples(
-            self._model,
-            split.collate,
-            split.lengths,
-            config.eval_batch_size,
-            self._label_ids,
-            config.precision,
-            self._backbone.tokenizer if config.prediction == "generate" and self._label_ids is not None else None,
-        )
-        if not np.isfinite(scores).all():
-            raise NonFiniteLossError(f"a score on {name} is not finite after step {self._step}")
-        metrics = self._data.task.score(split.examples, scores)
-        return {f"{name}/{key}": float(value) for key, value in metrics.items()}, scores
+        scores: dict[str, np.ndarray] = {}
+        metrics: dict[str, dict[str, float]] = {}
+        routing: dict[str, Loads] = {}
+        for part, split in zip(self._data.parts, splits, strict=True):
+            task, generate = part.task, config.prediction == "generate" and split.words is not None
+            with collect_routing(self._model.adapter) as routing[task.name]:
+                found = score_examples(
+                    self._model,
+                    split.collate,
+                    split.lengths,
+                    config.eval_batch_size,
+                    split.words,
+                    config.precision,
+                    self._backbone.tokenizer if generate else None,
+                )
+            if not np.isfinite(found).all():
+                raise NonFiniteLossError(f"a score on {name} is not finite after step {self._step}")
+            # A head gives the labels of the whole mixture; words were scored for this task alone.
+            own = found[:, label_columns(self._data.task, task)] if split.words is None else found
+            scores[task.name], metrics[task.name] = own, task.score(split.examples, own)
+        combined = {f"{name}/{key}": float(value) for key, value in combined_metrics(metrics).items()}
+        return _Scored(combined, scores, routing)
 
     # The end.
 
@@ -290,42 +349,46 @@ class _Run:
             "time/train_seconds": self._train_seconds,
             "time/examples_per_second": examples / self._train_seconds,
         }
-        name, split = ("test", self._split(self._data.test)) if self._config.evaluate_test else ("dev", self._dev)
-        with collect_routing(self._model.adapter) as routing:
-            metrics, scores = self._score(split, name)
+        name, splits = "dev", self._dev
+        if self._config.evaluate_test:
+            name, splits = "test", [self._split(part.task, part.test) for part in self._data.parts]
+        scored = self._score(splits, name)
         if name == "test":
-            summary |= metrics
-            self._write_predictions(split.examples, scores)
-        if routing:
-            self._write_routing(name, routing)
+            summary |= scored.metrics
+            self._write_test(splits, scored)
+        if load := scored.load():
+            write_routing(self._directory, name, self._data.task.name, load, scored.routing)
         summary["memory/peak_mib"] = self._memory.peak_mib()
         return dataclasses.replace(last, done=True, summary=summary)
 
-    def _write_predictions(self, examples: list[Example], scores: np.ndarray) -> None:
-        labels = self._data.task.labels
-        lines = [
-            json.dumps(
-                {
-                    "id": example.id,
-                    "label": labels[example.label],
-                    "prediction": labels[int(row.argmax())],
-                    "scores": {label: round(float(value), 6) for label, value in zip(labels, row, strict=True)},
-                }
-            )
-            for example, row in zip(examples, scores, strict=True)
-        ]
-        write_atomically(self._directory / "predictions.jsonl", ("\n".join(lines) + "\n").encode())
-
-    def _write_routing(self, split: str, routing: dict[int, RoutingStatistics]) -> None:
-        content = {
-            "task": self._data.task.name,
-            "split": split,
-            "layers": list(routing),
-            "counts": [layer.counts.tolist() for layer in routing.values()],
-            "mean_probability": [layer.mean_probability().tolist() for layer in routing.values()],
+    def _write_test(self, splits: list[_Split], scored: _Scored) -> None:
+        """Write the predictions and, of a mixture, where its tasks' examples lie without and with the adapter."""
+        tasks = [part.task for part in self._data.parts]
+        examples = [split.examples for split in splits]
+        write_predictions(self._directory, list(zip(tasks, examples, scored.scores.values(), strict=True)))
+        if len(splits) == 1:
+            return
+        chosen = [sample(len(split.examples)) for split in splits]
+        ends = np.cumsum([len(indices) for indices in chosen])[:-1]
+        maps = {}
+        for name, tuned in (("before", False), ("after", True)):
+            states = [self._pooled(split, indices, tuned) for split, indices in zip(splits, chosen, strict=True)]
+            maps[name] = np.split(map_states(np.concatenate(states)), ends)
+        labels = {
+            task.name: [task.labels[own[index].label] for index in indices]
+            for task, own, indices in zip(tasks, examples, chosen, strict=True)
         }
-        (self._directory / "routing").mkdir(exist_ok=True)
-        write_atomically(self._directory / "routing" / f"{split}.json", (json.dumps(content) + "\n").encode())
+        write_states(self._directory, "test", self._data.task.name, SETTINGS, labels, maps)
+
+    def _pooled(self, split: _Split, indices: list[int], tuned: bool) -> np.ndarray:
+        return pooled_states(
+            self._model,
+            lambda batch: split.collate([indices[place] for place in batch]),
+            [split.lengths[index] for index in indices],
+            self._config.eval_batch_size,
+            self._config.precision,
+            tuned,
+        )
 
     # Resumption.
 

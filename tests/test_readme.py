@@ -66,3 +66,8 @@ def test_every_path_and_module_named_exists() -> None:
     for folder in ("mept", "orchestration"):
         for path in sorted((root / folder).glob("*.py")):
             assert path.name == "__init__.py" or f"`{path.name}`" in tree, f"{path.name} is missing in the tree"
+
+
+def test_every_method_is_listed() -> None:
+    table = README.split("## Methods")[1].split("\n## ")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE)) == set(METHODS)

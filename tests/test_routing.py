@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mept.routing import Router, RoutingStatistics, collect_routing, mix, pool_text
+from mept.routing import Router, RoutingStatistics, collect_routing, find_routers, mean_text, mix, pool_text
 
 
 def router(**changes) -> Router:
@@ -37,6 +37,23 @@ def test_pooling_reads_unmasked_tokens_alone() -> None:
 def test_a_row_without_tokens_pools_to_zeros() -> None:
     text, _ = states()
     assert pool_text(text, torch.zeros(3, 5, dtype=torch.bool)).abs().sum() == 0
+
+
+def test_the_plain_mean_reads_unmasked_tokens_as_they_are() -> None:
+    text, mask = states()
+    for row, pooled in enumerate(mean_text(text, mask)):
+        tokens = [token for token, keep in zip(text[row], mask[row], strict=True) if keep]
+        torch.testing.assert_close(pooled, sum(tokens) / len(tokens))
+    assert mean_text(text, torch.zeros_like(mask)).abs().sum() == 0
+
+
+def test_a_router_pools_as_told_and_adds_its_bias() -> None:
+    module, (text, mask) = router(routing="dense", pool=mean_text, bias=True), states()
+    assert torch.equal(module.bias, torch.zeros(4))
+    torch.nn.init.normal_(module.bias)
+    expected = (mean_text(text, mask) @ module.weight.T + module.bias).softmax(-1)
+    torch.testing.assert_close(module(text, mask)[1], expected)
+    assert set(router().state_dict()) == {"weight"}
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])
@@ -115,6 +132,13 @@ def test_statistics_count_each_example_once_and_only_while_collected() -> None:
     module["0"]["router"](text, mask)
     assert routing[0].examples == 6
     torch.testing.assert_close(routing[0].mean_probability().sum(), torch.tensor(1.0))
+
+
+def test_routers_are_found_by_the_last_number_in_their_name_or_as_layer_0() -> None:
+    first, second = (torch.nn.ModuleDict({"router": router()}) for _ in range(2))
+    deep = torch.nn.ModuleDict({"layers": torch.nn.ModuleDict({"2": first, "11": second})})
+    assert find_routers(torch.nn.ModuleDict({"method": deep})) == {2: first["router"], 11: second["router"]}
+    assert find_routers(torch.nn.ModuleDict({"method": first})) == {0: first["router"]}
 
 
 def test_entropy_and_top_share_of_known_loads() -> None:

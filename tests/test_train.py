@@ -3,19 +3,21 @@
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from mept.batches import Collator
+from mept.batches import Collator, training_batches
 from mept.config import TrialConfig
 from mept.errors import InputError, NonFiniteLossError
 from mept.evaluate import score_examples
 from mept.model import PromptModel
 from mept.tasks.data import TaskData, load_task
 from mept.tasks.features import encode, verbalizer_ids
-from mept.train import Evaluation, train
+from mept.train import Evaluation, _Run, _Scored, train
 from tests.contract.matrix import SMALL, configurations
 from tests.models import FAMILIES, random_backbone
 
@@ -110,6 +112,108 @@ def test_a_search_trial_never_reads_the_test_split(data, tmp_path) -> None:
     last = list(train(trial("mept", evaluate_test=False), random_backbone("bert"), poisoned, tmp_path))[-1]
     assert not any(name.startswith("test/") for name in last.summary)
     assert not (tmp_path / "predictions.jsonl").exists()
+
+
+# Phases of training, with XPrompt: its prompt is pruned after half of the epochs.
+
+
+def run_of(settings: TrialConfig, family: str, data: TaskData, directory: Path) -> _Run:
+    return _Run(settings, random_backbone(family), data, directory, None)
+
+
+def scripted(monkeypatch, *scores: float) -> None:
+    """Let the evaluations on dev have these scores."""
+    remaining = iter(scores)
+
+    def score(self: _Run, splits: list, name: str) -> _Scored:
+        return _Scored({f"{name}/score": next(remaining)}, scores={}, routing={"cb": {}})
+
+    monkeypatch.setattr(_Run, "_score", score)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_resuming_before_at_and_after_a_change_of_phase_is_bit_identical(family, data, tmp_path) -> None:
+    # Phases of unequal length, so that their schedules differ.
+    settings = trial("xprompt", epochs=5, first_phase_share=0.4, max_length=48)
+    whole = list(train(settings, random_backbone(family), data, tmp_path / "whole"))
+    weights = load_file(tmp_path / "whole" / "adapter" / "adapter_model.safetensors")
+    assert weights["method.pruned"] and not weights["method.mask"].all()
+    for stop in (1, 2, 3):  # the phase changes after the second epoch
+        directory = tmp_path / f"stopped-{stop}"
+        run = train(settings, random_backbone(family), data, directory)
+        for _ in range(stop):
+            next(run)
+        run.close()
+        torch.manual_seed(999)
+        assert numbers(list(train(settings, random_backbone(family), data, directory))) == numbers(whole)
+        again = load_file(directory / "adapter" / "adapter_model.safetensors")
+        assert all(torch.equal(again[name], weights[name]) for name in weights)
+
+
+def test_a_change_of_phase_restarts_optimiser_and_schedule(data, tmp_path) -> None:
+    run = run_of(trial("xprompt", epochs=10, warmup_ratio=0.2, first_phase_share=0.4), "bert", data, tmp_path)
+    steps, last, rates, optimizers = 3, None, [], []
+    for _ in range(10):
+        optimizers.append(run._optimizer)
+        rates.append(run._optimizer.param_groups[0]["lr"] / 0.05)
+        last = run.advance(last)
+        moments = [state["step"] for state in run._optimizer.state.values()]
+        assert moments == ([] if last.epoch == 4 else [steps * (last.epoch - 4 * (last.epoch > 4))] * len(moments))
+    assert len({id(optimizer) for optimizer in optimizers[:4]}) == len({id(o) for o in optimizers[4:]}) == 1
+    assert optimizers[3] is not optimizers[4]
+
+    def expected(epochs: int) -> list[float]:
+        """Factor at the beginning of each epoch: a phase warms up and falls to zero within its own epochs."""
+        total, warmup = steps * epochs, round(0.2 * steps * epochs)
+        starts = [steps * epoch for epoch in range(epochs)]
+        return [s / warmup if s < warmup else (total - s) / (total - warmup) for s in starts]
+
+    assert rates == pytest.approx(expected(4) + expected(6))
+    assert last.step == 30, "steps are counted through"
+
+
+def test_a_change_of_phase_restarts_best_score_and_patience(data, tmp_path, monkeypatch) -> None:
+    scripted(monkeypatch, 0.9, 0.8, 0.7, 0.6, 0.2, 0.3, 0.1, 0.1, 0.5)
+    settings = trial("xprompt", epochs=10, patience=2, evaluate_test=False)
+    evaluations = list(train(settings, random_backbone("bert"), data, tmp_path))
+    assert [e.best for e in evaluations] == [0.9, 0.9, 0.9, 0.9, 0.2, 0.3, 0.3, 0.3]
+    assert [e.stale for e in evaluations] == [0, 0, 0, 0, 0, 0, 1, 2], "patience waits for the last phase"
+    assert load_file(tmp_path / "adapter" / "adapter_model.safetensors")["method.pruned"], "kept of the last phase"
+
+
+def test_a_change_of_phase_between_evaluations_restarts_the_best_score(data, tmp_path, monkeypatch) -> None:
+    scripted(monkeypatch, 0.9, 0.2, 0.1, 0.1, 0.0)
+    settings = trial("xprompt", epochs=8, eval_every=2, first_phase_share=0.4, evaluate_test=False)
+    evaluations = list(train(settings, random_backbone("bert"), data, tmp_path))
+    assert [(e.epoch, e.best, e.stale) for e in evaluations] == [(2, 0.9, 0), (4, 0.2, 0), (6, 0.2, 1), (8, 0.2, 2)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_are_those_of_every_batch_and_take_no_step(family, data, tmp_path) -> None:
+    run = run_of(trial("prompt_tuning", batch_size=10, max_length=48), family, data, tmp_path)
+    model, prompt = run._model, run._model.adapter.method.prompt
+    before = prompt.detach().clone()
+    seen = []
+    model.train()
+    for _ in run._gradients(1):
+        assert not model.training and not model.backbone.training
+        seen.append(prompt.grad.clone())
+    assert prompt.grad is None and torch.equal(prompt, before) and run._step == 0
+    for batch, gradient in zip(training_batches(run._train.lengths, 10, 3, 1), seen, strict=True):
+        (expected,) = torch.autograd.grad(model(**run._train.collate(batch)).loss, prompt)
+        torch.testing.assert_close(gradient, expected)
+    for _ in run._gradients(1):
+        break
+    assert prompt.grad is None, "an interrupted pass leaves nothing behind either"
+
+
+@pytest.mark.parametrize("method", ["dept", "ept"])
+def test_a_methods_own_learning_rates_reach_the_optimiser(method, data, tmp_path) -> None:
+    run = run_of(trial(method, low_rank_learning_rate=0.007), "bert", data, tmp_path)
+    names = {id(parameter): name for name, parameter in run._model.adapter.named_parameters()}
+    peaks = {names[id(p)]: group["initial_lr"] for group in run._optimizer.param_groups for p in group["params"]}
+    own = {"update.a", "update.b"} | ({"spaces", "gate"} if method == "ept" else set())
+    assert peaks == {"method.prompt": 0.05, "head.weight": 0.05} | {f"method.{name}": 0.007 for name in own}
 
 
 def test_patience_ends_training(data, tmp_path) -> None:

@@ -6,20 +6,54 @@ from typing import TYPE_CHECKING
 
 from mept.config import MethodConfig
 from mept.errors import InputError, unknown_name
+from mept.methods.adapter import ADAPTER
+from mept.methods.attempt import ATTEMPT
 from mept.methods.base import Method, PromptMethod
 from mept.methods.deep_prompt import DEEP_PROMPT
+from mept.methods.dept import DEPT
+from mept.methods.dpt import DPT
+from mept.methods.ept import EPT
 from mept.methods.full_finetuning import FULL_FINETUNING
+from mept.methods.hydra_lora import HYDRA_LORA
 from mept.methods.linear_head import LINEAR_HEAD
+from mept.methods.lora import LORA
 from mept.methods.mept import MEPT
+from mept.methods.mept_released import MEPT_RELEASED
+from mept.methods.p_tuning import P_TUNING
+from mept.methods.p_tuning_v2 import P_TUNING_V2
+from mept.methods.peft import PEFT
 from mept.methods.prompt_tuning import PROMPT_TUNING
+from mept.methods.pt_moe import PT_MOE
+from mept.methods.residual_prompt import RESIDUAL_PROMPT
+from mept.methods.smop import SMOP
+from mept.methods.superpos import SUPERPOS
+from mept.methods.vfpt import VFPT
+from mept.methods.xprompt import XPROMPT
 
 if TYPE_CHECKING:
     from mept.backbones import Backbone
 
 METHODS: dict[str, Method] = {
     "mept": MEPT,
+    "mept_released": MEPT_RELEASED,
+    "smop": SMOP,
+    "pt_moe": PT_MOE,
+    "dpt": DPT,
+    "attempt": ATTEMPT,
     "deep_prompt": DEEP_PROMPT,
     "prompt_tuning": PROMPT_TUNING,
+    "dept": DEPT,
+    "ept": EPT,
+    "xprompt": XPROMPT,
+    "p_tuning": P_TUNING,
+    "p_tuning_v2": P_TUNING_V2,
+    "residual_prompt": RESIDUAL_PROMPT,
+    "superpos": SUPERPOS,
+    "vfpt": VFPT,
+    "lora": LORA,
+    "hydra_lora": HYDRA_LORA,
+    "adapter": ADAPTER,
+    "peft": PEFT,
     "linear_head": LINEAR_HEAD,
     "full_finetuning": FULL_FINETUNING,
 }

@@ -32,8 +32,8 @@ class PromptMethod(nn.Module):
     """Layers, among the prompted ones, in which :meth:`key_values` replace the prompt positions' keys and values."""
     decoder_sees_prompts: bool = True
     """Whether T5's decoder attends to the encoder's prompt positions."""
-    final_phase: bool = True
-    """False while :meth:`after_epoch` will yet start training anew; patience does not count until then."""
+    prompts_persist: bool = True
+    """Whether the text still sees the prompt positions in layers above the first prompted one that hold no prompts."""
 
     def prompts(self, layer: int, text: Tensor, text_mask: Tensor) -> Tensor:
         """Return the prompt of each example.
@@ -52,7 +52,7 @@ class PromptMethod(nn.Module):
         """Return the text's states at the entry of layer 0, changed as the method wants; layer 0 must be prompted.
 
         Args:
-            text: [B, S, d].
+            text: [B, S, d], as :meth:`prompts` sees them.
             text_mask: True at the tokens that may be changed, [B, S]; an answer being generated is not among them.
 
         Returns:
@@ -60,11 +60,15 @@ class PromptMethod(nn.Module):
         """
         return text
 
-    def key_values(self, layer: int) -> tuple[Tensor, Tensor]:
+    def key_values(self, layer: int, batch_size: int) -> tuple[Tensor, Tensor]:
         """Return what stands in for the outputs of a layer's key and value projections at the prompt positions.
 
+        Args:
+            layer: one of ``key_value_layers``.
+            batch_size: B.
+
         Returns:
-            Two of [m, key size].
+            Keys and values, before any rotary embedding, each [B, m, key size].
         """
         raise NotImplementedError
 
@@ -84,6 +88,16 @@ class PromptMethod(nn.Module):
         """Return peak learning rates of parameters that have their own, by parameter name."""
         return {}
 
+    def phase_end(self, epochs: int) -> int:
+        """Return the epoch with which the current phase of training ends: the last one unless a phase follows.
+
+        A phase's schedule spans its own epochs; patience counts in the last phase alone.
+
+        Args:
+            epochs: of the whole training.
+        """
+        return epochs
+
     def after_epoch(self, epoch: int, epochs: int, gradients: Callable[[], Iterator[None]]) -> bool:
         """Act between two epochs, as methods with several phases of training do.
 
@@ -94,9 +108,14 @@ class PromptMethod(nn.Module):
                 gradients in ``.grad`` and taking no step.
 
         Returns:
-            Whether a new phase begins: the optimiser, the schedule, the best score and patience then start anew.
+            Whether a new phase begins: the optimiser, the schedule, the best score and patience then start anew. Only
+            at :meth:`phase_end`; what tells the phases apart must be part of the state dict, so that it is resumed.
         """
         return False
+
+    def auxiliary_loss(self) -> Tensor | None:
+        """Return what is added to the loss of the training batch just computed, a scalar; None for nothing."""
+        return None
 
     def activated_parameters(self) -> int:
         """Return how many of the method's parameters one example's forward pass uses."""

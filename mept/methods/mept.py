@@ -23,16 +23,19 @@ batch into every example's; it pools padding. From the paper's text: Xavier and 
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from mept.balancing import Balancing
 from mept.config import PromptConfig
 from mept.methods.base import Method, PromptMethod, checked_layers
-from mept.routing import Router, Routing, mix
+from mept.routing import Router, Routing, find_routers, mix
 
 if TYPE_CHECKING:
     from mept.backbones import Backbone
@@ -57,6 +60,13 @@ class MeptConfig(PromptConfig):
     """Sigma of the multiplicative noise on the logits in training ("Perturbation": 1); replaces the dropout."""
     router_dropout: float = Field(0.2, ge=0, lt=1)
     """Dropout on the logits in training, when there is no noise."""
+    router_temperature: float = Field(1.0, gt=0)
+    """The logits are divided by it; not in the paper."""
+    balancing: Balancing = "none"
+    """Against collapse of the router, not in the paper: ``loss``, the auxiliary loss of Switch Transformers, or
+    ``bias``, loss-free balancing as in DeepSeek-V3; see :mod:`mept.balancing`."""
+    balancing_strength: float = Field(0.01, ge=0)
+    """The loss's weight (Switch: 0.01) or the step of the bias (DeepSeek: 0.001)."""
     initialization: Initialization = "xavier"
     """Of the experts (table 10); ``previous`` loads them from ``previous_adapter``."""
     previous_adapter: str | None = None
@@ -70,6 +80,11 @@ class MeptConfig(PromptConfig):
             raise ValueError(
                 f"`top_k` <= `num_experts` must hold, but got top_k={self.top_k}, num_experts={self.num_experts}"
             )
+        if self.balancing != "none" and self.routing != "top_k":
+            raise ValueError(
+                "`balancing` needs `routing: top_k` (other variants do not choose by probability), but got "
+                f"balancing={self.balancing!r}, routing={self.routing!r}"
+            )
         if (self.initialization == "previous") != (self.previous_adapter is not None):
             raise ValueError(
                 "`previous_adapter` must be given with `initialization: previous` and only then, but got "
@@ -77,11 +92,24 @@ class MeptConfig(PromptConfig):
             )
         return self
 
+    def for_rebuilding(self) -> Self:
+        """Return the options without the adapter that ``initialization: previous`` started from."""
+        if self.initialization != "previous":
+            return self
+        return self.model_copy(update={"initialization": "xavier", "previous_adapter": None})
+
 
 class ExpertPrompts(nn.Module):
     """The experts and the router of one layer."""
 
-    def __init__(self, num_virtual_tokens: int, num_shared_experts: int, initialization: str, router: Router) -> None:
+    def __init__(
+        self,
+        num_virtual_tokens: int,
+        num_shared_experts: int,
+        initialization: str,
+        router: Router,
+        combine: Callable[[Tensor, Tensor, Tensor], Tensor] = mix,
+    ) -> None:
         super().__init__()
         num_experts, hidden_size = router.weight.shape
         self.experts = nn.Parameter(torch.empty(num_experts, num_virtual_tokens, hidden_size))
@@ -91,12 +119,13 @@ class ExpertPrompts(nn.Module):
             else None
         )
         self.router = router
+        self.combine = combine
         for prompt in [*self.experts, *(self.shared if self.shared is not None else ())]:
             _initialize(prompt, initialization)
 
     def forward(self, text: Tensor, text_mask: Tensor) -> Tensor:
         """Return the prompt of each example, [B, m, d]."""
-        prompt = mix(self.experts, *self.router(text, text_mask))
+        prompt = self.combine(self.experts, *self.router(text, text_mask))
         return prompt if self.shared is None else prompt + self.shared.sum(0)
 
     def activated_parameters(self) -> int:
@@ -119,50 +148,48 @@ class MixtureOfExpertPrompts(PromptMethod):
     """Expert prompts at every prompted layer; see the module's docstring for the equation.
 
     Args:
-        hidden_size: d.
         prompted_layers: layers that hold experts.
         num_virtual_tokens: m.
-        num_experts: N_r.
         num_shared_experts: N_s.
-        top_k: k.
-        routing: see :class:`mept.routing.Router`.
-        router_noise: sigma of the noise on the logits.
-        router_dropout: dropout on the logits.
         initialization: ``xavier``, ``he`` or ``orthogonal``.
         learnable: parts that get gradients.
+        make_router: makes a layer's router, which knows N_r and d.
+        combine: makes the prompts of the experts, the chosen indices and their gates; see :func:`mept.routing.mix`.
     """
 
     def __init__(
         self,
-        hidden_size: int,
         prompted_layers: tuple[int, ...],
         num_virtual_tokens: int,
-        num_experts: int,
         num_shared_experts: int,
-        top_k: int,
-        routing: Routing,
-        router_noise: float,
-        router_dropout: float,
         initialization: str,
         learnable: str,
+        make_router: Callable[[], Router],
+        combine: Callable[[Tensor, Tensor, Tensor], Tensor] = mix,
     ) -> None:
         super().__init__()
         self.num_virtual_tokens = num_virtual_tokens
         self.prompted_layers = prompted_layers
         self.layers = nn.ModuleDict()
         for layer in prompted_layers:
-            router = Router(hidden_size, num_experts, top_k, routing, router_noise, router_dropout)
-            block = ExpertPrompts(num_virtual_tokens, num_shared_experts, initialization, router)
+            router = make_router()
+            block = ExpertPrompts(num_virtual_tokens, num_shared_experts, initialization, router, combine)
             block.experts.requires_grad_(learnable != "router")
             if block.shared is not None:
                 block.shared.requires_grad_(learnable != "router")
             # The gate of a stochastic choice is constant: its router gets no gradient, so it is not declared trainable.
-            block.router.requires_grad_(learnable != "prompts" and routing != "stochastic")
+            block.router.requires_grad_(learnable != "prompts" and router.routing != "stochastic")
             self.layers[str(layer)] = block
 
     def prompts(self, layer: int, text: Tensor, text_mask: Tensor) -> Tensor:
         """Return the prompt of each example, [B, m, d]."""
         return self.layers[str(layer)](text, text_mask)
+
+    def auxiliary_loss(self) -> Tensor | None:
+        """Return the sum of the layers' balancing losses of the last training batch."""
+        balancers = [router.balancer for router in find_routers(self).values()]
+        losses = [loss for one in balancers if one is not None and (loss := one.take_loss()) is not None]
+        return torch.stack(losses).sum() if losses else None
 
     def activated_parameters(self) -> int:
         """Return k router experts, all shared experts and the router, a layer (the "Para" column of table 1)."""
@@ -171,11 +198,24 @@ class MixtureOfExpertPrompts(PromptMethod):
 
 def build(config: MeptConfig, backbone: Backbone) -> MixtureOfExpertPrompts:
     """Build the experts of `config` for `backbone`."""
-    options = config.model_dump(exclude={"layers", "previous_adapter"})
     module = MixtureOfExpertPrompts(
-        hidden_size=backbone.hidden_size,
         prompted_layers=checked_layers(config.layers, backbone.num_layers),
-        **options,
+        num_virtual_tokens=config.num_virtual_tokens,
+        num_shared_experts=config.num_shared_experts,
+        initialization=config.initialization,
+        learnable=config.learnable,
+        make_router=functools.partial(
+            Router,
+            hidden_size=backbone.hidden_size,
+            num_experts=config.num_experts,
+            top_k=config.top_k,
+            routing=config.routing,
+            noise=config.router_noise,
+            dropout=config.router_dropout,
+            temperature=config.router_temperature,
+            balancing=config.balancing,
+            balancing_strength=config.balancing_strength,
+        ),
     )
     if config.previous_adapter is not None:
         load_previous(module, Path(config.previous_adapter))

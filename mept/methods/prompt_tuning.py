@@ -9,7 +9,7 @@ prompt is initialised.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 from pydantic import model_validator
@@ -39,6 +39,10 @@ class PromptTuningConfig(PromptConfig):
                 f"initialization={self.initialization!r}, initial_text={self.initial_text!r}"
             )
         return self
+
+    def for_rebuilding(self) -> Self:
+        """Return the options without the text, which needs a tokenizer."""
+        return self.model_copy(update={"initialization": "random", "initial_text": None})
 
 
 class InputPrompt(PromptMethod):

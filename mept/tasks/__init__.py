@@ -3,6 +3,7 @@
 from mept.errors import InputError, unknown_name
 from mept.tasks import superglue
 from mept.tasks.base import Example, Task
+from mept.tasks.mixture import SEPARATOR, Mixture
 
 TASKS: dict[str, Task] = {
     "boolq": superglue.BOOLQ,
@@ -15,15 +16,22 @@ TASKS: dict[str, Task] = {
     "record": superglue.RECORD,
 }
 
-__all__ = ["TASKS", "Example", "Task", "get_task"]
+__all__ = ["TASKS", "Example", "Mixture", "Task", "get_task"]
 
 
-def get_task(name: str) -> Task:
-    """Return a task by its name.
+def get_task(name: str) -> Task | Mixture:
+    """Return a task by its name, or the mixture of several by their names joined by ``+``.
 
     Raises:
-        InputError: there is no such task; the nearest name is offered.
+        InputError: there is no such task (the nearest name is offered), or a mixture names one twice.
     """
-    if name not in TASKS:
-        raise InputError(unknown_name("task", name, TASKS))
-    return TASKS[name]
+    names = name.split(SEPARATOR)
+    for part in names:
+        if part not in TASKS:
+            kind = "task" if len(names) == 1 else f"task in the mixture {name!r}:"
+            raise InputError(unknown_name(kind, part, TASKS))
+    if len(names) == 1:
+        return TASKS[name]
+    if len(set(names)) != len(names):
+        raise InputError(f"a mixture must name each of its tasks once, but got {name!r}")
+    return Mixture(tuple(TASKS[part] for part in names))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from string import Formatter
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,16 @@ class Task:
     from_hub: Callable[[Iterable[Row]], Iterable[Row]]
     score: Callable[[Sequence[Example], np.ndarray], dict[str, float]]
     hub: tuple[str, str, str]
+
+    @property
+    def parts(self) -> tuple[Task, ...]:
+        """The task alone; a mixture has several."""
+        return (self,)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The template's fields, in their order."""
+        return tuple(name for _, name, _, _ in Formatter().parse(self.template) if name)
 
     def text(self, example: Example) -> str:
         """Return the model's input: the template filled with the example's fields."""

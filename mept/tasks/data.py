@@ -17,6 +17,7 @@ from mept.errors import InputError
 from mept.tasks import get_task
 from mept.tasks.base import Example, Row, RowError, Task
 from mept.tasks.embedded import GENERATORS, generate
+from mept.tasks.mixture import Mixture
 from mept.tasks.splits import split_dev
 
 Source = Literal["embedded", "jsonl", "hub"]
@@ -40,12 +41,40 @@ class TaskData:
     test: list[Example]
     identity: str
 
+    @property
+    def parts(self) -> tuple[TaskData, ...]:
+        """The task's data alone; those of a mixture have several parts."""
+        return (self,)
 
-def load_task(name: str, source: Source, data_dir: Path | None = None) -> TaskData:
-    """Load a task.
+    @property
+    def row(self) -> dict[str, str]:
+        """A row of which a label can be predicted."""
+        return dict(self.train[0].fields)
+
+
+@dataclass(frozen=True)
+class MixtureData:
+    """The splits of a mixture's tasks, each as it is without the others."""
+
+    task: Mixture
+    parts: tuple[TaskData, ...]
+
+    @property
+    def identity(self) -> str:
+        """Changes whenever the content of any split of any task does."""
+        return hashlib.sha256(json.dumps([part.identity for part in self.parts]).encode()).hexdigest()[:16]
+
+    @property
+    def row(self) -> dict[str, str]:
+        """A row of which a label can be predicted."""
+        return {"task": self.parts[0].task.name} | self.parts[0].row
+
+
+def load_task(name: str, source: Source, data_dir: Path | None = None) -> TaskData | MixtureData:
+    """Load a task, or all those of a mixture.
 
     Args:
-        name: a name of ``TASKS``.
+        name: a name of ``TASKS``, or several joined by ``+``.
         source: ``embedded`` (generated), ``jsonl`` (files below ``data_dir``) or ``hub``.
         data_dir: for ``jsonl``, the folder that holds ``<TASK>/train.jsonl`` and ``<TASK>/val.jsonl``.
 
@@ -53,6 +82,12 @@ def load_task(name: str, source: Source, data_dir: Path | None = None) -> TaskDa
         InputError: the source cannot give this task; the message names the file and line, if any.
     """
     task = get_task(name)
+    if isinstance(task, Mixture):
+        return MixtureData(task, tuple(_load(part, source, data_dir) for part in task.parts))
+    return _load(task, source, data_dir)
+
+
+def _load(task: Task, source: Source, data_dir: Path | None) -> TaskData:
     if source == "embedded":
         train, test = _from_embedded(task)
     elif source == "jsonl":

@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mept.tasks.base import Example, Task
 from mept.tasks.data import content
+from mept.tasks.mixture import Mixture
 
 LAYOUT = 1
 """Raised when the cached files' meaning changes, so that old ones are no longer found."""
@@ -74,7 +75,24 @@ def encode(
     return found if found is not None else _in_memory(_tables(examples, task, tokenizer, max_tokens))
 
 
-def verbalizer_ids(task: Task, tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
+def join(parts: Sequence[datasets.Dataset], columns: Sequence[Sequence[int]]) -> datasets.Dataset:
+    """Return the encoded examples of several tasks as one dataset whose labels are those of their mixture.
+
+    Args:
+        parts: what :func:`encode` returned for each task; of one task it is returned as it is.
+        columns: where each task's labels stand among the mixture's (:func:`mept.tasks.mixture.label_columns`).
+    """
+    if len(parts) == 1:
+        return parts[0]
+    tables = []
+    for part, places in zip(parts, columns, strict=True):
+        labels = pa.array([places[label] for label in part["label"]])
+        table = part.with_format("arrow")[:]
+        tables.append(table.set_column(table.column_names.index("label"), "label", labels))
+    return _in_memory(iter(tables))
+
+
+def verbalizer_ids(task: Task | Mixture, tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
     """Return the target ids of each label, with the end-of-sequence token (text-to-text)."""
     ids = [tokenizer(label, add_special_tokens=False)["input_ids"] for label in task.labels]
     return [[*label, tokenizer.eos_token_id] for label in ids]

@@ -12,20 +12,27 @@ from tests.contract.matrix import batch, build, build_causal_lm, configurations,
 from tests.models import FAMILIES, random_backbone
 
 EVERY = pytest.mark.parametrize(("config", "family"), configurations())
+INDEPENDENT = pytest.mark.parametrize(("config", "family"), configurations(batch_dependent=False))
 T5 = pytest.mark.parametrize(
     "config", [pytest.param(p.values[0], id=p.id) for p in configurations() if p.values[1] == "t5"]
 )
 # BERT reads index 0, so its texts are padded on the right; how far T5's prompt is from its text is part of its input.
-EITHER_SIDE = pytest.mark.parametrize(("config", "family"), [p for p in configurations() if p.values[1] == "llama"])
+EITHER_SIDE = pytest.mark.parametrize(
+    ("config", "family"), [p for p in configurations(batch_dependent=False) if p.values[1] == "llama"]
+)
 MAIN = pytest.mark.parametrize(("config", "family"), configurations(every_variant=False))
 CAUSAL = pytest.mark.parametrize(
-    "config", [p.values[0] for p in configurations() if p.values[1] == "llama" and "linear_head" not in p.id],
-    ids=[p.id for p in configurations() if p.values[1] == "llama" and "linear_head" not in p.id],
-)  # fmt: skip
+    "config",
+    [
+        pytest.param(p.values[0], id=p.id)
+        for p in configurations(batch_dependent=False)
+        if p.values[1] == "llama" and "linear_head" not in p.id
+    ],
+)
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 
-@EVERY
+@INDEPENDENT
 def test_logits_do_not_depend_on_batch_mates_or_padding(config, family) -> None:
     model, inputs = build(config, family), batch(family)
     together = model(**inputs).logits
@@ -34,7 +41,7 @@ def test_logits_do_not_depend_on_batch_mates_or_padding(config, family) -> None:
         torch.testing.assert_close(alone[0], together[row], **CLOSE)
 
 
-@EVERY
+@INDEPENDENT
 def test_what_stands_in_the_padding_changes_nothing(config, family) -> None:
     model, inputs = build(config, family), batch(family)
     other = dict(inputs, input_ids=torch.where(inputs["attention_mask"] == 1, inputs["input_ids"], 17))

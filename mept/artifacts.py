@@ -1,0 +1,92 @@
+"""What a finished run leaves besides its adapter: predictions, the experts' load, where examples lie."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mept.checkpoint import write_atomically
+from mept.routing import RoutingStatistics
+from mept.tasks.base import Example, Task
+
+Loads = Mapping[int, RoutingStatistics]
+"""Load of the experts by layer."""
+
+
+def write_predictions(directory: Path, scored: Sequence[tuple[Task, Sequence[Example], np.ndarray]]) -> None:
+    """Write ``predictions.jsonl``: an example's id, label, prediction and the score of each label of its task.
+
+    Args:
+        directory: of the run.
+        scored: tasks with their examples and scores [N, labels]; with several, lines name their task.
+    """
+    lines = []
+    for task, examples, scores in scored:
+        which = {"task": task.name} if len(scored) > 1 else {}
+        for example, row in zip(examples, scores, strict=True):
+            line = {
+                "id": example.id,
+                "label": task.labels[example.label],
+                "prediction": task.labels[int(row.argmax())],
+                "scores": {label: round(float(value), 6) for label, value in zip(task.labels, row, strict=True)},
+            }
+            lines.append(json.dumps(which | line))
+    write_atomically(directory / "predictions.jsonl", ("\n".join(lines) + "\n").encode())
+
+
+def write_routing(directory: Path, split: str, task: str, total: Loads, by_task: Mapping[str, Loads]) -> None:
+    """Write ``routing/<split>.json``: layer x expert matrices of counts and mean probabilities.
+
+    Args:
+        directory: of the run.
+        split: the split's name.
+        task: what was trained on.
+        total: over all examples.
+        by_task: of each task; written under ``tasks`` when there are several.
+    """
+    content = {"task": task, "split": split, "layers": list(total)} | _matrices(total)
+    if len(by_task) > 1:
+        content["tasks"] = {name: _matrices(loads) for name, loads in by_task.items()}
+    _write_json(directory / "routing" / f"{split}.json", content)
+
+
+def write_states(
+    directory: Path,
+    split: str,
+    task: str,
+    settings: Mapping[str, Any],
+    labels: Mapping[str, Sequence[str]],
+    maps: Mapping[str, Sequence[np.ndarray]],
+) -> None:
+    """Write ``states/<split>.json``: where examples of each task lie in the plane.
+
+    Args:
+        directory: of the run.
+        split: the split's name.
+        task: what was trained on.
+        settings: how the maps were made.
+        labels: of each task's examples, by task.
+        maps: coordinates [N, 2] of each task's examples, by the map's name.
+    """
+    tasks: dict[str, dict[str, Any]] = {}
+    for number, (name, own) in enumerate(labels.items()):
+        points = {key: np.round(parts[number].astype(float), 3).tolist() for key, parts in maps.items()}
+        tasks[name] = {"label": list(own)} | points
+    content = {"task": task, "split": split, **settings, "tasks": tasks}
+    _write_json(directory / "states" / f"{split}.json", content)
+
+
+def _matrices(loads: Loads) -> dict[str, Any]:
+    return {
+        "counts": [layer.counts.tolist() for layer in loads.values()],
+        "mean_probability": [layer.mean_probability().tolist() for layer in loads.values()],
+    }
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, (json.dumps(content) + "\n").encode())

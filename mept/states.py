@@ -1,0 +1,74 @@
+"""Where examples lie in the space of final states, before and after tuning (MEPT, figure 4 and appendix D).
+
+The paper averages the encoder's last states over the sequence, takes at most 200 validation examples of each task and
+draws them by t-SNE with perplexity 30 and seed 42. Here the average is over the text alone, so that the same tokens are
+compared with and without a prompt. The coordinates are computed once, on one thread, and kept: threads change the order
+of t-SNE's sums, and a thousand steps make another picture of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from mept.batches import evaluation_batches
+from mept.evaluate import autocast
+from mept.model import PromptModel
+from mept.routing import mean_text
+
+MAX_EXAMPLES = 200
+"""Of each task."""
+PERPLEXITY = 30
+SEED = 42
+SETTINGS = {"perplexity": PERPLEXITY, "seed": SEED, "max_examples": MAX_EXAMPLES}
+
+
+def sample(number: int) -> list[int]:
+    """Return which of a task's examples are drawn: all, or 200 that no trial's seed changes, in their order."""
+    chosen = np.random.default_rng(SEED).permutation(number)[:MAX_EXAMPLES]
+    return sorted(chosen.tolist())
+
+
+@torch.no_grad()
+def pooled_states(
+    model: PromptModel,
+    collate: Callable[[list[int]], dict[str, Tensor]],
+    lengths: Sequence[int],
+    batch_size: int,
+    precision: Literal["float32", "bf16"],
+    tuned: bool,
+) -> np.ndarray:
+    """Return the mean of each text's final states, [N, d], in the order of the examples.
+
+    Args:
+        model: in evaluation mode afterwards.
+        collate: makes a batch of example indices.
+        lengths: tokens of each example.
+        batch_size: examples a pass.
+        precision: of the backbone.
+        tuned: with the adapter, or the frozen backbone alone.
+    """
+    model.eval()
+    result: dict[int, np.ndarray] = {}
+    for indices in evaluation_batches(lengths, batch_size):
+        batch = collate(indices)
+        with autocast(model.device, precision):
+            states = model.text_states(batch["input_ids"], batch["attention_mask"], tuned)
+        result |= zip(indices, mean_text(states, batch["attention_mask"]).cpu().numpy(), strict=True)
+    return np.stack([result[index] for index in range(len(lengths))])
+
+
+def map_states(states: np.ndarray) -> np.ndarray:
+    """Return t-SNE coordinates, [N, 2], of states [N, d]; the same for the same states."""
+    if not np.ptp(states, axis=0).any():
+        return np.zeros((len(states), 2))
+    # The neighbourhood must be smaller than the set; a third is t-SNE's own bound on its neighbours.
+    perplexity = min(PERPLEXITY, (len(states) - 1) / 3)
+    with threadpool_limits(1):
+        return TSNE(2, perplexity=perplexity, random_state=SEED, init="pca").fit_transform(states)
