@@ -18,12 +18,36 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Grids of trials on Ray, searched by Optuna, tracked in MLflow, reported as tables and figures.",
 )
 
-GridArgument = Annotated[Path, typer.Argument(metavar="GRID", help="A grid file (YAML).")]
+
+def _grids(incomplete: str) -> list[str]:
+    """Complete a grid: shipped names, then files and folders."""
+    from orchestration.shipped import grids
+
+    names = [*grids(), *(path.stem for path in grids().values())]
+    path = Path(incomplete)
+    folder, start = (path, "") if incomplete.endswith("/") else (path.parent, path.name)
+    there = sorted(folder.glob(f"{start}*")) if folder.is_dir() else []
+    files = [f"{item}/" if item.is_dir() else str(item) for item in there if item.is_dir() or item.suffix == ".yaml"]
+    return [name for name in dict.fromkeys(names) if name.startswith(incomplete)] + files
+
+
+def _methods(incomplete: str) -> list[str]:
+    """Complete a method, without the seconds that importing the methods takes: each has a search space."""
+    from orchestration.shipped import spaces
+
+    return [name for name in spaces() if name.startswith(incomplete)]
+
+
+GridArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="GRID", help="A grid file (YAML), or the name of a shipped one: quickstart.", autocompletion=_grids
+    ),
+]
 RootOption = Annotated[Path, typer.Option("--root", help="Run directory: checkpoints, databases, reports.")]
 TrackingOption = Annotated[
     str | None,
@@ -112,9 +136,10 @@ def report(
     from orchestration.grid import load_grid
     from orchestration.run import check_root
     from orchestration.run import report as write
+    from orchestration.shipped import find_grid
     from orchestration.track import resolve_uri
 
-    loaded = load_grid(grid, set or ())
+    loaded = load_grid(find_grid(grid), set or ())
     check_root(root)
     write(loaded.name, resolve_uri(tracking_uri, root), root.absolute(), Console(stderr=True))
 
@@ -133,9 +158,10 @@ def submit(
 ) -> None:
     """Run a grid as a Ray job; paths other than GRID are those of the cluster."""
     from orchestration.grid import load_grid
+    from orchestration.shipped import find_grid
     from orchestration.submit import submit as submit_grid
 
-    load_grid(grid, set or ())
+    loaded = load_grid(find_grid(grid), set or ())
     options = {
         "--root": root,
         "--tracking-uri": tracking_uri,
@@ -144,8 +170,7 @@ def submit(
         "--model-dir": model_dir,
     }
     arguments = [text for name, value in options.items() if value is not None for text in (name, str(value))]
-    arguments += [text for pair in set or () for text in ("--set", pair)]
-    raise typer.Exit(submit_grid(grid, address, arguments, wait))
+    raise typer.Exit(submit_grid(loaded, address, arguments, wait))
 
 
 @app.command()
@@ -165,6 +190,48 @@ def predict(
 
 
 @app.command()
+def methods(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Show this one's options.", autocompletion=_methods)
+    ] = None,
+) -> None:
+    """List the methods: families, trained parameters, paper; or one method's options and search space."""
+    from orchestration import catalogue
+    from orchestration.terminal import make_console
+
+    if name is None:
+        catalogue.show_methods(make_console())
+    else:
+        catalogue.show_method(name, make_console())
+
+
+@app.command()
+def tasks(data_dir: DataOption = None) -> None:
+    """List the tasks: metric, labels, and which sources have their data."""
+    from orchestration.catalogue import show_tasks
+    from orchestration.terminal import make_console
+
+    show_tasks(data_dir, make_console())
+
+
+@app.command()
+def backbones(model_dir: ModelOption = None) -> None:
+    """List the backbones known by name: family, layers, hidden size, and where they are."""
+    from orchestration.catalogue import show_backbones
+    from orchestration.terminal import make_console
+
+    show_backbones(model_dir, make_console())
+
+
+@app.command()
+def schema() -> None:
+    """Print a JSON schema of grid files, with which editors complete and check them."""
+    from orchestration.schema import grid_schema, text
+
+    print(text(grid_schema()), end="")
+
+
+@app.command()
 def doctor(
     root: RootOption = ROOT,
     tracking_uri: TrackingOption = None,
@@ -172,8 +239,7 @@ def doctor(
     data_dir: DataOption = None,
     model_dir: ModelOption = None,
 ) -> None:
-    """Check this machine: packages, accelerators, backbones, data, databases, Ray, disk."""
-    os.environ["HF_HUB_OFFLINE"] = "1"  # what is here counts, not what could be fetched
+    """Check this machine: packages, accelerators, disk, servers, backbones, data; what is wrong and what to do."""
     from orchestration.doctor import examine
 
     options = _options(root, tracking_uri, optuna_storage, data_dir, model_dir)
@@ -203,7 +269,7 @@ def _load(
     """Read a grid and plan its cells.
 
     Args:
-        path: the grid file.
+        path: the grid file, or a shipped grid's name.
         sets: ``key=value`` arguments.
         model_dir: folder of backbones.
         tolerant: plan cells of known backbones whose files are not here.
@@ -212,8 +278,9 @@ def _load(
     from mept.backbones import describe_backbone
     from orchestration.grid import load_grid
     from orchestration.plan import plan as plan_cells
+    from orchestration.shipped import find_grid
 
-    grid = load_grid(path, sets or ())
+    grid = load_grid(find_grid(path), sets or ())
     return grid, plan_cells(grid, lambda name: describe_backbone(name, model_dir, planning=tolerant))
 
 

@@ -1,8 +1,10 @@
 """A grid file, validated: which cells of a table are wanted and how each is searched and confirmed.
 
 Every complaint is an :class:`~mept.errors.InputError` that begins with ``file:line`` (or with the ``--set`` it came
-from). Configuration keys may be given at five levels; the later one wins: ``train``, ``backbones.X``, ``tasks.X``,
-``methods.X``, ``--set key=value``.
+from). Configuration keys may be given at six levels; the later one wins: the search space a method names
+(``methods.X.space``), ``train``, ``backbones.X``, ``tasks.X``, ``methods.X``, ``--set key=value``. A space holds where
+the grid says nothing: so epochs, batch size and length given under ``train`` are the same for all methods of a grid,
+whatever their papers used. Cells know values, not where they came from: studies and fingerprints are the same.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from mept.config import Frozen
 from mept.errors import InputError, unknown_name
 from orchestration import keys
 from orchestration.document import Document, Location, read_document, shown
+from orchestration.method_spaces import KEY as SPACE
+from orchestration.method_spaces import read_spaces
 from orchestration.overrides import FLAT, NAMED, SECTIONS, apply_sets, as_mapping, effective_text
 from orchestration.space import (
     Axis,
@@ -150,6 +154,8 @@ class Grid:
     backbones: Mapping[str, Values]
     tasks: Mapping[str, Values]
     methods: Mapping[str, Values]
+    spaces: Mapping[str, Values]
+    """Search spaces of the methods that name one; they yield to all levels."""
     train: Values
     overrides: Values
     """Keys given by ``--set``; they win over all levels."""
@@ -162,7 +168,7 @@ class Grid:
     original: Document = field(repr=False, compare=False)
     """The file, without ``--set``."""
     document: Document = field(repr=False, compare=False)
-    """The file with ``--set`` applied."""
+    """The file with ``--set`` applied and the methods' search spaces written out."""
 
     @property
     def text(self) -> str:
@@ -171,8 +177,9 @@ class Grid:
 
     @property
     def effective_text(self) -> str:
-        """A grid file that asks for the same without ``--set``; the file's own text when there was none."""
-        return effective_text(self.document, self.sets, keys.keys_of) if self.sets else self.text
+        """A grid file that asks for the same without ``--set`` and other files; the file's own text if it does."""
+        alone = not self.sets and self.document.data == self.original.data
+        return self.text if alone else effective_text(self.document, self.sets, keys.keys_of)
 
     def place(self, *location: str | int) -> str:
         """Return ``file:line`` of a value, or the ``--set`` it came from."""
@@ -181,14 +188,17 @@ class Grid:
     def values(self, backbone: str, task: str, method: str) -> dict[str, Any]:
         """Return the keys that hold for a combination, by precedence, without those the method does not have."""
         known = keys.keys_of(method)
-        levels = (self.train, self.backbones[backbone], self.tasks[task], self.methods[method], self.overrides)
+        names = (self.backbones[backbone], self.tasks[task], self.methods[method])
+        levels = (self.spaces.get(method, {}), self.train, *names, self.overrides)
         merged: dict[str, Any] = {}
         for level in levels:
             merged |= {key: value for key, value in level.items() if key in known}
         return merged
 
     def levels(self) -> Iterator[tuple[Location, Values]]:
-        """Yield each level at which keys may be given, with its location."""
+        """Yield each level at which keys may be given, with its location, the later ones winning."""
+        for method, values in self.spaces.items():
+            yield ("methods", method, SPACE), values
         yield ("train",), self.train
         for section in NAMED:
             for name, values in getattr(self, section).items():
@@ -230,6 +240,8 @@ def _build(original: Document, sets: tuple[str, ...]) -> Grid:
     named = {section: _named(document, section) for section in NAMED}
     _check_names(document, named)
     methods = list(named["methods"])
+    document = read_spaces(document)
+    named["methods"], spaces = _without_spaces(_named(document, "methods"))
     by_name = {
         section: {name: _values(document, (section, name), raw, methods) for name, raw in entries.items()}
         for section, entries in named.items()
@@ -242,6 +254,7 @@ def _build(original: Document, sets: tuple[str, ...]) -> Grid:
         backbones=by_name["backbones"],
         tasks=by_name["tasks"],
         methods=by_name["methods"],
+        spaces={name: _values(document, ("methods", name, SPACE), raw, methods) for name, raw in spaces.items()},
         train=_values(document, ("train",), document.data.get("train"), methods),
         overrides=_values(document, (FLAT,), document.data.get(FLAT), methods),
         search=_settings(document, "search", SearchSettings),
@@ -302,14 +315,22 @@ def _named(document: Document, section: str) -> dict[str, Any]:
     return raw
 
 
-def _check_names(document: Document, named: Mapping[str, Mapping[str, Any]]) -> None:
-    from mept.methods import METHODS
-    from mept.tasks import TASKS
+def _without_spaces(methods: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the methods' own keys, and the search spaces of those that have one."""
+    own = {name: raw and {key: value for key, value in raw.items() if key != SPACE} for name, raw in methods.items()}
+    return own, {name: raw[SPACE] for name, raw in methods.items() if raw and SPACE in raw}
 
-    for section, kind, known in (("tasks", "task", TASKS), ("methods", "method", METHODS)):
+
+def _check_names(document: Document, named: Mapping[str, Mapping[str, Any]]) -> None:
+    from mept.methods import get_method
+    from mept.tasks import get_task
+
+    for section, find in (("tasks", get_task), ("methods", get_method)):
         for name in named[section]:
-            if name not in known:
-                _fail(document, (section, name), unknown_name(kind, name, known))
+            try:
+                find(str(name))
+            except InputError as error:
+                _fail(document, (section, name), str(error))
 
 
 def _values(document: Document, location: Location, raw: Any, methods: Sequence[str]) -> Values:
@@ -340,7 +361,7 @@ def _value(document: Document, location: Location, raw: Any, methods: Sequence[s
                 except keys.OutOfRange:
                     return value  # gives a cell that says why it cannot exist, beside those that can
 
-            outcome = read_form(raw, check, check_axis)
+            outcome = read_form(raw, check, check_axis, keys.takes_mapping(key, method))
     except ValueError as error:
         _fail(document, location, str(error) if f"`{key}`" in str(error) else f"`{key}`: {error}")
     return outcome
@@ -411,13 +432,20 @@ def _check_search(grid: Grid) -> None:
         return
     for location, level in grid.levels():
         for key, value in level.items():
-            if isinstance(value, Distribution) and enumerated(value) is None:
+            endless = isinstance(value, Distribution) and enumerated(value) is None
+            if endless and not _is_hidden(grid, location, key):
                 _fail(
                     grid.document,
                     (*location, key),
                     f"`{key}`: the grid sampler goes through values (`choice` or a short `int`), but got {value}; "
                     "use them, or `search: {sampler: tpe, trials: ...}`",
                 )
+
+
+def _is_hidden(grid: Grid, location: Location, key: str) -> bool:
+    """Whether a key of a method's space is given for all of the method's cells elsewhere."""
+    levels = (grid.train, grid.methods[str(location[1])], grid.overrides) if location[-1] == SPACE else ()
+    return any(key in level for level in levels)
 
 
 def _fail(document: Document, location: Location, message: str) -> NoReturn:

@@ -7,7 +7,7 @@ import functools
 import math
 import re
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -22,8 +22,9 @@ RESERVED = {
     "data": "it is a section of its own beside `train`",
     "seed": "use `search.seed` for the search and `confirm.seeds` for the confirmed runs",
     "evaluate_test": "confirmed runs score the test split, trials of the search never do",
+    "space": "give it for a method, such as `methods: {mept: {space: default}}`",
 }
-"""Keys of a trial that a grid decides elsewhere, and where."""
+"""Keys that a grid decides elsewhere, and where."""
 
 _OUT_OF_RANGE = ("greater_than", "less_than", "multiple_of", "too_", "value_error", "string_too", "finite_number")
 
@@ -34,6 +35,8 @@ _WANTED = {
     "bool_": "true or false",
     "string_type": "text",
     "tuple_type": "a list",
+    "mapping_type": "a mapping of keys",
+    "dict_type": "a mapping of keys",
     "model_": "a mapping of keys",
 }
 """Types by the prefix of pydantic's error, in the words of a YAML file."""
@@ -64,6 +67,11 @@ def keys_of(method: str) -> tuple[str, ...]:
     return (*common_keys(), *method_keys(method))
 
 
+def takes_mapping(key: str, method: str) -> bool:
+    """Return whether the values of a key are mappings."""
+    return typing.get_origin(_owner(key, method).model_fields[key].annotation) is Mapping
+
+
 def checked(key: str, value: Any, method: str) -> Any:
     """Return `value` in the type of `key`.
 
@@ -86,6 +94,12 @@ def checked(key: str, value: Any, method: str) -> Any:
         if isinstance(part, float) and not math.isfinite(part):
             raise ValueProblem(f"`{key}` must be finite, but got {part}")
     return result
+
+
+def meaning(description: str | None) -> str:
+    """Return a field's docstring as plain text on one line."""
+    text = re.sub(r":\w+:`~?([^`]*)`", r"`\1`", description or "").replace("``", "`")
+    return " ".join(text.split())
 
 
 def describe_item(item: Any, name: str) -> str:

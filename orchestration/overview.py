@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 
 from rich.console import Console
 
 from mept.errors import InputError
+from orchestration.estimate import Estimate, Sizes, estimates, summary
 from orchestration.grid import Grid
 from orchestration.plan import Cell, size
 from orchestration.progress import duration
 from orchestration.run import Options, check_root, default_storage, definition, identity_of, read_data
 from orchestration.search import Storage, counts_of, open_storage
 from orchestration.terminal import make_console, show_rows
-from orchestration.track import FinishedRun, finished_runs
-
-SECONDS = "time/train_seconds"
+from orchestration.track import FinishedRun, finished_runs, recorded_trials
 
 
 def show_plan(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
-    """Print cells, trials and trial-epochs, what is done, and an estimate of the time left and how it was made."""
+    """Print cells, trials and trial-epochs, what is left, how long that will take, and how sure that is."""
     console = make_console()
     check_root(options.root)
-    runs = finished_runs(options.tracking_uri, options.root.absolute())
+    found = estimates(cells, recorded_trials(options.tracking_uri, options.root.absolute()), _sizes(grid, options))
     rows = []
-    for cell in cells:
-        recorded = "impossible" if cell.problem else str(len(_own(runs, cell)))
-        rows.append([cell.id, str(cell.search_trials), str(cell.confirm_trials), str(cell.trial_epochs), recorded])
-    show_rows(["cell", "search", "confirm", "epochs", "recorded"], rows, console)
+    for cell, estimate in zip(cells, found, strict=True):
+        left = "impossible" if cell.problem else str(estimate.left)
+        numbers = (cell.search_trials, cell.confirm_trials, cell.trial_epochs)
+        rows.append([cell.id, *map(str, numbers), left, *_time(estimate)])
+    show_rows(["cell", "search", "confirm", "epochs", "left", "a trial", "measured by"], rows, console)
     _show_problems(cells, console)
     work = size(cells)
     console.print(
@@ -38,7 +38,8 @@ def show_plan(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    console.print(_estimate(cells, runs), highlight=False, soft_wrap=True)
+    for line in summary(found):
+        console.print(line, highlight=False, soft_wrap=True)
     for line in _missing(cells):
         console.print(f"note: {line}", highlight=False, markup=False, soft_wrap=True)
 
@@ -99,29 +100,28 @@ def _own(runs: Mapping[str, FinishedRun], cell: Cell) -> list[FinishedRun]:
     return [run for run in runs.values() if (run.grid, run.cell) == (cell.grid, cell.id)]
 
 
-def _estimate(cells: Sequence[Cell], runs: Mapping[str, FinishedRun]) -> str:
-    """Return the time left on one worker, from the mean time of trials recorded for each cell, else for the grid."""
-    means = {cell.id: _mean(_own(runs, cell)) for cell in cells}
-    known = [mean for mean in means.values() if mean is not None]
-    if not known:
-        return "time: unknown until a trial of this grid has been recorded"
-    left, total = 0, 0.0
-    for cell in cells:
-        trials = max(0, cell.search_trials + cell.confirm_trials - len(_own(runs, cell)))
-        mean = means[cell.id]
-        left += trials
-        total += trials * (fmean(known) if mean is None else mean)
-    if not left:
-        return "time: nothing is left to train"
-    return (
-        f"time: at most {duration(total)} on one worker: {left} trials at their cells' mean recorded training time "
-        f"({duration(fmean(known))} on average); divide by the number of workers; pruned trials count as left"
-    )
+def _sizes(grid: Grid, options: Options) -> Sizes:
+    """Return what gives the sizes of a task's training splits: data that are here are read when asked for."""
+    from mept.tasks.data import load_task
+
+    @functools.cache
+    def read(task: str) -> tuple[int, ...] | None:
+        if grid.data == "hub":  # reading it could mean fetching it
+            return None
+        try:
+            return tuple(len(part.train) for part in load_task(task, grid.data, options.data_dir).parts)
+        except InputError:
+            return None
+
+    return lambda cell: read(cell.task)
 
 
-def _mean(runs: Iterable[FinishedRun]) -> float | None:
-    seconds = [run.metrics[SECONDS] for run in runs if SECONDS in run.metrics]
-    return fmean(seconds) if seconds else None
+def _time(estimate: Estimate) -> tuple[str, str]:
+    """Return the time of one trial, and what it was measured by."""
+    if not estimate.known or estimate.speed is None:
+        return "", ""
+    trials = estimate.speed.trials
+    return duration(estimate.seconds()), f"{estimate.speed.basis} ({trials} trial{'s' * (trials > 1)})"
 
 
 def _missing(cells: Sequence[Cell]) -> list[str]:

@@ -218,12 +218,15 @@ def misfit(config: TrialConfig, info: BackboneInfo | None) -> str | None:
 
 
 def _no_embedded(task: str) -> str | None:
+    from mept.tasks import get_task
     from mept.tasks.embedded import GENERATORS
 
-    if task in GENERATORS:
-        return None
-    known = ", ".join(sorted(GENERATORS))
-    return f"task {task!r} has no embedded data (embedded: {known}); use `data: jsonl` or `data: hub`"
+    for part in get_task(task).parts:
+        if part.name not in GENERATORS:
+            where = f"task {task!r}" if part.name == task else f"task {task!r}: its part {part.name!r}"
+            known = ", ".join(sorted(GENERATORS))
+            return f"{where} has no embedded data (embedded: {known}); use `data: jsonl` or `data: hub`"
+    return None
 
 
 def _wrong_layers(config: TrialConfig, info: BackboneInfo) -> str | None:
@@ -334,6 +337,8 @@ def _cell_id(backbone: str, task: str, method: str, axes: Mapping[str, Any], tak
 
 
 def _word(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "-".join(f"{key}={_word(inner)}" for key, inner in value.items())
     if not isinstance(value, list | tuple):
         return str(value)
     if len(value) > 2 and list(value) == list(range(value[0], value[-1] + 1)):

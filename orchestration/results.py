@@ -10,11 +10,12 @@ import ast
 import json
 import math
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from mlflow import environment_variables
 from mlflow.entities import Experiment, Metric, Run, ViewType
@@ -27,8 +28,11 @@ from orchestration.grid import ConfirmSettings
 from orchestration.track import connect, public
 
 OBJECTIVE = "dev/score"
-"""The metric every choice is made on; a run's objective is its maximum over the epochs."""
+"""The metric every choice is made on; a run's objective is its maximum over the epochs of the last training phase."""
+RECORDED = "objective"
+"""Metric of an ended run: its objective."""
 ROUTING_ARTIFACT = "routing/test.json"
+STATES_ARTIFACT = "states/test.json"
 PAGE = 1000
 """Runs asked for at once."""
 
@@ -78,6 +82,8 @@ class Results:
     """One row a run, metric and step (= epoch) of the dev metrics a report draws."""
     routing: dict[str, dict[str, Any]]
     """``routing/test.json`` of the confirmed run with the lowest seed of each cell that has one, by run id."""
+    states: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """``states/test.json`` likewise; mixtures have it."""
     seeds: tuple[int, ...] = ()
     """Planned confirmation seeds; empty when the grid has no confirmation."""
     axes: tuple[str, ...] = ()
@@ -119,7 +125,8 @@ def load_results(tracking_uri: str, grid: str) -> Results:
         cells=cells,
         trials=trials,
         histories=histories,
-        routing=_routing(client, trials),
+        routing=_artifacts(client, trials, ROUTING_ARTIFACT, _is_routing),
+        states=_artifacts(client, trials, STATES_ARTIFACT, _are_states),
         seeds=seeds,
         axes=axes,
         source=source,
@@ -374,6 +381,8 @@ def _belongs(record: Mapping[str, Any], params: Mapping[str, Any], best: Mapping
 def _same(left: Any, right: Any) -> bool:
     if isinstance(left, int | float) and isinstance(right, int | float):
         return math.isclose(left, right, rel_tol=1e-9)
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(_same(value, right[key]) for key, value in left.items())
     if isinstance(left, list | tuple) and isinstance(right, list | tuple):
         return len(left) == len(right) and all(map(_same, left, right))
     return bool(left == right)
@@ -400,37 +409,63 @@ def _with_objective(trials: pd.DataFrame, histories: pd.DataFrame) -> pd.DataFra
     wide = histories.pivot(index=["run_id", "step"], columns="metric", values="value").reset_index("step")
     if wide.empty or OBJECTIVE not in wide:
         return trials
-    chosen = wide.dropna(subset=[OBJECTIVE]).sort_values([OBJECTIVE, "step"], ascending=[False, True])
+    wide = wide.dropna(subset=[OBJECTIVE])
+    if RECORDED in trials:
+        # A method with several phases of training may have scored higher in one that its result is not from.
+        recorded = wide.index.map(trials.set_index("run_id")[RECORDED])
+        wide = wide[~(wide[OBJECTIVE].to_numpy() > recorded.to_numpy(dtype=float))]
+    chosen = wide.sort_values([OBJECTIVE, "step"], ascending=[False, True])
     chosen = chosen[~chosen.index.duplicated()].drop(columns="step")
     for metric in chosen.columns:
         trials[metric] = trials["run_id"].map(chosen[metric])
     return trials
 
 
-def _routing(client: MlflowClient, trials: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def _artifacts(
+    client: MlflowClient, trials: pd.DataFrame, path: str, usable: Callable[[Any], bool]
+) -> dict[str, dict[str, Any]]:
+    """Return a JSON artifact of the first confirmed run of each cell that has it, by run id."""
     confirmed = trials[(trials["stage"] == "confirm") & (trials["outcome"] == "complete")]
     first = confirmed.drop_duplicates("cell")
     environment_variables.MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)  # a bar a file otherwise
     found = {}
     for run_id, reused_from in zip(first["run_id"], first["reused_from"], strict=True):
-        content = _routing_of(client, run_id) or (_routing_of(client, reused_from) if reused_from else None)
-        if content is not None:
-            found[run_id] = content
+        for holder in filter(None, (run_id, reused_from)):
+            content = _artifact(client, holder, path)
+            if content is not None and usable(content):
+                found[run_id] = content
+                break
     return found
 
 
-def _routing_of(client: MlflowClient, run_id: str) -> dict[str, Any] | None:
-    """Return a run's routing statistics, or None when it has none that can be drawn."""
-    folder = ROUTING_ARTIFACT.rpartition("/")[0]
+def _artifact(client: MlflowClient, run_id: str, path: str) -> Any:
+    """Return the content of a run's JSON artifact, or None when it has none that can be read."""
     try:
-        if all(item.path != ROUTING_ARTIFACT for item in client.list_artifacts(run_id, folder)):
+        if all(item.path != path for item in client.list_artifacts(run_id, path.rpartition("/")[0])):
             return None
         with tempfile.TemporaryDirectory() as directory:
-            content = json.loads(
-                Path(client.download_artifacts(run_id, ROUTING_ARTIFACT, directory)).read_text("utf-8")
-            )
-        probability = content["mean_probability"]
-        complete = len(probability) == len(content["layers"]) > 0 and len({len(row) for row in probability}) == 1
-    except (MlflowException, OSError, ValueError, KeyError, TypeError):
+            return json.loads(Path(client.download_artifacts(run_id, path, directory)).read_text("utf-8"))
+    except (MlflowException, OSError, ValueError):
         return None
-    return content if complete else None
+
+
+def _is_routing(content: Any) -> bool:
+    """Whether routing statistics can be drawn: all matrices, those of single tasks too, are of one shape."""
+    try:
+        entries = [content, *content.get("tasks", {}).values()]
+        shapes = {np.shape(entry[key]) for entry in entries for key in ("mean_probability", "counts")}
+        return len(shapes) == 1 and len(shape := shapes.pop()) == 2 and 0 < shape[0] == len(content["layers"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _are_states(content: Any) -> bool:
+    """Whether states can be drawn: every task has a point on each map for each label."""
+    try:
+        return bool(content["tasks"]) and all(
+            np.shape(entry[key]) == (len(entry["label"]), 2)
+            for entry in content["tasks"].values()
+            for key in ("before", "after")
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False

@@ -143,7 +143,7 @@ def read_data(
     """Read every task once, before anything is trained.
 
     Returns:
-        The identity of each task's data, and the fields of one example.
+        The identity of each task's data, and one row to predict.
 
     Raises:
         InputError: data are missing or bad.
@@ -154,7 +154,7 @@ def read_data(
     examples: dict[str, Mapping[str, str]] = {}
     for task in dict.fromkeys(cell.task for cell in cells if cell.problem is None):
         data = load_task(task, grid.data, options.data_dir)
-        identities[task], examples[task] = data.identity, dict(data.train[0].fields)
+        identities[task], examples[task] = data.identity, data.row
     return identities, examples
 
 

@@ -24,6 +24,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from mept.errors import InputError
 from orchestration.space import Choice, Distribution, IntRange, LogUniform, Uniform
+from orchestration.track import public
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -126,7 +127,7 @@ def open_storage(url: str) -> BaseStorage:
         if is_disk_full(error):
             raise
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f"cannot open the Optuna storage {url!r}: {reason}; check --optuna-storage") from error
+        raise InputError(f"cannot open the Optuna storage {public(url)!r}: {reason}; check --optuna-storage") from error
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -45,7 +45,9 @@ class ServedAdapter(PythonModel):
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
         """Return one row an input row: ``label``, ``scores``, ``experts``."""
-        rows = [{str(name): str(value) for name, value in row.items()} for row in model_input.to_dict("records")]
+        records = model_input.to_dict("records")
+        # A row of a mixture lacks the fields of the other tasks.
+        rows = [{str(name): str(value) for name, value in row.items() if pd.notna(value)} for row in records]
         return pd.DataFrame(self._predictor.predict(rows))
 
 
@@ -55,14 +57,15 @@ def save_model(directory: Path, adapter: Path, example: Mapping[str, str]) -> No
     Args:
         directory: where to; must not exist.
         adapter: the directory with the adapter's files.
-        example: the task's fields with their values.
+        example: the task's fields with their values; for a mixture also ``task``, and then the signature has the fields
+            of all its tasks, of which a row needs those of its own.
     """
     from mlflow.models import ModelSignature
     from mlflow.types.schema import AnyType, ColSpec, Schema
 
     import mept
 
-    inputs = Schema([ColSpec("string", name) for name in example])
+    inputs = Schema([ColSpec("string", name, required=needed) for name, needed in _columns(adapter, example).items()])
     outputs = Schema([ColSpec("string", "label"), ColSpec(AnyType(), "scores"), ColSpec(AnyType(), "experts")])
     mlflow.pyfunc.save_model(
         path=str(directory),
@@ -73,6 +76,16 @@ def save_model(directory: Path, adapter: Path, example: Mapping[str, str]) -> No
         input_example=[dict(example)],
         pip_requirements=[f"{name}=={version}" for name in LIBRARIES if (version := _version(name))],
     )
+
+
+def _columns(adapter: Path, example: Mapping[str, str]) -> dict[str, bool]:
+    """Return the columns of a table to predict, and whether every row needs them."""
+    if "task" not in example:
+        return {name: True for name in example}
+    from mept.model import read_adapter_config
+    from mept.tasks import get_task
+
+    return {name: name == "task" for name in get_task(read_adapter_config(adapter)["task"]).fields}
 
 
 def _version(name: str) -> str | None:

@@ -77,18 +77,21 @@ def extremes(distribution: Distribution) -> tuple[Any, ...]:
     return values
 
 
-def read_form(raw: Any, check: Callable[[Any], Any], check_axis: Callable[[Any], Any]) -> Any:
+def read_form(
+    raw: Any, check: Callable[[Any], Any], check_axis: Callable[[Any], Any], takes_mapping: bool = False
+) -> Any:
     """Return a plain value, an :class:`Axis` or a distribution from what a grid file says.
 
     Args:
         raw: the YAML value; a mapping names a form.
         check: returns a plain value in its proper type or raises ValueError.
         check_axis: the same for values of an axis.
+        takes_mapping: whether the key's values are mappings themselves; one without a form among its keys is a value.
 
     Raises:
         ValueError: the form does not exist or its arguments break a rule, which the message states.
     """
-    if not isinstance(raw, dict):
+    if not isinstance(raw, dict) or (takes_mapping and not any(form in raw for form in FORMS)):
         return check(raw)
     named = [key for key in raw if key != "step"]
     for key in named:

@@ -12,16 +12,18 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from mept.errors import InputError
+from orchestration.grid import Grid
 
 
-def submit(grid: Path, address: str, arguments: Sequence[str], wait: bool) -> int:
-    """Submit ``mept run`` of a grid file as a job.
+def submit(grid: Grid, address: str, arguments: Sequence[str], wait: bool) -> int:
+    """Submit ``mept run`` of a grid as a job.
 
-    The job's working directory holds this project's two packages and the grid file, so the cluster's machines need the
-    dependencies alone. The driver runs on the cluster and joins it by the RAY_ADDRESS that Ray sets for jobs.
+    The job's working directory holds this project's two packages and a grid file that needs no other, so the cluster's
+    machines need the dependencies alone. The driver runs on the cluster and joins it by the RAY_ADDRESS that Ray sets
+    for jobs.
 
     Args:
-        grid: the grid file, which is shipped.
+        grid: the grid, with ``--set`` applied.
         address: the cluster's job server.
         arguments: further arguments of ``mept run``.
         wait: follow the job's output to its end.
@@ -32,7 +34,7 @@ def submit(grid: Path, address: str, arguments: Sequence[str], wait: bool) -> in
     Raises:
         InputError: the job server cannot be reached, or refuses us.
     """
-    command = ["python", "-m", "orchestration.cli", "run", f"grids/{grid.name}", *arguments]
+    command = ["python", "-m", "orchestration.cli", "run", f"grids/{grid.name}.yaml", *arguments]
     try:
         client = JobSubmissionClient(address)
         with tempfile.TemporaryDirectory(prefix="mept-submit-") as directory:
@@ -49,12 +51,12 @@ def submit(grid: Path, address: str, arguments: Sequence[str], wait: bool) -> in
     return _follow(client, job) if wait else 0
 
 
-def _pack(directory: Path, grid: Path) -> None:
+def _pack(directory: Path, grid: Grid) -> None:
     for package in ("mept", "orchestration"):
         source = Path(__file__).parents[1] / package
         shutil.copytree(source, directory / package, ignore=shutil.ignore_patterns("__pycache__"))
     (directory / "grids").mkdir()
-    shutil.copy(grid, directory / "grids" / grid.name)
+    (directory / "grids" / f"{grid.name}.yaml").write_text(grid.effective_text, encoding="utf-8")
 
 
 def _follow(client: JobSubmissionClient, job: str) -> int:

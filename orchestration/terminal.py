@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from orchestration.report.main_table import COST_COLUMNS, Entry, build
+from orchestration.report.main_table import COST_COLUMNS, Entry, build, build_mixtures
 from orchestration.report.summary import summarise
 from orchestration.results import Results
 
@@ -20,17 +20,18 @@ def make_console() -> Console:
 
 
 def show_table(results: Results, console: Console) -> None:
-    """Print the report's main table, its caption and its notes."""
-    table = build(summarise(results))
-    headings = [table.corner, *table.columns, *COST_COLUMNS]
-    rows: list[list[str | Text]] = []
-    for row in table.rows:
-        rows.append([row.label, *map(_entry, row.entries), row.seeds, row.activated, row.seconds])
-    console.print(Text(results.title, style="bold"))
-    show_rows(headings, rows, console)
-    console.print(Text(table.caption), soft_wrap=True)
-    for mark, text in table.notes:
-        console.print(Text(f"({mark}) {text}"), soft_wrap=True)
+    """Print the report's main table and those of mixtures, with their captions and notes."""
+    summary = summarise(results)
+    for title, table in {results.title: build(summary), **build_mixtures(summary)}.items():
+        headings = [table.corner, *table.columns, *COST_COLUMNS]
+        rows: list[list[str | Text]] = []
+        for row in table.rows:
+            rows.append([row.label, *map(_entry, row.entries), row.seeds, row.activated, row.seconds])
+        console.print(Text(title, style="bold"))
+        show_rows(headings, rows, console)
+        console.print(Text(table.caption), soft_wrap=True)
+        for mark, text in table.notes:
+            console.print(Text(f"({mark}) {text}"), soft_wrap=True)
 
 
 def show_rows(headings: Sequence[str], rows: Sequence[Sequence[str | Text]], console: Console) -> None:

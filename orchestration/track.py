@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from mept.errors import InputError
@@ -31,13 +31,14 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment, Metric, Run
 
+Found = TypeVar("Found")
 Stage = Literal["search", "confirm"]
 RUN_STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 """MLflow's status of a trial that has ended, by outcome."""
 CELL_STATUS = {"complete": "FINISHED", "failed": "FAILED", "impossible": "FAILED", "partial": "FAILED"}
 NEW = {"mept.outcome": "running", "mept.reason": ""}
 """Tags of a run that has not ended."""
-ARTIFACTS = ("adapter", "predictions.jsonl", "routing")
+ARTIFACTS = ("adapter", "predictions.jsonl", "routing", "states")
 """What of a trial's directory is kept; checkpoints are not."""
 OBJECTIVE = "objective"
 """Metric of an ended trial: its best dev score."""
@@ -68,6 +69,24 @@ class FinishedRun:
     """Best dev score over the epochs: the objective."""
     metrics: dict[str, float]
     """Latest value of every metric, the summary among them."""
+
+
+@dataclass(frozen=True)
+class RecordedTrial:
+    """A trial that has ended, in whatever way, as a grid has it."""
+
+    grid: str
+    cell: str
+    stage: str
+    outcome: str
+    """``complete``, ``pruned`` or ``failed``."""
+    params: dict[str, str]
+    """The complete flat configuration, as text."""
+    metrics: dict[str, float]
+    seconds: float
+    """From its start to its end, waiting after crashes included."""
+    reused: bool
+    """Whether it is a copy of another trial's run."""
 
 
 class Writer:
@@ -459,15 +478,9 @@ def connect(uri: str) -> MlflowClient:
 
 def read_finished(client: MlflowClient) -> dict[str, FinishedRun]:
     """Return every completed trial of a store by fingerprint; where there are copies, the original."""
-    experiments: list[Experiment] = []
-    token = None
-    while token is None or token:
-        page = client.search_experiments(max_results=PAGE, page_token=token)
-        experiments += page
-        token = page.token or ""
     found: dict[str, FinishedRun] = {}
     condition = "attributes.status = 'FINISHED' and tags.`mept.outcome` = 'complete' and tags.`mept.fingerprint` != ''"
-    for run in _pages(client, [item.experiment_id for item in experiments], condition):
+    for run in _pages(client, [item.experiment_id for item in _experiments(client)], condition):
         tags, metrics = run.data.tags, dict(run.data.metrics)
         fingerprint = tags["mept.fingerprint"]
         if fingerprint in found and "mept.reused_from" in tags:
@@ -486,12 +499,55 @@ def finished_runs(tracking_uri: str | None, root: Path) -> dict[str, FinishedRun
     Raises:
         InputError: the store does not answer.
     """
+    return _read(tracking_uri, root, read_finished) or {}
+
+
+def recorded_trials(tracking_uri: str | None, root: Path) -> list[RecordedTrial]:
+    """Return every trial of a store that has ended, for commands that only look; nothing is created.
+
+    Raises:
+        InputError: the store does not answer.
+    """
+    return _read(tracking_uri, root, _read_trials) or []
+
+
+def _read_trials(client: MlflowClient) -> list[RecordedTrial]:
+    found = []
+    for run in _pages(client, [item.experiment_id for item in _experiments(client)], "tags.`mept.kind` = 'trial'"):
+        tags, info = run.data.tags, run.info
+        trial = RecordedTrial(
+            grid=tags.get("mept.grid", ""),
+            cell=tags.get("mept.cell", ""),
+            stage=tags.get("mept.stage", ""),
+            outcome=tags.get("mept.outcome", ""),
+            params=dict(run.data.params),
+            metrics=dict(run.data.metrics),
+            seconds=((info.end_time or 0) - (info.start_time or 0)) / 1000,
+            reused="mept.reused_from" in tags,
+        )
+        if trial.outcome in RUN_STATUS:
+            found.append(trial)
+    return found
+
+
+def _read(tracking_uri: str | None, root: Path, read: Callable[[MlflowClient], Found]) -> Found | None:
+    """Return what `read` finds in a store, None where the store is a file that is not there."""
     uri = resolve_uri(tracking_uri, root)
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
-        return {}
+        return None
     client = connect(uri)
     with one_message(uri):
-        return read_finished(client)
+        return read(client)
+
+
+def _experiments(client: MlflowClient) -> list[Experiment]:
+    experiments: list[Experiment] = []
+    token = None
+    while token is None or token:
+        page = client.search_experiments(max_results=PAGE, page_token=token)
+        experiments += page
+        token = page.token or ""
+    return experiments
 
 
 def _pages(client: MlflowClient, experiments: list[str], condition: str) -> Iterator[Run]:

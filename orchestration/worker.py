@@ -18,7 +18,7 @@ from mept.errors import InputError, NonFiniteLossError
 
 if TYPE_CHECKING:
     from mept.backbones import Backbone
-    from mept.tasks.data import TaskData
+    from mept.tasks.data import MixtureData, TaskData
     from mept.train import Evaluation
 
 
@@ -98,7 +98,7 @@ def backbone_of(name: str, model_dir: str | None, device: str) -> Backbone:
 
 
 @lru_cache(maxsize=4)
-def data_of(task: str, source: str, data_dir: str | None) -> TaskData:
+def data_of(task: str, source: str, data_dir: str | None) -> TaskData | MixtureData:
     """Load a task's examples once a process."""
     from mept.tasks.data import load_task
 

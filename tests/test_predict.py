@@ -50,3 +50,45 @@ def test_a_row_that_does_not_fit_is_named(trained, row, message) -> None:
 def test_no_rows_are_no_predictions(trained) -> None:
     directory, _, family = trained
     assert Predictor(directory / "adapter", backbone=random_backbone(family)).predict([]) == []
+
+
+@pytest.fixture(scope="module", params=["bert", "t5"])
+def trained_mixture(request, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("mixture")
+    full = load_task("wic+cb", "embedded")
+    parts = [
+        dataclasses.replace(part, train=part.train[:12], dev=part.dev[:6], test=part.test[:6]) for part in full.parts
+    ]
+    data = dataclasses.replace(full, parts=tuple(parts))
+    list(train(trial("mept", task="wic+cb", max_length=96, epochs=1), random_backbone(request.param), data, directory))
+    return directory, data, Predictor(directory / "adapter", backbone=random_backbone(request.param))
+
+
+def test_rows_of_a_mixture_name_their_task_and_come_back_in_order(trained_mixture) -> None:
+    directory, data, predictor = trained_mixture
+    recorded = [json.loads(line) for line in (directory / "predictions.jsonl").read_text().splitlines()]
+    rows = [{"task": part.task.name, **example.fields} for part in data.parts for example in part.test]
+    order = [7, 0, 11, 3, 6, 1]
+    results = predictor.predict([rows[index] for index in order])
+    assert [result["label"] for result in results] == [recorded[index]["prediction"] for index in order]
+    for index, result in zip(order, results, strict=True):
+        assert list(result["scores"]) == list(recorded[index]["scores"])
+        assert abs(sum(result["scores"].values()) - 1) < 1e-6
+        assert set(result["experts"]) == {"0", "1"}
+    assert predictor.predict([data.row])[0]["label"] in ("False", "True")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"premise": "A.", "hypothesis": "B."}, "row 1: .*'task' must name one of wic, cb, but it is None"),
+        ({"task": "rte", "premise": "A.", "hypothesis": "B."}, "row 1: .*must name one of wic, cb, but it is 'rte'"),
+        ({"task": ["cb"], "premise": "A.", "hypothesis": "B."}, r"row 1: .*but it is \['cb'\]"),
+        ({"task": "cb", "premise": "A."}, "row 1: the text fields hypothesis, premise must be there"),
+        ({"task": "cb", "premise": "A.", "hypothesis": "B.", "word": "C"}, "row 1: unknown field 'word'"),
+    ],
+    ids=["no task", "another task", "not a name", "missing field", "field of another task"],
+)
+def test_a_row_of_a_mixture_that_does_not_fit_is_named(trained_mixture, row, message) -> None:
+    with pytest.raises(InputError, match=message):
+        trained_mixture[2].predict([row])

@@ -15,7 +15,7 @@ from mept.config import TrialConfig
 from mept.errors import InputError, NonFiniteLossError
 from mept.evaluate import score_examples
 from mept.model import PromptModel
-from mept.tasks.data import TaskData, load_task
+from mept.tasks.data import MixtureData, TaskData, load_task
 from mept.tasks.features import encode, verbalizer_ids
 from mept.train import Evaluation, _Run, _Scored, train
 from tests.contract.matrix import SMALL, configurations
@@ -306,3 +306,92 @@ def test_trials_one_after_another_do_not_influence_each_other(family, data, tmp_
     after = list(train(trial("mept", epochs=1), shared, data, tmp_path / "after"))
     fresh = list(train(trial("mept", epochs=1), random_backbone(family), data, tmp_path / "fresh"))
     assert numbers(after) == numbers(fresh)
+
+
+# Mixtures.
+
+
+@pytest.fixture(scope="module")
+def mixed() -> MixtureData:
+    full = load_task("wic+cb", "embedded")
+    parts = [
+        dataclasses.replace(part, train=part.train[:size], dev=part.dev[:10], test=part.test[:size])
+        for part, size in zip(full.parts, (12, 16), strict=True)
+    ]
+    return dataclasses.replace(full, parts=tuple(parts))
+
+
+def mixture(method: str = "mept", **changes: object) -> TrialConfig:
+    return trial(method, task="wic+cb", max_length=96, **changes)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_mixture_is_scored_by_task_and_resumes_bit_for_bit(family, mixed, tmp_path) -> None:
+    whole = list(train(mixture(), random_backbone(family), mixed, tmp_path / "whole"))
+    last = whole[-1]
+    for split, metrics in (("dev", last.metrics), ("test", last.summary)):
+        names = {f"{split}/score", f"{split}/wic/accuracy", f"{split}/cb/f1_macro"}
+        assert names <= set(metrics)
+        assert metrics[f"{split}/score"] == np.mean([metrics[f"{split}/{task}/score"] for task in ("wic", "cb")])
+    run = train(mixture(), random_backbone(family), mixed, tmp_path / "stopped")
+    next(run)
+    run.close()
+    torch.manual_seed(999)
+    assert numbers(list(train(mixture(), random_backbone(family), mixed, tmp_path / "stopped"))) == numbers(whole)
+
+
+@pytest.mark.parametrize("family", ["t5", "bert"])
+def test_a_mixture_predicts_among_the_labels_of_an_examples_own_task(family, mixed, tmp_path) -> None:
+    last = list(train(mixture(), random_backbone(family), mixed, tmp_path))[-1]
+    lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert [(line["task"], line["id"]) for line in lines] == [
+        (part.task.name, example.id) for part in mixed.parts for example in part.test
+    ]
+    for part in mixed.parts:
+        own = [line for line in lines if line["task"] == part.task.name]
+        assert all(tuple(line["scores"]) == part.task.labels for line in own)
+        accuracy = np.mean([line["label"] == line["prediction"] for line in own])
+        assert math.isclose(accuracy, last.summary[f"test/{part.task.name}/accuracy"])
+
+
+def test_a_mixtures_head_has_a_row_for_each_different_label_and_its_loss_is_over_all(mixed, tmp_path) -> None:
+    run = run_of(mixture(), "bert", mixed, tmp_path)
+    assert run._model.adapter.head.out_features == len(mixed.task.labels) == 5
+    batch = run._train.collate([0, 12, 20])
+    examples = [mixed.parts[0].train[0], mixed.parts[1].train[0], mixed.parts[1].train[8]]
+    tasks = [mixed.parts[0].task, mixed.parts[1].task, mixed.parts[1].task]
+    rows = [mixed.task.labels.index(task.labels[e.label]) for task, e in zip(tasks, examples, strict=True)]
+    assert batch["labels"].tolist() == rows
+    with torch.no_grad():
+        output = run._model(**batch)
+    torch.testing.assert_close(output.loss, torch.nn.functional.cross_entropy(output.logits, torch.tensor(rows)))
+
+
+def test_a_limit_on_training_examples_is_each_tasks(mixed, tmp_path) -> None:
+    run = run_of(mixture(max_train_examples=5), "bert", mixed, tmp_path)
+    assert [example.id.split("-")[0] for example in run._train.examples] == ["wic"] * 5 + ["cb"] * 5
+
+
+def test_a_mixtures_routing_is_kept_by_task_beside_the_whole(mixed, tmp_path) -> None:
+    list(train(mixture(), random_backbone("llama"), mixed, tmp_path))
+    routing = json.loads((tmp_path / "routing" / "test.json").read_text())
+    assert routing["task"] == "wic+cb" and list(routing["tasks"]) == ["wic", "cb"]
+    counts = {task: np.array(entry["counts"]) for task, entry in routing["tasks"].items()}
+    assert counts["wic"].sum(1).tolist() == [12, 12] and counts["cb"].sum(1).tolist() == [16, 16]
+    np.testing.assert_array_equal(counts["wic"] + counts["cb"], routing["counts"])
+    means = {task: np.array(entry["mean_probability"]) for task, entry in routing["tasks"].items()}
+    whole = (12 * means["wic"] + 16 * means["cb"]) / 28
+    np.testing.assert_allclose(whole, routing["mean_probability"], rtol=1e-5)
+
+
+def test_only_a_confirmed_mixture_keeps_where_its_examples_lie(mixed, data, tmp_path) -> None:
+    list(train(mixture(epochs=1), random_backbone("bert"), mixed, tmp_path / "mixture"))
+    states = json.loads((tmp_path / "mixture" / "states" / "test.json").read_text())
+    assert (states["perplexity"], states["seed"]) == (30, 42)
+    for part in mixed.parts:
+        entry = states["tasks"][part.task.name]
+        assert entry["label"] == [part.task.labels[example.label] for example in part.test]
+        assert np.shape(entry["before"]) == np.shape(entry["after"]) == (len(part.test), 2)
+    list(train(mixture(epochs=1, evaluate_test=False), random_backbone("bert"), mixed, tmp_path / "search"))
+    list(train(trial("mept", epochs=1), random_backbone("bert"), data, tmp_path / "single"))
+    assert not list(tmp_path.glob("se*/states")) and not list(tmp_path.glob("si*/states"))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mept.errors import InputError, unknown_name
-from orchestration.report.summary import CONFIRM, Cell, Summary, distinct, value_of
+from orchestration.report.summary import CONFIRM, Cell, Summary, distinct, is_mixture, tasks_of, value_of
 
 DASH = "—"
 
@@ -67,7 +67,7 @@ COST_COLUMNS = ("Seeds", "Activated %", "Train time")
 
 
 def build(summary: Summary) -> MainTable:
-    """Arrange the cells as the grid's report section asks.
+    """Arrange the cells as the grid's report section asks; a mixture is one column, with the mean of its tasks.
 
     Raises:
         InputError: the section names a key that no cell has.
@@ -82,7 +82,11 @@ def build(summary: Summary) -> MainTable:
     places = {
         (_row_key(cell, [settings.rows, *others]), repr(value_of(cell, settings.columns))): cell for cell in cells
     }
-    averaged = settings.columns == "task" and len(columns) > 1
+    single = [not is_mixture(str(column)) for column in columns]
+    # A mixture's score is a mean itself, of tasks that may have columns of their own.
+    averaged = (single if any(single) else [True] * len(columns)) if settings.columns == "task" else []
+    if sum(averaged) < 2:
+        averaged = []
     rows = []
     for key, label in _row_labels(summary, others).items():
         found = [places.get((key, repr(column))) for column in columns]
@@ -90,6 +94,29 @@ def build(summary: Summary) -> MainTable:
     headings = [DASH if column is None else str(column) for column in columns] + (["Average"] if averaged else [])
     rows, notes = _with_marks(_with_best(rows, len(headings), summary.source.lower_is_better))
     return MainTable(_corner(settings.rows), headings, rows, notes, caption(summary, averaged))
+
+
+def build_mixtures(summary: Summary) -> dict[str, MainTable]:
+    """Return a table for each mixture of which the scores by task are known: a row a cell, a column a task."""
+    known = [cell for cell in summary.cells if cell.is_mixture and cell.parts]
+    names = distinct([cell.task for cell in known], summary.results.order.get("task", ()))
+    return {name: _mixture(summary, name, [cell for cell in known if cell.task == name]) for name in names}
+
+
+def _mixture(summary: Summary, name: str, cells: Sequence[Cell]) -> MainTable:
+    tasks, scale = tasks_of(name), summary.source.scale
+    rows = []
+    for cell in cells:
+        values = [*(cell.parts.get(task, (None, None)) for task in tasks), (cell.mean, cell.sd)]
+        entries = [_scaled(mean, sd, scale) for mean, sd in values]
+        rows.append(_with_costs(summary.label(cell, ["task"]), entries, [cell]))
+    rows, notes = _with_marks(_with_best(rows, len(tasks) + 1, summary.source.lower_is_better))
+    text = (
+        f"{metric_name(summary.source.metric)} of each task in the mixture {name}, over the same runs as its score: "
+        "one adapter was trained on the training splits of all tasks together and predicts among the labels of an "
+        "example's own task. Average: over the tasks; it is the mixture's score. The best of each column is in bold."
+    )
+    return MainTable("Method", [*tasks, "Average"], rows, notes, text)
 
 
 def _check_key(key: str, cells: Sequence[Cell]) -> None:
@@ -120,13 +147,18 @@ def _row_labels(summary: Summary, others: Sequence[str]) -> dict[tuple[str, ...]
     return labels
 
 
-def _row(label: str, cells: Sequence[Cell | None], summary: Summary, averaged: bool) -> Row:
+def _row(label: str, cells: Sequence[Cell | None], summary: Summary, averaged: Sequence[bool]) -> Row:
     entries = [_entry(cell, summary.source.scale) for cell in cells]
-    means = [entry.mean for entry in entries if entry.mean is not None]
-    if averaged and len(means) == len(entries):
+    counted = [entry.mean for entry, counts in zip(entries, averaged, strict=False) if counts]
+    means = [mean for mean in counted if mean is not None]
+    if averaged and len(means) == len(counted):
         entries.append(Entry(statistics.fmean(means)))
     elif averaged:
         entries.append(Entry(None, remark="no average: a column of this row has no value"))
+    return _with_costs(label, entries, cells)
+
+
+def _with_costs(label: str, entries: list[Entry], cells: Sequence[Cell | None]) -> Row:
     measured = [cell for cell in cells if cell is not None and cell.n]
     return Row(
         label=label,
@@ -140,8 +172,11 @@ def _row(label: str, cells: Sequence[Cell | None], summary: Summary, averaged: b
 def _entry(cell: Cell | None, scale: float) -> Entry:
     if cell is None:
         return Entry(None, remark="nothing is recorded for this cell")
-    mean = None if cell.mean is None else scale * cell.mean
-    return Entry(mean, None if cell.sd is None else scale * cell.sd, remark=cell.remark)
+    return _scaled(cell.mean, cell.sd, scale, cell.remark)
+
+
+def _scaled(mean: float | None, sd: float | None, scale: float, remark: str = "") -> Entry:
+    return Entry(None if mean is None else scale * mean, None if sd is None else scale * sd, remark)
 
 
 def _span(texts: Sequence[str]) -> str:
@@ -184,7 +219,7 @@ def _letter(index: int) -> str:
     return (_letter(index // 26 - 1) if index >= 26 else "") + chr(ord("a") + index % 26)
 
 
-def caption(summary: Summary, averaged: bool) -> str:
+def caption(summary: Summary, averaged: Sequence[bool]) -> str:
     """Say what the numbers are, on which split, over how many seeds, and how the settings were chosen."""
     source, seeds = summary.source, summary.results.seeds
     unit = " in percent points" if source.is_score else ""
@@ -198,7 +233,9 @@ def caption(summary: Summary, averaged: bool) -> str:
         text = f"{name}{unit} of the best search trial of each cell: a single run, on the split it was selected by"
         text += ", so it is optimistic. " + ("Not confirmed over seeds." if not seeds else "No test split is involved.")
     text += " The best of each column is in bold."
-    text += " Average: over rows with a value in every column." if averaged else ""
+    if averaged:
+        what = "over rows with a value in every column" if all(averaged) else "over the columns of single tasks"
+        text += f" Average: {what}."
     return text + " Activated %: parameters used per example, of the backbone's. Train time: mean of one run."
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from orchestration.report.figures import Drawing
-from orchestration.report.main_table import COST_COLUMNS, DASH, MainTable, Row
+from orchestration.report.drawing import Drawing
+from orchestration.report.main_table import COST_COLUMNS, DASH, MainTable, Row, build_mixtures
 from orchestration.report.summary import CONFIRM, Cell, Summary
 from orchestration.report.tables import costs_text, shown
 
@@ -107,6 +107,7 @@ def page(summary: Summary, table: MainTable, drawings: list[Drawing]) -> str:
         results=summary.results,
         summary=summary,
         table=table,
+        mixtures=build_mixtures(summary),
         cost_columns=COST_COLUMNS,
         headline=headline(table, summary),
         outcomes=_outcomes(summary),

@@ -81,11 +81,18 @@ class Cell:
     """Columns epoch, mean, low, high of the dev score over the runs the scores come from."""
     first_run: str
     """Run id of the finished confirmed run with the lowest seed; "" when there is none."""
+    parts: dict[str, tuple[float, float | None]]
+    """Of a mixture: task -> mean and deviation of the main metric; empty where it is not recorded by task."""
 
     @property
     def n(self) -> int:
         """Number of values behind the mean."""
         return len(self.scores)
+
+    @property
+    def is_mixture(self) -> bool:
+        """Whether several tasks were trained as one."""
+        return is_mixture(self.task)
 
 
 @dataclass(frozen=True)
@@ -119,6 +126,16 @@ def summarise(results: Results) -> Summary:
     return Summary(results, source, cells)
 
 
+def is_mixture(task: str) -> bool:
+    """Whether a task's name is that of several trained as one."""
+    return "+" in task
+
+
+def tasks_of(task: str) -> list[str]:
+    """Return the tasks of a mixture; none for a single task."""
+    return task.split("+") if is_mixture(task) else []
+
+
 def value_of(cell: Cell, key: str) -> Any:
     """Return the cell's value of a flat configuration key; None when it has none."""
     if key in ("backbone", "task", "method"):
@@ -146,6 +163,8 @@ def _cell(record: Mapping[str, Any], trials: pd.DataFrame, results: Results, sou
     scores = _values(runs, source.metric)
     best = record["best_params"] or {}
     counts = Counter(search["outcome"])
+    split, _, name = source.metric.partition("/")
+    parts = {task: list(_values(runs, f"{split}/{task}/{name}").values()) for task in tasks_of(record["task"])}
     failed = trials[trials["outcome"] == "failed"]
     values = list(scores.values())
     return Cell(
@@ -158,7 +177,7 @@ def _cell(record: Mapping[str, Any], trials: pd.DataFrame, results: Results, sou
         outcome=record["outcome"],
         scores=scores,
         mean=statistics.fmean(values) if values else None,
-        sd=statistics.stdev(values) if len(values) > 1 else None,
+        sd=_deviation(values),
         planned=source.planned,
         remark=_remark(record, trials, len(scores), source),
         dev=next(iter(_values(winner, OBJECTIVE).values()), None),
@@ -170,6 +189,7 @@ def _cell(record: Mapping[str, Any], trials: pd.DataFrame, results: Results, sou
         reused=int((trials["reused_from"] != "").sum()),
         curve=_curve(runs["run_id"], results.histories),
         first_run=next(iter(confirm.loc[confirm["outcome"] == "complete", "run_id"]), ""),
+        parts={task: (statistics.fmean(known), _deviation(known)) for task, known in parts.items() if known},
     )
 
 
@@ -178,6 +198,10 @@ def _values(runs: pd.DataFrame, metric: str) -> dict[int, float]:
         return {}
     pairs = sorted(zip([seed or 0 for seed in runs["seed"]], runs[metric], strict=True))
     return {seed: float(value) for seed, value in pairs if math.isfinite(value)}
+
+
+def _deviation(values: Sequence[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
 
 
 def _costs(runs: pd.DataFrame) -> dict[str, float]:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from orchestration.report.main_table import COST_COLUMNS, DASH, Entry, MainTable, duration, percent
+from orchestration.report.main_table import COST_COLUMNS, DASH, Entry, MainTable, build_mixtures, duration, percent
 from orchestration.report.summary import Cell, Summary
 
 LATEX_SPECIAL = {
@@ -35,21 +35,27 @@ LATEX_SPECIAL = {
 
 
 def markdown(summary: Summary, table: MainTable) -> str:
-    """Return the main table, its notes and the per-cell table as Markdown that also reads well in a terminal."""
-    header = [table.corner, *table.columns, *COST_COLUMNS]
-    body = []
-    for row in table.rows:
-        entries = [_markdown_entry(entry) for entry in row.entries]
-        body.append([markdown_escape(row.label), *entries, row.seeds, row.activated, row.seconds])
-    parts = [f"# {markdown_escape(summary.results.title)}", markdown_escape(table.caption)]
-    parts.append(_pipe_table([markdown_escape(text) for text in header], body, right_from=1))
-    if table.notes:
-        parts.append("\n".join(f"- ({mark}) {markdown_escape(text)}" for mark, text in table.notes))
+    """Return the main table, its notes, tables of mixtures and of cells as Markdown that also reads well as text."""
+    parts = [f"# {markdown_escape(summary.results.title)}", *_markdown_table(table)]
+    for name, mixture in build_mixtures(summary).items():
+        parts += [f"## Tasks of {markdown_escape(name)}", *_markdown_table(mixture)]
     parts += ["## Chosen hyperparameters", _pipe_table(*_hyperparameters(summary), right_from=1)]
     parts.append("Dev: best dev score of the search, in percent points.")
     if any(cell.edges for cell in summary.cells):
         parts.append(r"\* the smallest or largest value that was tried: the best one may lie beyond.")
     return "\n\n".join(parts) + "\n"
+
+
+def _markdown_table(table: MainTable) -> list[str]:
+    header = [table.corner, *table.columns, *COST_COLUMNS]
+    body = []
+    for row in table.rows:
+        entries = [_markdown_entry(entry) for entry in row.entries]
+        body.append([markdown_escape(row.label), *entries, row.seeds, row.activated, row.seconds])
+    parts = [markdown_escape(table.caption), _pipe_table([markdown_escape(text) for text in header], body, 1)]
+    if table.notes:
+        parts.append("\n".join(f"- ({mark}) {markdown_escape(text)}" for mark, text in table.notes))
+    return parts
 
 
 def markdown_escape(text: str) -> str:
@@ -102,9 +108,8 @@ def shown(value: Any) -> str:
 
 
 def latex(summary: Summary, table: MainTable) -> str:
-    """Return a document that compiles by itself and whose ``table`` environment can be copied into a paper."""
-    width = len(table.columns)
-    header = [table.corner, *table.columns, *COST_COLUMNS]
+    """Return a document that compiles by itself and whose ``table`` environments can be copied into a paper."""
+    name = re.sub("[^A-Za-z0-9]+", "-", summary.results.grid)
     lines = [
         r"\documentclass{article}",
         r"\usepackage[T1]{fontenc}",
@@ -113,12 +118,22 @@ def latex(summary: Summary, table: MainTable) -> str:
         r"\usepackage{graphicx}",
         r"\begin{document}",
         "% Copy from here; needs booktabs and graphicx.",
+        *_latex_table(table, f"{summary.results.title}. {table.caption}", name),
+    ]
+    for number, mixture in enumerate(build_mixtures(summary).values(), start=1):
+        lines += _latex_table(mixture, mixture.caption, f"{name}-mixture-{number}")
+    return "\n".join([*lines, "% Copy to here.", r"\end{document}"]) + "\n"
+
+
+def _latex_table(table: MainTable, caption: str, label: str) -> list[str]:
+    header = [table.corner, *table.columns, *COST_COLUMNS]
+    lines = [
         r"\begin{table}[t]",
         r"\centering",
-        rf"\caption{{{latex_escape(summary.results.title)}. {latex_escape(table.caption)}}}",
-        rf"\label{{tab:{re.sub('[^A-Za-z0-9]+', '-', summary.results.grid)}}}",
+        rf"\caption{{{latex_escape(caption)}}}",
+        rf"\label{{tab:{label}}}",
         r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{l{'c' * width}{'r' * len(COST_COLUMNS)}}}",
+        rf"\begin{{tabular}}{{l{'c' * len(table.columns)}{'r' * len(COST_COLUMNS)}}}",
         r"\toprule",
         " & ".join(map(latex_escape, header)) + r" \\",
         r"\midrule",
@@ -131,8 +146,7 @@ def latex(summary: Summary, table: MainTable) -> str:
         lines += [r"\par\smallskip", r"\begin{minipage}{\linewidth}\footnotesize"]
         lines += [rf"$^{{\mathrm{{{mark}}}}}$ {latex_escape(text)}\par" for mark, text in table.notes]
         lines.append(r"\end{minipage}")
-    lines += [r"\end{table}", "% Copy to here.", r"\end{document}"]
-    return "\n".join(lines) + "\n"
+    return [*lines, r"\end{table}"]
 
 
 def latex_escape(text: str) -> str:
@@ -158,6 +172,7 @@ def tidy_csv(summary: Summary) -> str:
     """Return one row a cell with every number as recorded (shares in 0..1, seconds, MiB), nothing rounded."""
     axes, keys = summary.results.axes, searched_keys(summary)
     costs = sorted({name for cell in summary.cells for name in cell.costs})
+    tasks = dict.fromkeys(task for cell in summary.cells for task in cell.parts)
     columns: dict[str, Callable[[Cell], Any]] = {
         "grid": lambda cell: summary.results.grid,
         "cell": lambda cell: cell.id,
@@ -175,6 +190,8 @@ def tidy_csv(summary: Summary) -> str:
         "planned": lambda cell: cell.planned,
         "seeds": lambda cell: ";".join(map(str, cell.scores)),
         "scores": lambda cell: ";".join(map(repr, cell.scores.values())),
+        **{f"mean/{task}": lambda cell, task=task: cell.parts.get(task, (None,))[0] for task in tasks},  # type: ignore[misc]
+        **{f"sd/{task}": lambda cell, task=task: cell.parts.get(task, (None, None))[1] for task in tasks},  # type: ignore[misc]
         "dev/score": lambda cell: cell.dev,
         **{name: lambda cell, name=name: cell.costs.get(name) for name in costs},  # type: ignore[misc]
         **{f"best/{key}": lambda cell, key=key: cell.best.get(key) for key in keys},  # type: ignore[misc]

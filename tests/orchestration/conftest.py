@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
@@ -22,6 +23,14 @@ backbones: [minilm]
 tasks: [copa, cb]
 methods: {prompt_tuning: {}, mept: {}, linear_head: {}, deep_prompt: {}}
 confirm: {seeds: [1, 2, 3]}
+"""
+
+MIXTURE = """\
+title: Two tasks as one
+backbones: [minilm]
+tasks: [cb, wic, cb+wic]
+methods: [mept, prompt_tuning]
+confirm: {seeds: [1, 2]}
 """
 
 
@@ -60,6 +69,7 @@ class Recorder:
         test: float | None = None,
         once: Mapping[str, float] | None = None,
         routing: Mapping[str, Any] | None = None,
+        states: Mapping[str, Any] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> str:
         """Record a trial under ``parent`` and return its run id."""
@@ -80,7 +90,7 @@ class Recorder:
         single = dict(once or {}) | ({} if test is None else {"test/score": test})
         metrics += [Metric(name, value, self.clock, 0) for name, value in single.items()]
         status = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "running": "RUNNING"}[outcome]
-        return self._run(f"{cell}-{stage}", all_tags, dict(params) | {"seed": seed}, status, metrics, routing)
+        return self._run(f"{cell}-{stage}", all_tags, dict(params) | {"seed": seed}, status, metrics, routing, states)
 
     def _run(
         self,
@@ -90,6 +100,7 @@ class Recorder:
         status: str,
         metrics: Sequence[Metric] = (),
         routing: Mapping[str, Any] | None = None,
+        states: Mapping[str, Any] | None = None,
     ) -> str:
         self.clock += 1000
         run = self.client.create_run(self.experiment_id, start_time=self.clock, run_name=name)
@@ -100,8 +111,9 @@ class Recorder:
             [Param(key, str(value)) for key, value in params.items()],
             [RunTag(key, value) for key, value in tags.items()],
         )
-        if routing is not None:
-            self.client.log_dict(run_id, dict(routing), "routing/test.json")
+        for path, content in (("routing/test.json", routing), ("states/test.json", states)):
+            if content is not None:
+                self.client.log_dict(run_id, dict(content), path)
         if status != "RUNNING":
             self.client.set_terminated(run_id, status, end_time=self.clock + 500)
         return run_id
@@ -115,6 +127,31 @@ def routing_statistics(layers: int, experts: int, shift: int) -> dict[str, Any]:
     rows = [[value / sum(row) for value in row] for row in rows]
     counts = [[round(100 * value) for value in row] for row in rows]
     return {"task": "cb", "split": "test", "layers": list(range(layers)), "counts": counts, "mean_probability": rows}
+
+
+def mixture_routing(parts: Sequence[str], layers: int, experts: int) -> dict[str, Any]:
+    """The tasks' pathways agree in layer 0 and part above it."""
+    tasks = {}
+    for number, part in enumerate(parts):
+        entry = routing_statistics(layers, experts, number)
+        for name in ("counts", "mean_probability"):
+            entry[name][0] = routing_statistics(1, experts, 0)[name][0]
+        tasks[part] = {name: entry[name] for name in ("counts", "mean_probability")}
+    whole = {
+        name: np.mean([task[name] for task in tasks.values()], axis=0).tolist()
+        for name in ("counts", "mean_probability")
+    }
+    return {"task": "+".join(parts), "split": "test", "layers": list(range(layers)), **whole, "tasks": tasks}
+
+
+def states(parts: Sequence[str], distance: float) -> dict[str, Any]:
+    """Points around a circle; after tuning the tasks' circles are `distance` apart."""
+    tasks = {}
+    for number, part in enumerate(parts):
+        circle = [[math.cos(angle), math.sin(angle)] for angle in range(12)]
+        after = [[x + distance * number, y] for x, y in circle]
+        tasks[part] = {"label": ["True", "False"] * 6, "before": circle, "after": after}
+    return {"task": "+".join(parts), "split": "test", "perplexity": 30, "seed": 42, "max_examples": 200, "tasks": tasks}
 
 
 def curve(top: float, epochs: int = 8) -> list[float]:
@@ -227,9 +264,27 @@ def record_told_seeds(recorder: Recorder) -> None:
         recorder.trial(parent, "mept-minilm-cb", fixed, dev=curve(0.8), stage="confirm", seed=seed, test=0.8)
 
 
+def record_mixture(recorder: Recorder) -> None:
+    """Two methods on two tasks and their mixture, over two seeds."""
+    parts = ("cb", "wic")
+    for method in ("mept", "prompt_tuning"):
+        for task in (*parts, "+".join(parts)):
+            fixed = {"backbone": "minilm", "task": task, "method": method}
+            cell = f"{method}-minilm-{task.replace('+', '-')}"
+            parent = recorder.cell(cell, "complete", fixed, {})
+            for seed in (1, 2):
+                top = 0.6 + 0.1 * (method == "mept") + 0.01 * seed
+                mixed = {"once": {"test/cb/score": top - 0.1, "test/wic/score": top + 0.1}} if task not in parts else {}
+                if method == "mept":
+                    mixed["routing"] = mixture_routing(parts, 3, 4) if mixed else routing_statistics(3, 4, 0)
+                if task not in parts:
+                    mixed["states"] = states(parts, 3.0)
+                recorder.trial(parent, cell, fixed, dev=curve(top), stage="confirm", seed=seed, test=top, **mixed)
+
+
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Tracking URI of a store with the experiments superglue, sensitivity, search_only, hostile and empty."""
+    """Tracking URI of a store with the experiments superglue, sensitivity, mixture and others."""
     directory: Path = tmp_path_factory.mktemp("mlflow")
     uri = f"sqlite:///{directory / 'mlflow.db'}"
     client = MlflowClient(tracking_uri=uri)
@@ -245,6 +300,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     record_sensitivity(recorder("search_only", "No confirmation", "confirm: {seeds: []}"), ())
     record_hostile(recorder("hostile", HOSTILE, HOSTILE))
     recorder("empty", "Nothing yet")
+    record_mixture(recorder("mixture", "Two tasks as one", MIXTURE))
     record_told_seeds(recorder("told_seeds", "Seeds overridden", "confirm: {seeds: [2]}"))
     broken = recorder("broken_tag", "Broken")
     client.set_experiment_tag(broken.experiment_id, "mept.report", "[1")

@@ -61,6 +61,7 @@ def make_artifacts(directory: Path) -> Path:
         "adapter/adapter_config.json": "{}",
         "predictions.jsonl": "{}\n",
         "routing/test.json": "{}",
+        "states/test.json": "{}",
     }.items():
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)

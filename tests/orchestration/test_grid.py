@@ -107,6 +107,58 @@ def test_shared_keys_of_one_method_are_ignored_by_the_others(tmp_path: Path) -> 
     assert grid.values("minilm", "cb", "prompt_tuning") == {"num_virtual_tokens": 5}
 
 
+MAPPINGS = {
+    "plain": ("{r: 4}", {"r": 4}),
+    "empty": ("{}", {}),
+    "with lists": ("{r: 4, target_modules: [q, v]}", {"r": 4, "target_modules": ("q", "v")}),
+    "nested": ("{rank_pattern: {q: 2}}", {"rank_pattern": {"q": 2}}),
+    "choice": ("{choice: [{r: 4}, {r: 8}]}", Choice(({"r": 4}, {"r": 8}))),
+    "axis": ("{grid: [{r: 4}, {}]}", Axis(({"r": 4}, {}))),
+    "axis of a form's arguments": ("{grid: [{step: 4}]}", Axis(({"step": 4},))),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), MAPPINGS.values(), ids=MAPPINGS)
+def test_a_mapping_is_a_value_where_its_key_takes_one(tmp_path: Path, text: str, expected: object) -> None:
+    base = BASE.replace("prompt_tuning: {}", f"peft: {{peft_type: lora, peft_options: {text}}}")
+    grid = load_grid(write(tmp_path, base))
+    assert grid.values("minilm", "cb", "peft") == {"peft_type": "lora", "peft_options": expected}
+    assert load_grid(write(tmp_path, BASE.replace("prompt_tuning: {}", "peft: {peft_type: lora}") + (
+        f"train: {{peft_options: {text}}}"
+    ))).values("minilm", "cb", "peft") == {"peft_type": "lora", "peft_options": expected}  # fmt: skip
+
+
+def test_set_replaces_a_mapping_or_one_of_its_keys(tmp_path: Path) -> None:
+    base = BASE.replace("prompt_tuning: {}", "peft: {peft_type: lora, peft_options: {r: 4, lora_alpha: 2}}")
+    grid = load_grid(write(tmp_path, base))
+    for sets, options in (
+        (["peft_options={r: 8}"], {"r": 8}),
+        (["methods.peft.peft_options.r=8"], {"r": 8, "lora_alpha": 2}),
+        (["peft_options={choice: [{r: 8}]}"], Choice(({"r": 8},))),
+    ):
+        assert apply_set(grid, sets).values("minilm", "cb", "peft")["peft_options"] == options
+
+
+MAPPING_MISTAKES = {
+    "no mapping": ("peft_options: 3", "`peft_options` must be a mapping of keys, but got 3"),
+    "a list": ("peft_options: [r, 4]", "`peft_options` must be a mapping of keys, but got ['r', 4]"),
+    "form beside a key": ("peft_options: {grid: [{r: 4}], r: 3}", "unknown form of a value 'r'"),
+    "choice of a number": ("peft_options: {choice: [4]}", "`peft_options` must be a mapping of keys, but got 4"),
+    "twice": ("peft_options: {grid: [{r: 4, b: 1}, {b: 1, r: 4}]}", "`grid` must list each value once"),
+    "not finite": ("peft_options: {r: .inf}", "finite numbers"),
+    "range": ("peft_options: {int: [1, 3]}", "`peft_options` must be a mapping of keys, but got 1"),
+    "type": ("peft_type: ia33", "unknown PEFT type 'ia33'; did you mean 'ia3'"),
+    "refused type": ("peft_type: PREFIX_TUNING", "use method `p_tuning_v2`"),
+}
+
+
+@pytest.mark.parametrize(("text", "part"), MAPPING_MISTAKES.values(), ids=MAPPING_MISTAKES)
+def test_a_wrong_mapping_is_named_with_its_line(tmp_path: Path, text: str, part: str) -> None:
+    said = message(tmp_path, BASE.replace("prompt_tuning: {}", f"peft: {{{text}}}"))
+    assert said.startswith(f"{tmp_path / 'some_grid.yaml'}:5: ")
+    assert part in said
+
+
 def test_an_axis_keeps_values_out_of_range_for_their_own_cell(tmp_path: Path) -> None:
     assert load(tmp_path, "train: {num_experts: {grid: [4, 0]}}").train["num_experts"] == Axis((4, 0))
 
@@ -149,13 +201,15 @@ WHOLE_FILES = {
     "a name twice, by lines": (BASE.replace("[cb, copa]", "\n- cb\n- rte\n- cb"), 7, "each name once"),
     "unknown task": (BASE.replace("copa", "coppa"), 4, "unknown task 'coppa'; did you mean 'copa'?"),
     "unknown task, by lines": (BASE.replace("[cb, copa]", "\n- cb\n- coppa"), 6, "did you mean 'copa'?"),
+    "unknown task in a mixture": (BASE.replace("copa", "cb+coppa"), 4, "'coppa'; did you mean 'copa'?"),
+    "a task twice in a mixture": (BASE.replace("copa", "cb+rte+cb"), 4, "each of its tasks once, but got 'cb+rte+cb'"),
     "unknown method": (BASE.replace("mept:", "mpet:"), 5, "unknown method 'mpet'; did you mean 'mept'?"),
     "unknown data": (BASE.replace("jsonl", "json"), 2, "'json'; did you mean 'jsonl'?"),
     "method with a number": (BASE.replace("mept: {}", "mept: 3"), 5, "`methods.mept` must be a mapping"),
     "key of another method": (
-        BASE.replace("prompt_tuning: {}", "prompt_tuning: {num_experts: 3}"),
+        BASE.replace("prompt_tuning: {}", "prompt_tuning: {learnable: router}"),
         5,
-        "`num_experts` belongs to mept, but is given for prompt_tuning",
+        "`learnable` belongs to mept, but is given for prompt_tuning",
     ),
     "too large": (b"#" * 1_000_001, None, "at most 1000000 bytes"),
 }

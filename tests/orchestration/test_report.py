@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 import shutil
 import statistics
@@ -11,17 +12,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
 from mept.errors import InputError
-from orchestration.report import write_report
+from orchestration.report import experts, write_report
+from orchestration.report import states as state_figure
 from orchestration.report.main_table import build, duration, percent
 from orchestration.report.summary import summarise
 from orchestration.report.tables import latex_escape, markdown, markdown_escape
 from orchestration.results import ReportSettings, load_results
 
-GRIDS = ["superglue", "sensitivity", "search_only", "hostile", "empty"]
+GRIDS = ["superglue", "sensitivity", "search_only", "mixture", "hostile", "empty"]
 Report = Callable[[str], Path]
 
 
@@ -213,8 +218,9 @@ def test_figures_without_numbers_any_more_are_removed(store: str, tmp_path: Path
 
 def test_figures_are_drawn_for_what_there_is(report: Report) -> None:
     names = {grid: {path.stem for path in (report(grid) / "figures").iterdir()} for grid in GRIDS}
-    assert names["superglue"] == {"learning_curves", "routing", "search_learning_rate"}
-    assert names["sensitivity"] == {"learning_curves", "routing", "sensitivity"}
+    assert names["superglue"] == {"learning_curves", "routing", "utilisation", "search_learning_rate"}
+    assert names["sensitivity"] == {"learning_curves", "routing", "utilisation", "sensitivity"}
+    assert names["mixture"] == {"learning_curves", "routing", "utilisation", "pathways", "similarity", "states"}
     assert names["search_only"] == {"learning_curves", "sensitivity"}
     assert names["empty"] == set()
 
@@ -223,6 +229,85 @@ def test_sensitivity_figure_shows_each_mean_and_deviation(report: Report) -> Non
     page = (report("sensitivity") / "index.html").read_text("utf-8")
     svg = page[page.index('<section id="sensitivity">') : page.index('<section id="routing">')]
     assert all(f">{value}</text>" in svg for value in ("65.3", "68.0", "68.5", "± 0.7", "—"))
+
+
+# Mixtures
+
+
+@pytest.fixture
+def figure_of(store: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Return a function that draws one figure of the mixture's report and gives its panels by title."""
+
+    def drawn(module: Any, name: str) -> dict[str, Axes]:
+        monkeypatch.setattr(module, "finish", lambda *arguments: arguments[-1])
+        figure = getattr(module, name)(summarise(load_results(store, "mixture")))
+        return {axes.get_title("left") or axes.get_title(): axes for axes in figure.axes}
+
+    return drawn
+
+
+@pytest.fixture(scope="module")
+def entries(store: str) -> dict[str, Any]:
+    """The routing statistics of the mixture's tasks."""
+    return next(entry["tasks"] for entry in load_results(store, "mixture").routing.values() if "tasks" in entry)
+
+
+def test_a_mixture_has_a_table_with_a_column_a_task_and_is_left_out_of_the_average(report: Report) -> None:
+    text = (report("mixture") / "table.md").read_text("utf-8")
+    main, parts = text.split("## Tasks of cb+wic")
+    assert rows_of(main)["mept"]["cb+wic"] == "**71.5** ± 0.7"
+    assert rows_of(main)["mept"]["Average"] == "**71.5**"
+    assert "over the columns of single tasks" in main
+    row = rows_of(parts)["mept"]
+    assert (row["cb"], row["wic"], row["Average"]) == ("**61.5** ± 0.7", "**81.5** ± 0.7", "**71.5** ± 0.7")
+    assert "<h3>Tasks of cb+wic</h3>" in (report("mixture") / "index.html").read_text("utf-8")
+    assert r"\label{tab:mixture-mixture-1}" in (report("mixture") / "table.tex").read_text("utf-8")
+    assert float(records(report("mixture"))["prompt_tuning-minilm-cb-wic"]["mean/wic"]) == pytest.approx(0.715)
+
+
+def test_utilisation_shows_the_shares_of_each_layer_and_the_effective_number_of_experts(
+    figure_of: Callable[..., Any], entries: dict[str, Any]
+) -> None:
+    axes = figure_of(experts, "utilisation")["cb+wic"]
+    counts = [np.array(entries[task]["counts"], dtype=float) for task in ("cb", "wic")]
+    shares = sum(count / count.sum(1, keepdims=True) for count in counts) / 2
+    widths = np.array([[bar.get_width() for bar in container] for container in axes.containers]).T
+    np.testing.assert_allclose(widths, shares)
+    effective = [math.exp(-sum(share * math.log(share) for share in row if share)) for row in shares]
+    assert [text.get_text() for text in axes.texts] == [f"{value:.1f}" for value in effective]
+
+
+def test_a_pathway_goes_through_the_most_probable_expert_of_each_layer(
+    figure_of: Callable[..., Any], entries: dict[str, Any]
+) -> None:
+    panels = figure_of(experts, "pathways")
+    for task in ("cb", "wic"):
+        (line,) = panels[task].lines
+        expected = np.argmax(entries[task]["mean_probability"], axis=1)
+        assert (list(line.get_xdata()), list(line.get_ydata())) == (expected.tolist(), [0, 1, 2])
+
+
+def test_similarity_is_the_mean_absolute_error_and_the_cosine_of_the_pathways(
+    figure_of: Callable[..., Any], entries: dict[str, Any]
+) -> None:
+    panels = figure_of(experts, "similarity")
+    x, y = ([p for row in entries[task]["mean_probability"] for p in row] for task in ("cb", "wic"))
+    error = 100 * statistics.fmean(abs(a - b) for a, b in zip(x, y, strict=True))
+    cosine = 100 * sum(a * b for a, b in zip(x, y, strict=True)) / math.hypot(*x) / math.hypot(*y)
+    shown = {title: [text.get_text() for text in axes.texts] for title, axes in panels.items()}
+    assert shown["mean absolute error × 100"] == ["0.00", f"{error:.2f}", f"{error:.2f}", "0.00"]
+    assert shown["cosine × 100"] == ["100.0", f"{cosine:.1f}", f"{cosine:.1f}", "100.0"]
+
+
+def test_states_are_drawn_before_tuning_once_and_after_each_method(figure_of: Callable[..., Any]) -> None:
+    panels = figure_of(state_figure, "states")
+    assert list(panels) == ["before tuning", "after mept", "after prompt_tuning"]
+    for title, shift in (("before tuning", 0.0), ("after mept", 3.0)):
+        lines = panels[title].lines
+        points = [point for line in lines for point in zip(line.get_xdata(), line.get_ydata(), strict=True)]
+        circle = [(math.cos(angle), math.sin(angle)) for angle in range(12)]
+        np.testing.assert_allclose(sorted(points), sorted([*circle, *((x + shift, y) for x, y in circle)]))
+        assert len({line.get_color() for line in lines}) == len({line.get_marker() for line in lines}) == 2
 
 
 # The page
@@ -322,7 +407,7 @@ def test_latex_is_a_document_with_booktabs(report: Report) -> None:
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
-@pytest.mark.parametrize("grid", ["superglue", "hostile", "empty"])
+@pytest.mark.parametrize("grid", ["superglue", "mixture", "hostile", "empty"])
 def test_latex_compiles(report: Report, tmp_path: Path, grid: str) -> None:
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-draftmode", str(report(grid) / "table.tex")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

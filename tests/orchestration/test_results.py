@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from mept.errors import InputError
-from orchestration.results import ReportSettings, Results, load_results, parse_param
+from orchestration.results import (
+    ReportSettings,
+    Results,
+    _are_states,
+    _belongs,
+    _is_routing,
+    _with_objective,
+    load_results,
+    parse_param,
+)
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +74,14 @@ def test_objective_is_the_maximum_over_the_epochs(superglue: Results) -> None:
         assert (objective == points["value"].max()) if len(points) else objective != objective
 
 
+def test_the_objective_of_a_run_with_phases_is_of_the_last_one() -> None:
+    trials = pd.DataFrame({"run_id": ["phases", "plain"], "dev/score": math.nan, "objective": [0.6, 0.7]})
+    scores = {"phases": [0.9, 0.5, 0.6], "plain": [0.2, 0.7, 0.7]}
+    rows = [(run, "dev/score", step, value) for run, values in scores.items() for step, value in enumerate(values, 1)]
+    filled = _with_objective(trials, pd.DataFrame(rows, columns=["run_id", "metric", "step", "value"]))
+    assert filled["dev/score"].tolist() == [0.6, 0.7]
+
+
 def test_histories_hold_one_value_an_epoch(superglue: Results) -> None:
     assert list(superglue.histories.columns) == ["run_id", "metric", "step", "value"]
     assert not superglue.histories.duplicated(["run_id", "metric", "step"]).any()
@@ -72,6 +91,43 @@ def test_routing_is_that_of_the_first_seed(superglue: Results) -> None:
     confirmed = superglue.trials[(superglue.trials["stage"] == "confirm") & (superglue.trials["seed"] == 1)]
     assert set(superglue.routing) == set(confirmed.loc[confirmed["cell"].str.startswith("mept"), "run_id"])
     assert all(len(content["mean_probability"]) == 12 for content in superglue.routing.values())
+
+
+def test_states_of_mixtures_are_those_of_the_first_seed(store: str) -> None:
+    mixture = load_results(store, "mixture")
+    confirmed = mixture.trials[(mixture.trials["stage"] == "confirm") & (mixture.trials["seed"] == 1)]
+    assert set(mixture.states) == set(confirmed.loc[confirmed["cell"].str.endswith("cb-wic"), "run_id"])
+    assert all(list(content["tasks"]) == ["cb", "wic"] for content in mixture.states.values())
+
+
+MATRICES = {"counts": [[1, 2]], "mean_probability": [[0.4, 0.6]]}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"layers": [0, 1]},
+        {"counts": [[1, 2], [3]]},
+        {"mean_probability": None},
+        {"tasks": {"cb": {"counts": [[1, 2]]}}},
+        {"tasks": {"cb": MATRICES | {"counts": [[1, 2, 3]]}}},
+        {"tasks": []},
+    ],
+    ids=["layers", "ragged", "no matrix", "a task without probabilities", "a task of another shape", "no tasks"],
+)
+def test_routing_that_cannot_be_drawn_is_left_out(changes: dict) -> None:
+    good = {"layers": [0], **MATRICES, "tasks": {"cb": MATRICES}}
+    assert _is_routing(good) and not _is_routing(good | changes)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [{"label": ["a"], "before": [[0, 1]], "after": []}, {"label": ["a"], "before": [[0, 1]]}, {"label": 3}, None],
+    ids=["a point missing", "no map", "no labels", "nothing"],
+)
+def test_states_that_cannot_be_drawn_are_left_out(entry: object) -> None:
+    good = {"label": ["a"], "before": [[0, 1]], "after": [[0.5, 1]]}
+    assert _are_states({"tasks": {"cb": good}}) and not _are_states({"tasks": {"cb": good, "wic": entry}})
 
 
 def test_only_keys_that_tell_cells_apart_are_axes(superglue: Results, store: str) -> None:
@@ -86,6 +142,22 @@ def test_report_section_and_seeds_come_from_the_experiment(store: str) -> None:
     assert results.report == ReportSettings("num_virtual_tokens", "num_experts", "test/score")
     assert (results.title, results.seeds) == ("Prompt length and experts", (1, 2))
     assert load_results(store, "search_only").seeds == ()
+
+
+@pytest.mark.parametrize(
+    ("written", "belongs"),
+    [
+        ({"r": 4, "target_modules": ["q", "v"]}, True),
+        ({"target_modules": ["q", "v"], "r": 4.0}, True),
+        ({"r": 4, "target_modules": ["q"]}, False),
+        ({"r": 4}, False),
+        ({"r": 4, "target_modules": ["q", "v"], "bias": "none"}, False),
+    ],
+)
+def test_a_trial_belongs_to_the_cell_with_an_equal_mapping(written: dict, belongs: bool) -> None:
+    params = {"peft_options": parse_param(str({"r": 4, "target_modules": ("q", "v")}))}
+    trial = {"stage": "search", "params": {"peft_options": parse_param(str(written))}}
+    assert _belongs(trial, params, None) is belongs
 
 
 def test_seeds_the_grid_no_longer_asks_for_are_left_out(store: str) -> None:

@@ -150,7 +150,7 @@ def test_a_grid_is_recorded_in_the_schema(
     assert search["metrics"]["dev/score"] == [(epoch, score(2, epoch)) for epoch in range(1, EPOCHS + 1)]
     assert search["metrics"]["objective"] == [(0, max(score(2, epoch) for epoch in range(1, EPOCHS + 1)))]
     assert search["artifacts"] == []
-    assert trials[0]["artifacts"] == ["adapter", "predictions.jsonl", "routing"]
+    assert trials[0]["artifacts"] == ["adapter", "predictions.jsonl", "routing", "states"]
     assert trials[3]["tags"]["mept.reason"] == "below its rung"
 
 
@@ -669,6 +669,17 @@ def test_the_champion_predicts_labels_from_task_fields_on_mlflows_command_line(
         {"label": "yes", "scores": {"yes": 0.75}, "experts": [[1, 2]]},
         {"label": "no.", "scores": {"yes": 0.75}, "experts": [[1, 2]]},
     ]
+
+
+def test_a_mixtures_model_takes_the_fields_of_all_its_tasks_and_needs_the_name_of_one(tmp_path: Path) -> None:
+    from orchestration.served import _columns
+
+    content = {"method": "mept", "options": {}, "num_labels": 5, "task": "wic+cb", "max_tokens": 64}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(content))
+    columns = _columns(tmp_path, {"task": "cb", "premise": "It rains.", "hypothesis": "It is wet."})
+    assert [name for name, needed in columns.items() if needed] == ["task"]
+    assert set(columns) == {"task", "sentence1", "sentence2", "word", "premise", "hypothesis"}
+    assert _columns(tmp_path, {"premise": "a", "hypothesis": "b"}) == {"premise": True, "hypothesis": True}
 
 
 @pytest.mark.parametrize(

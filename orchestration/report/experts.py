@@ -1,0 +1,246 @@
+"""Figures of what the router does (MEPT, figures 4b, 5 and 6): which experts work, and on which tasks."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from orchestration.report.drawing import (
+    HEAT,
+    INK,
+    MUTED,
+    SERIES,
+    Drawing,
+    add_legend,
+    as_table,
+    finish,
+    luminance,
+    make_panels,
+    panel_title,
+    tasks_in_order,
+)
+from orchestration.report.summary import Cell, Summary, tasks_of
+
+TINTS = (1.0, 0.55, 0.3)
+"""Opacity of an expert's colour each time the colours have all been used."""
+NAMED_EXPERTS = 10
+"""Most experts that a legend names."""
+
+
+def best_cells(summary: Summary, runs: Mapping[str, Any]) -> list[Cell]:
+    """Return one cell a task, backbone and method: of those whose first run is among `runs` the best on dev."""
+    best: dict[tuple[str, str, str], Cell] = {}
+    for cell in summary.cells:
+        if cell.first_run in runs:
+            key = (cell.task, cell.backbone, cell.method)
+            if key not in best or (cell.dev or 0) > (best[key].dev or 0):
+                best[key] = cell
+    order = tasks_in_order(summary, list(best.values()))
+    return sorted(best.values(), key=lambda cell: order.index(cell.task))
+
+
+def routing(summary: Summary) -> Drawing | None:
+    """Layer x expert heat maps of the router's mean probability, a panel a task (and method, when several route).
+
+    Mixtures are left to :func:`pathways`, which show each of their tasks.
+    """
+    shown = [cell for cell in _routed(summary) if "tasks" not in summary.results.routing[cell.first_run]]
+    if not shown:
+        return None
+    entries = [summary.results.routing[cell.first_run] for cell in shown]
+    matrices = [_shares(entry["mean_probability"]) for entry in entries]
+    figure, panels = make_panels(len(shown), height=0.75 + 0.17 * max(len(matrix) for matrix in matrices))
+    top = max(float(matrix.max()) for matrix in matrices)
+    for cell, entry, matrix, axes in zip(shown, entries, matrices, panels, strict=True):
+        mesh = _heat_map(axes, matrix, entry["layers"], top)
+        axes.set(title=panel_title(cell, shown), xlabel="expert", ylabel="layer")
+    _colour_bar(figure, mesh, panels)
+    caption = (
+        "Mean probability of each expert in each layer over the test examples; every row sums to 1. "
+        f"{_which_run(summary, shown)} A row with a single dark field is a layer whose router collapsed on one expert; "
+        "in an even row it does not choose. Compare tasks by how concentrated rows are, not by which expert is dark."
+    )
+    return finish("routing", "Routing by layer and expert", caption, figure)
+
+
+def utilisation(summary: Summary) -> Drawing | None:
+    """Stacked bars of how often each expert is chosen, a bar a layer, a panel a cell that routes."""
+    shown = _routed(summary)
+    if not shown:
+        return None
+    entries = [summary.results.routing[cell.first_run] for cell in shown]
+    matrices = [np.mean([_shares(part["counts"]) for part in _by_task(entry).values()], axis=0) for entry in entries]
+    figure, panels = make_panels(len(shown), height=0.75 + 0.17 * max(len(matrix) for matrix in matrices))
+    for cell, entry, matrix, axes in zip(shown, entries, matrices, panels, strict=True):
+        ends = matrix.cumsum(axis=1)
+        for expert, share in enumerate(matrix.T):
+            axes.barh(range(len(matrix)), share, left=ends[:, expert] - share, height=0.78, **_paint(expert))
+        for layer, value in enumerate(np.exp(_entropy(matrix))):
+            axes.text(1.03, layer, f"{value:.1f}", ha="left", va="center", fontsize=7, color=MUTED)
+        axes.set(xlim=(0, 1.12), ylim=(len(matrix) - 0.5, -0.5), xlabel="share of the examples", ylabel="layer")
+        axes.set_title(panel_title(cell, shown))
+        axes.set_xticks([0, 0.5, 1], ["0", "½", "1"])
+        _layer_ticks(axes, entry["layers"])
+        axes.grid(False)
+        axes.spines[:].set_visible(False)
+    count = max(matrix.shape[1] for matrix in matrices)
+    if count <= NAMED_EXPERTS:
+        add_legend(figure, {f"expert {expert}": _paint(expert) | {"linewidth": 5} for expert in range(count)})
+    caption = (
+        "How often each expert was chosen (had the largest gate) in each layer over the test examples, from the "
+        "left in the experts' order; in a mixture every task counts the same. The number on the right is the "
+        "effective number of experts, the exponential of the entropy of the shares: 1.0 means that one expert takes "
+        f"all examples and the layer is an ordinary prompt. {_which_run(summary, shown)} Look for layers that use "
+        "more than one expert."
+    )
+    return finish("utilisation", "Utilisation of the experts by layer", caption, figure)
+
+
+def pathways(summary: Summary) -> Drawing | None:
+    """Layer x expert heat maps of each task of a mixture, with the line through the most probable experts."""
+    shown = _routed_mixtures(summary)
+    if not shown:
+        return None
+    drawn = [
+        (cell, task, summary.results.routing[cell.first_run]["layers"], _shares(part["mean_probability"]))
+        for cell in shown
+        for task, part in _by_task(summary.results.routing[cell.first_run]).items()
+    ]
+    # One row a mixture, so that tasks stand above each other.
+    columns = max(map(len, map(tasks_of, {cell.task for cell in shown})))
+    columns, width = (columns, {4: 2.5}.get(columns)) if columns <= 4 else (3, None)
+    height = 0.75 + 0.17 * max(len(matrix) for *_, matrix in drawn)
+    figure, panels = make_panels(len(drawn), height, width, columns)
+    top = max(float(matrix.max()) for *_, matrix in drawn)
+    for (cell, task, layers, matrix), axes in zip(drawn, panels, strict=True):
+        mesh = _heat_map(axes, matrix, layers, top)
+        path = matrix.argmax(axis=1)
+        axes.plot(path, range(len(path)), color=SERIES[1], linewidth=1.1, marker="o", markersize=3.6, markeredgewidth=0)
+        axes.set(title=_part_title(cell, task, shown), xlabel="expert", ylabel="layer")
+    _colour_bar(figure, mesh, panels)
+    caption = (
+        "Mean probability of each expert in each layer over the test examples, by task of a mixture; every row sums "
+        "to 1. The dots mark the most probable expert of a layer, the line through them is the task's pathway. One "
+        "adapter serves all tasks of a mixture, so an expert is the same in all its panels. "
+        f"{_which_run(summary, shown)} Look for layers where the lines of two tasks part: there the router tells the "
+        "tasks apart. Lines that agree everywhere mean that the tasks share their prompts."
+    )
+    return finish("pathways", "Pathways of the tasks through the experts", caption, figure)
+
+
+def similarity(summary: Summary) -> Drawing | None:
+    """Mean absolute error and cosine similarity between the pathways of a mixture's tasks, two panels a cell."""
+    shown = _routed_mixtures(summary)
+    if not shown:
+        return None
+    patterns = []
+    for cell in shown:
+        parts = _by_task(summary.results.routing[cell.first_run])
+        patterns.append({task: _shares(part["mean_probability"]).ravel() for task, part in parts.items()})
+    size = max(len(pattern) for pattern in patterns)
+    figure, panels = make_panels(2 * len(shown), height=0.9 + 0.36 * size, width=max(2.9, 1.3 + 0.62 * size))
+    for number, (cell, pattern) in enumerate(zip(shown, patterns, strict=True)):
+        tasks, vectors = list(pattern), list(pattern.values())
+        errors = [[100 * float(np.abs(x - y).mean()) for y in vectors] for x in vectors]
+        cosines = [[100 * _cosine(x, y) for y in vectors] for x in vectors]
+        for name, values, sign in (("mean absolute error", errors, -1), ("cosine", cosines, 1)):
+            axes = panels[2 * number + (sign > 0)]
+            _similarity_table(axes, tasks, np.array(values), sign)
+            axes.set_title(_part_title(cell, f"{name} × 100", shown))
+    caption = (
+        "How alike the pathways of two tasks are, x and y being their layer × expert matrices of mean "
+        "probabilities: mean |x − y| (0 for equal ones) and x·y / (‖x‖ ‖y‖) (100 for equal ones), as in the paper's "
+        f"appendix D. Darker is more alike in both panels. {_which_run(summary, shown)} Look for tasks of a kind "
+        "that are more alike than others; when all errors are near 0, the router does not tell the tasks apart."
+    )
+    return finish("similarity", "Similarity of the pathways", caption, figure)
+
+
+def _routed(summary: Summary) -> list[Cell]:
+    return best_cells(summary, summary.results.routing)
+
+
+def _routed_mixtures(summary: Summary) -> list[Cell]:
+    return [cell for cell in _routed(summary) if "tasks" in summary.results.routing[cell.first_run]]
+
+
+def _by_task(entry: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    """Return the statistics of each task of a mixture; of a single task, its own."""
+    return entry.get("tasks") or {entry.get("task", ""): entry}
+
+
+def _shares(rows: Sequence[Sequence[float]]) -> np.ndarray:
+    matrix = np.nan_to_num(np.asarray(rows, dtype=float))
+    return matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1e-12)
+
+
+def _entropy(shares: np.ndarray) -> np.ndarray:
+    return -(shares * np.log(np.maximum(shares, 1e-300))).sum(axis=1)
+
+
+def _cosine(x: np.ndarray, y: np.ndarray) -> float:
+    return float(x @ y / max(float(np.linalg.norm(x) * np.linalg.norm(y)), 1e-12))
+
+
+def _paint(expert: int) -> dict[str, Any]:
+    return {"color": SERIES[expert % len(SERIES)], "alpha": TINTS[expert // len(SERIES) % len(TINTS)]}
+
+
+def _heat_map(axes: Axes, matrix: np.ndarray, layers: Sequence[int], top: float) -> Any:
+    edges = np.arange(matrix.shape[1] + 1) - 0.5, np.arange(len(layers) + 1) - 0.5
+    mesh = axes.pcolormesh(*edges, matrix, cmap=HEAT, vmin=0, vmax=top, edgecolors="#ffffff", linewidth=0.4)
+    as_table(axes, *matrix.shape)
+    _layer_ticks(axes, layers)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
+    return mesh
+
+
+def _layer_ticks(axes: Axes, layers: Sequence[int]) -> None:
+    every = math.ceil(len(layers) / 12)
+    axes.set_yticks(range(0, len(layers), every), [str(layer) for layer in layers[::every]])
+
+
+def _colour_bar(figure: Any, mesh: Any, panels: Sequence[Axes]) -> None:
+    bar = figure.colorbar(mesh, ax=panels, fraction=0.025, pad=0.02)
+    bar.set_label("mean probability")
+    bar.outline.set_visible(False)
+
+
+def _part_title(cell: Cell, what: str, shown: Sequence[Cell]) -> str:
+    """Return a panel's title: the cell's part, then what tells the cell from the others shown."""
+    whole = panel_title(cell, shown).removeprefix(cell.task).removeprefix(" · ")
+    mixture = cell.task if len({other.task for other in shown}) > 1 else ""
+    return " · ".join(filter(None, [what, mixture, whole]))
+
+
+def _similarity_table(axes: Axes, tasks: Sequence[str], values: np.ndarray, sign: int) -> None:
+    """Draw values between tasks; the shades span those between different tasks."""
+    others = [sign * values[pair] for pair in itertools.permutations(range(len(tasks)), 2)]
+    low, high = min(others), max(others)
+    for (row, column), value in np.ndenumerate(values):
+        share = 1.0 if row == column else 0.4 if high == low else 0.75 * (sign * value - low) / (high - low)
+        color = HEAT(0.08 + 0.8 * share)
+        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=color, edgecolor="none"))
+        ink = "#ffffff" if luminance(color) < 0.36 else "#0b1220"
+        axes.text(column, row, f"{value:.2f}" if sign < 0 else f"{value:.1f}", ha="center", va="center", color=ink)
+    as_table(axes, len(tasks), len(tasks))
+    axes.set_xticks(range(len(tasks)), tasks)
+    axes.set_yticks(range(len(tasks)), tasks)
+    axes.tick_params(labelcolor=INK)
+
+
+def _which_run(summary: Summary, shown: Sequence[Cell]) -> str:
+    """Say which run of each cell is shown, and why not a mean."""
+    seeds = ", ".join(sorted({str(min(cell.scores)) for cell in shown if cell.scores}))
+    best = ", of the cell with the best dev score among the grid's axes" if summary.results.axes else ""
+    return (
+        f"A single run a panel: the first confirmation seed ({seeds}){best}; experts have no common order between "
+        "seeds, so an average over them would mean nothing."
+    )
