@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
@@ -82,6 +83,10 @@ class MethodConfig(Frozen):
         Its weights supersede the files and texts it once started from, which may be gone.
         """
         return self
+
+    def adapters(self) -> tuple[str, ...]:
+        """Return the directories of saved adapters that training starts from; their content is part of the trial."""
+        return ()
 
 
 class PromptConfig(MethodConfig):
@@ -208,8 +213,18 @@ class TrialConfig(Frozen):
         Returns:
             16 hexadecimal digits.
         """
-        content = {"config": self.flat(), "identity": identity, "protocol": PROTOCOL_VERSION}
+        content: dict[str, Any] = {"config": self.flat(), "identity": identity, "protocol": PROTOCOL_VERSION}
+        if adapters := self.method_options.adapters():
+            content["adapters"] = [_digest(Path(directory) / "adapter_model.safetensors") for directory in adapters]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _digest(path: Path) -> str | None:
+    """Return the hash of a file's content; None for a missing one, which the method refuses when it is built."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 def describe(error: ValidationError) -> str:

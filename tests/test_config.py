@@ -56,3 +56,19 @@ def test_data_and_weights_are_part_of_the_fingerprint() -> None:
     config = TrialConfig.from_flat(BASE)
     assert config.fingerprint("a") != config.fingerprint("b")
     assert config.fingerprint("a") == TrialConfig.from_flat(config.flat()).fingerprint("a")
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("mept", lambda path: {"initialization": "previous", "previous_adapter": path}),
+        ("attempt", lambda path: {"source_adapters": [path]}),
+    ],
+)
+def test_the_content_of_adapters_started_from_is_part_of_the_fingerprint(method, options, tmp_path) -> None:
+    config = TrialConfig.from_flat({"backbone": "minilm", "task": "cb", "method": method} | options(str(tmp_path)))
+    found = {config.fingerprint("")}
+    for content in (b"one", b"two"):
+        (tmp_path / "adapter_model.safetensors").write_bytes(content)
+        found.add(config.fingerprint(""))
+    assert len(found) == 3

@@ -64,6 +64,10 @@ class AttemptConfig(PromptConfig):
     attention_learning_rate: float | None = Field(None, gt=0)
     """Peak learning rate of the attention's sub-network; None for that of the prompts (the code: 0.1 beside 0.3)."""
 
+    def adapters(self) -> tuple[str, ...]:
+        """Return the source adapters."""
+        return self.source_adapters
+
     def for_rebuilding(self) -> Self:
         """Return the options with as many sources as there were adapters, and without those."""
         if not self.source_adapters:

@@ -92,6 +92,10 @@ class MeptConfig(PromptConfig):
             )
         return self
 
+    def adapters(self) -> tuple[str, ...]:
+        """Return the adapter that ``initialization: previous`` starts from."""
+        return () if self.previous_adapter is None else (self.previous_adapter,)
+
     def for_rebuilding(self) -> Self:
         """Return the options without the adapter that ``initialization: previous`` started from."""
         if self.initialization != "previous":
