@@ -22,7 +22,8 @@ def make_console() -> Console:
 def show_table(results: Results, console: Console) -> None:
     """Print the report's main table and those of mixtures, with their captions and notes."""
     summary = summarise(results)
-    for title, table in {results.title: build(summary), **build_mixtures(summary)}.items():
+    mixtures = {f"Tasks of {name}": table for name, table in build_mixtures(summary).items()}
+    for title, table in {results.title: build(summary), **mixtures}.items():
         headings = [table.corner, *table.columns, *COST_COLUMNS]
         rows: list[list[str | Text]] = []
         for row in table.rows:

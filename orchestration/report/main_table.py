@@ -233,6 +233,8 @@ def caption(summary: Summary, averaged: Sequence[bool]) -> str:
         text = f"{name}{unit} of the best search trial of each cell: a single run, on the split it was selected by"
         text += ", so it is optimistic. " + ("Not confirmed over seeds." if not seeds else "No test split is involved.")
     text += " The best of each column is in bold."
+    if any(cell.is_mixture for cell in summary.cells):
+        text += " The score of several tasks trained as one (a+b) is the mean of theirs."
     if averaged:
         what = "over rows with a value in every column" if all(averaged) else "over the columns of single tasks"
         text += f" Average: {what}."
