@@ -9,12 +9,13 @@ from transformers import PreTrainedTokenizerFast
 from mept.tasks import TASKS
 from mept.tasks.base import Example
 from mept.tasks.data import TaskData, load_task
+from mept.tasks.embedded import GENERATORS
 from tests.real import superglue_dir
 
 
 @pytest.fixture(scope="session")
 def embedded_data() -> dict[str, TaskData]:
-    return {name: load_task(name, "embedded") for name in ("cb", "wic")}
+    return {name: load_task(name, "embedded") for name in GENERATORS}
 
 
 @pytest.fixture(scope="session")
