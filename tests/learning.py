@@ -30,7 +30,8 @@ from mept.train import input_limit, train
 PROMPT: dict[str, Any] = {"num_virtual_tokens": 5}
 SETTINGS: dict[str, dict[str, Any]] = {
     "mept": PROMPT | {"num_experts": 4, "learning_rate": 1e-2},
-    "mept_released": PROMPT | {"num_experts": 4, "learning_rate": 1e-2},
+    # Its prompts grow with the batch: scored in batches of the size it was trained in.
+    "mept_released": PROMPT | {"num_experts": 4, "learning_rate": 3e-3, "eval_batch_size": 8},
     "smop": PROMPT | {"num_experts": 4, "learning_rate": 0.1},
     "pt_moe": PROMPT | {"rank": 4, "learning_rate": 3e-2},
     "dpt": PROMPT | {"rank": 4, "learning_rate": 3e-2},
@@ -40,11 +41,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dept": PROMPT | {"learning_rate": 3e-2},
     "ept": PROMPT | {"learning_rate": 3e-2},
     "xprompt": PROMPT | {"learning_rate": 3e-2},
-    "p_tuning": PROMPT | {"learning_rate": 3e-3},
+    "p_tuning": PROMPT | {"learning_rate": 1e-3},
     "p_tuning_v2": PROMPT | {"learning_rate": 1e-2},
     "residual_prompt": PROMPT | {"learning_rate": 1e-2},
     "superpos": PROMPT | {"learning_rate": 1e-2},
-    "vfpt": PROMPT | {"learning_rate": 1e-2},
+    "vfpt": PROMPT | {"learning_rate": 1e-3},  # the transform multiplies what it is given by sqrt(m d)
     "linear_head": {"learning_rate": 3e-2},
     "full_finetuning": {"learning_rate": 1e-4},
     "lora": {"learning_rate": 3e-3},
