@@ -38,8 +38,6 @@ RUN_STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 CELL_STATUS = {"complete": "FINISHED", "failed": "FAILED", "impossible": "FAILED", "partial": "FAILED"}
 NEW = {"mept.outcome": "running", "mept.reason": ""}
 """Tags of a run that has not ended."""
-KIND = {"mlflow.experimentKind": "custom_model_development"}
-"""Tag of an experiment: MLflow's page then opens as for training runs, with their metrics, not as for chats."""
 ARTIFACTS = ("adapter", "predictions.jsonl", "routing", "states")
 """What of a trial's directory is kept; checkpoints are not."""
 OBJECTIVE = "objective"
@@ -260,7 +258,7 @@ class Writer:
             self._experiment_id = (
                 experiment.experiment_id
                 if experiment is not None
-                else self._client.create_experiment(self._grid, artifact_location=self._location, tags=KIND)
+                else self._client.create_experiment(self._grid, artifact_location=self._location)
             )
         return self._experiment_id
 
