@@ -1,5 +1,6 @@
 """What the README shows works."""
 
+import inspect
 import re
 from pathlib import Path
 
@@ -7,9 +8,9 @@ import pytest
 import torch
 
 from mept.methods import METHODS
-from mept.model import get_prompt_model
-from tests.contract.matrix import batch, cut
-from tests.models import FAMILIES, random_backbone, save_backbone
+from tests.contract import test_models as contract
+from tests.contract.matrix import batch
+from tests.models import FAMILIES, save_backbone
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -35,19 +36,26 @@ def scaled(monkeypatch):
     return names["SCALED"]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_method_of_the_example_keeps_the_contracts(family, scaled, tmp_path) -> None:
-    config = scaled.config(num_virtual_tokens=3, scale=2.0)
-    model = get_prompt_model(random_backbone(family), config, num_labels=None if family == "t5" else 3, seed=0)
-    inputs = batch(family)
-    together = model(**inputs).logits
-    for row in range(3):
-        torch.testing.assert_close(model(**cut(inputs, row)).logits[0], together[row], atol=1e-5, rtol=1e-5)
-    model(**inputs).loss.backward()
-    assert model.adapter.method.prompt.grad.abs().sum() > 0
-    model.save_pretrained(tmp_path)
-    again = type(model).from_pretrained(random_backbone(family), tmp_path)
-    assert torch.equal(again(**inputs).logits, together)
+def contracts() -> list:
+    """Every contract test of methods with the arguments it takes beside a configuration."""
+    found = []
+    for name, test in vars(contract).items():
+        wanted = inspect.signature(test).parameters if name.startswith("test_") else {}
+        if "config" not in wanted:
+            continue
+        if "family" in wanted:
+            [runs] = [mark.args[1] for mark in test.pytestmark if "family" in mark.args[0]]
+            arguments = [{"family": family} for family in FAMILIES if any(run.values[1] == family for run in runs)]
+        else:
+            arguments = [{"side": side} for side in ("left", "none")] if "side" in wanted else [{}]
+        found += [pytest.param(test, one, id="-".join((name, *one.values()))) for one in arguments]
+    return found
+
+
+@pytest.mark.parametrize(("test", "arguments"), contracts())
+def test_the_method_of_the_example_keeps_the_contracts(test, arguments, scaled, tmp_path) -> None:
+    more = {"tmp_path": tmp_path} if "tmp_path" in inspect.signature(test).parameters else {}
+    test(config=scaled.config(num_virtual_tokens=3, scale=2.0), **arguments, **more)
 
 
 def test_the_grid_of_the_example_is_valid(tmp_path) -> None:
