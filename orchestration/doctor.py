@@ -30,8 +30,6 @@ LOW_SPACE, NO_SPACE = 5 * 2**30, 2**29
 """Free bytes under --root below which a run may end early, or hardly begin."""
 SECONDS = 5
 """Longest wait for a server."""
-PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-"""Of databases whose address names none."""
 COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 
 
@@ -223,7 +221,7 @@ def check_tracking(options: Options) -> Iterator[Finding]:
 
 def check_storage(options: Options) -> Iterator[Finding]:
     """Optuna's storage can be opened."""
-    from orchestration.track import public
+    from orchestration.track import PORTS, public
 
     url = options.optuna_storage or default_storage(options.root)
     if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():

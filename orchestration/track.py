@@ -45,6 +45,8 @@ OBJECTIVE = "objective"
 SCORE = "dev/score"
 LONGEST_PARAM, LONGEST_TAG, LONGEST_EXPERIMENT_TAG = 6000, 8000, 20000
 """MLflow's limits, in characters."""
+PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+"""Of databases whose address names none."""
 METRICS_A_CALL = 1000
 PAGE = 1000
 NOISE = (r"The ``noload`` loader strategy is deprecated", r".*Any type hint is inferred as AnyType")
@@ -648,7 +650,7 @@ def _probe_database(uri: str) -> None:
     if url.get_backend_name() == "sqlite":
         Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
     elif url.host:
-        _probe(uri, {"postgresql": 5432, "mysql": 3306, "mssql": 1433}[url.get_backend_name()])
+        _probe(uri, PORTS[url.get_backend_name()])
     engine = sqlalchemy.create_engine(url)
     try:
         sqlalchemy.inspect(engine).get_table_names()
