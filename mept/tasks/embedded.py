@@ -4,12 +4,12 @@ They speak of one small world (:mod:`mept.tasks.world`, :mod:`mept.tasks.senses`
 kinds of it, why it was bought and what followed, words with two senses. Labels follow from its rules:
 
 =======  ===========================================================================================================
-boolq    a fact is told (a Paris flat), its kind is asked for (a home in France), or another kind
+boolq    a thing is owned (a poodle), its kind is asked for (a dog), or another kind
 cb       a fact entails its kind, contradicts another kind of the same attribute, is neutral to another attribute
 copa     a thing was bought: the cause (or the effect) is about its kind, the alternative about another kind
 multirc  two things were bought; of four kinds as answers, theirs are true
-rte      that a thing was bought entails that its kind was, but not another kind
-wic      what stands beside a word shows its sense: things of the same kind, the same sense
+rte      that a thing was bought entails that it was of its kind, but not of another
+wic      what was drawn with a word shows its sense: things of the same kind, the same sense
 =======  ===========================================================================================================
 
 Labels are balanced, and no word alone predicts one: every label meets every kind, thing and frame equally often, and
@@ -104,19 +104,20 @@ class _Draw:
         raise ValueError(f"the small world has no more new facts after {len(self._used)}; ask for fewer rows")
 
 
+OWNED = Words(("{who} owns {thing}.",), ("{who} keeps {thing}.",))
+
+
 def generate_boolq(rng: random.Random, split: Split, size: int) -> Rows:
-    """A fact about a person; the question is about its kind."""
+    """A person has a thing; the question is about its kind."""
     draw = _Draw(rng, split)
 
-    def row(topic: str, kind: str, label: bool) -> tuple[Row, list[str]]:
+    def row(kind: str, label: bool) -> tuple[Row, list[str]]:
         who = draw.person()
-        told, fact = _told(draw, who, topic, kind if label else draw.other(tuple(ATTRIBUTES[topic].kinds), kind))
-        question = f"is {_about(who, topic)} {ATTRIBUTES[topic].predicate.format(kind=kind)}"
-        return {"passage": _sentence(told), "question": question, "label": label}, [fact]
+        thing = draw.word(KINDS[kind if label else draw.other(tuple(KINDS), kind)])
+        passage = draw.word(OWNED).format(who=who, thing=_a(thing))
+        return {"passage": passage, "question": f"is it {_a(kind)}", "label": label}, [f"{who} {thing}"]
 
-    items = [
-        (topic, kind, label) for topic in ATTRIBUTES for kind in ATTRIBUTES[topic].kinds for label in (False, True)
-    ]
+    items = [(kind, label) for kind in KINDS for label in (False, True)]
     return [draw.new(partial(row, *item)) for item in draw.plan(items, size)]
 
 
@@ -205,38 +206,38 @@ def generate_multirc(rng: random.Random, split: Split, size: int) -> Rows:
     return [draw.new(row) for _ in range(size // ANSWERS)]
 
 
-FOUND = Words(("{who} bought {thing} in town.",), ("{who} found {thing} in May.",))
+FOUND = Words(("{who} bought {thing}.",), ("{who} found {thing}.",))
 
 
 def generate_rte(rng: random.Random, split: Split, size: int) -> Rows:
-    """Two sentences that differ in one word: a thing, and its kind or another one."""
+    """A person got a thing; what is said of it is its kind or another one."""
     draw = _Draw(rng, split)
 
     def row(kind: str, label: str) -> tuple[Row, list[str]]:
-        who, frame = draw.person(), draw.word(FOUND)
+        who = draw.person()
         thing = draw.word(KINDS[kind if label == "entailment" else draw.other(tuple(KINDS), kind)])
-        premise, hypothesis = (frame.format(who=who, thing=_a(noun)) for noun in (thing, kind))
-        return {"premise": premise, "hypothesis": hypothesis, "label": label}, [f"{who} {thing}"]
+        premise = draw.word(FOUND).format(who=who, thing=_a(thing))
+        return {"premise": premise, "hypothesis": f"It was {_a(kind)}.", "label": label}, [f"{who} {thing}"]
 
     items = [(kind, label) for kind in KINDS for label in ("entailment", "not_entailment")]
     return [draw.new(partial(row, *item)) for item in draw.plan(items, size)]
 
 
-BESIDE = Words(("{who} mentioned the {word} and the {thing}.",), ("{who} drew the {word} and the {thing}.",))
+DRAWN = Words(("{who} drew {word}, {0} and {1}.",), ("{who} painted {word}, {0} and {1}.",))
 
 
 def generate_wic(rng: random.Random, split: Split, size: int) -> Rows:
-    """Two sentences with the same word; what stands beside it shows its sense, the same or another."""
+    """Two sentences with the same word; the things beside it show its sense, the same or another."""
     draw = _Draw(rng, split)
     known = SENSES if split == "train" else {**SENSES, **UNSEEN_SENSES}
 
     def row(word: str, senses: tuple[int, int]) -> tuple[Row, list[str]]:
-        frame, (one, other) = draw.word(BESIDE), rng.sample(PEOPLE[split], 2)
-        first = draw.word(known[word][senses[0]])
-        second = draw.other(known[word][senses[1]].of(split), first)
+        frame, who = draw.word(DRAWN), draw.person()
+        first = rng.sample(known[word][senses[0]].of(split), 2)
+        second = rng.sample([thing for thing in known[word][senses[1]].of(split) if thing not in first], 2)
         row: Row = {"word": word, "label": senses[0] == senses[1], "version": 1.1}
-        for number, (who, thing) in enumerate([(one, first), (other, second)], start=1):
-            sentence = frame.format(who=who, word=word, thing=thing)
+        for number, things in enumerate((first, second), start=1):
+            sentence = frame.format(*things, who=who, word=word)
             start = re.search(rf"\b{word}\b", sentence).start()  # type: ignore[union-attr]
             row |= {f"sentence{number}": sentence, f"start{number}": start, f"end{number}": start + len(word)}
         return row, [row["sentence1"], row["sentence2"]]

@@ -78,7 +78,7 @@ class Attribute:
     """Something a person has exactly one of, so that another kind of it contradicts.
 
     Attributes:
-        told: frames that state it, with ``{who}`` and ``{value}``; all of five words. They share no word but "a" with
+        told: frames that state it, with ``{who}`` and ``{value}``; all of four words. They share no word but "a" with
             ``subject`` and ``predicate`` of any attribute: neither counting words nor common words tells whether two
             sentences speak of one attribute.
         subject: its name, with ``{who}``.
@@ -93,20 +93,18 @@ class Attribute:
 
 
 ATTRIBUTES: Mapping[str, Attribute] = {
-    "home": Attribute(
-        Words(("{who} rents a {value} flat",), ("{who} sold a {value} flat",)),
-        "the home of {who}",
-        "in {kind}",
+    "plant": Attribute(
+        Words(("{who} planted a {value}",), ("{who} grew a {value}",)),
+        "the plant of {who}",
+        "a {kind}",
         {
-            "France": nouns("Paris Lyon Marseille", "Nice Bordeaux"),
-            "Italy": nouns("Rome Milan Venice", "Naples Florence"),
-            "Japan": nouns("Tokyo Osaka Kyoto", "Nagoya Hiroshima"),
-            "Germany": nouns("Berlin Munich Hamburg", "Frankfurt Cologne"),
-            "Spain": nouns("Madrid Barcelona Seville", "Valencia Granada"),
+            "tree": nouns("pine maple birch willow", "cedar spruce"),
+            "flower": nouns("rose tulip lily daisy violet", "lilac marigold poppy"),
+            "herb": nouns("mint basil thyme sage parsley", "rosemary chive"),
         },
     ),
     "pet": Attribute(
-        Words(("{who} keeps a tame {value}",), ("{who} adopted a young {value}",)),
+        Words(("{who} keeps a {value}",), ("{who} adopted a {value}",)),
         "the pet of {who}",
         "a {kind}",
         {
@@ -117,7 +115,7 @@ ATTRIBUTES: Mapping[str, Attribute] = {
         },
     ),
     "snack": Attribute(
-        Words(("{who} ate a fresh {value}",), ("{who} finished a big {value}",)),
+        Words(("{who} ate a {value}",), ("{who} finished a {value}",)),
         "the snack of {who}",
         "a {kind}",
         {
@@ -126,37 +124,14 @@ ATTRIBUTES: Mapping[str, Attribute] = {
             "dessert": nouns("cake pudding pie cookie brownie", "muffin tart waffle"),
         },
     ),
-    "work": Attribute(
-        Words(("{who} works as a {value}",), ("{who} retired as a {value}",)),
-        "the workplace of {who}",
-        "a {kind}",
-        {
-            "hospital": nouns("nurse surgeon doctor", "midwife paramedic"),
-            "school": nouns("teacher headmaster tutor", "lecturer principal"),
-            "restaurant": nouns("waiter chef cook", "barman dishwasher"),
-            "court": nouns("judge lawyer prosecutor", "bailiff juror"),
-            "church": nouns("priest bishop pastor", "vicar deacon"),
-            "ship": nouns("sailor captain boatswain", "helmsman seaman"),
-        },
-    ),
     "vehicle": Attribute(
-        Words(("{who} hired a white {value}",), ("{who} steered a fast {value}",)),
+        Words(("{who} drives a {value}",), ("{who} hired a {value}",)),
         "the vehicle of {who}",
         "a {kind}",
         {
             "car": nouns("sedan taxi limousine jeep", "van minivan"),
             "boat": nouns("canoe ferry yacht kayak", "raft schooner"),
             "plane": nouns("jet glider bomber Boeing", "fighter Concorde"),
-        },
-    ),
-    "age": Attribute(
-        Words(("{who} plans a {value} birthday",), ("{who} celebrated a {value} birthday",)),
-        "the age of {who}",
-        "{kind}",
-        {
-            "under ten": nouns("fifth sixth seventh", "third ninth"),
-            "around fifteen": nouns("fourteenth fifteenth sixteenth", "thirteenth seventeenth"),
-            "over sixty": nouns("seventieth ninetieth hundredth", "sixty-fifth seventy-fifth"),
         },
     ),
 }
