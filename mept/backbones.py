@@ -39,6 +39,9 @@ class Family:
     the feed-forward sublayer up to its last projection."""
     max_positions: Callable[[PretrainedConfig], int | None]
     """Longest text, prompt excluded where the prompt takes no positions; None where nothing limits it."""
+    after_attention: str | None = None
+    """Where the head reads the first position alone: the module in a block that takes what attention gives and the
+    block's input, and after which positions no longer meet."""
 
 
 FAMILIES: dict[str, Family] = {
@@ -81,6 +84,7 @@ FAMILIES: dict[str, Family] = {
             "feed_forward": r"(?<!attention\.)\boutput\.dense",
         },
         max_positions=lambda config: config.max_position_embeddings,
+        after_attention="attention.output",
     ),
 }
 

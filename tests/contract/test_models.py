@@ -16,6 +16,9 @@ INDEPENDENT = pytest.mark.parametrize(("config", "family"), configurations(batch
 T5 = pytest.mark.parametrize(
     "config", [pytest.param(p.values[0], id=p.id) for p in configurations() if p.values[1] == "t5"]
 )
+BERT = pytest.mark.parametrize(
+    "config", [pytest.param(p.values[0], id=p.id) for p in configurations() if p.values[1] == "bert"]
+)
 # BERT reads index 0, so its texts are padded on the right; how far T5's prompt is from its text is part of its input.
 EITHER_SIDE = pytest.mark.parametrize(
     ("config", "family"), [p for p in configurations(batch_dependent=False) if p.values[1] == "llama"]
@@ -56,6 +59,21 @@ def test_logits_do_not_depend_on_the_side_of_the_padding(config, family) -> None
         rows = zip(inputs[name], inputs["attention_mask"].sum(1), strict=True)
         shifted[name] = torch.stack([row.roll(len(row) - int(length)) for row, length in rows])
     torch.testing.assert_close(model(**shifted).logits, model(**inputs).logits, **CLOSE)
+
+
+@BERT
+def test_what_the_head_does_not_read_may_be_left_out(config) -> None:
+    results = []
+    for whole in (False, True):
+        model, inputs = build(config, "bert"), batch("bert")
+        output = model(**inputs, output_hidden_states=whole)
+        output.loss.backward()
+        results.append((output.logits, [p.grad for p in model.adapter.parameters() if p.grad is not None]))
+    (logits, gradients), (all_logits, all_gradients) = results
+    torch.testing.assert_close(logits, all_logits, **CLOSE)
+    # Sums of some hundred terms of the size of 1, in another order.
+    torch.testing.assert_close(gradients, all_gradients, atol=1e-4, rtol=1e-4)
+    assert output.hidden_states[-1].shape[1] == inputs["input_ids"].shape[1]
 
 
 @EVERY
@@ -159,9 +177,9 @@ def test_gradient_checkpointing_changes_no_gradient(config, family) -> None:
     method = plain.adapter.method
     if method.overrides() or method.replacements() or method.key_value_layers:
         with pytest.raises(InputError, match="gradient_checkpointing"):
-            checkpointed.gradient_checkpointing_enable()
+            checkpointed.activation_checkpointing_enable()
         return
-    checkpointed.gradient_checkpointing_enable()
+    checkpointed.activation_checkpointing_enable()
     for model in (plain, checkpointed):
         torch.manual_seed(0)
         model.train()
