@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,13 +51,16 @@ class RoutingStatistics:
     """Load of one layer's experts, summed over the examples seen."""
 
     counts: Tensor
-    """How often each expert had the largest gate, [N_r]."""
+    """How often each expert had the largest gate, [N_r]; experts that share it share the example."""
     probability: Tensor
     """Sum of the router's softmax, [N_r]."""
+    experts_per_example: int = 0
+    """Experts that make up the prompt of an example; 1 = the router chooses one; 0 before any example."""
 
     def __add__(self, other: RoutingStatistics) -> RoutingStatistics:
         """Return the load over the examples of both."""
-        return RoutingStatistics(self.counts + other.counts, self.probability + other.probability)
+        most = max(self.experts_per_example, other.experts_per_example)
+        return RoutingStatistics(self.counts + other.counts, self.probability + other.probability, most)
 
     @property
     def examples(self) -> float:
@@ -74,6 +78,14 @@ class RoutingStatistics:
     def entropy(self) -> float:
         """Return the entropy of the experts' shares in nats: 0 = one expert takes all, log N_r = even load."""
         return float(torch.special.entr(self.shares()).sum())
+
+    def effective_experts(self) -> float:
+        """Return the effective number of experts, the exponential of :meth:`entropy`.
+
+        As many experts with an even load would have the same entropy: 1 = the router collapsed on one expert, N_r =
+        even load. (The perplexity of the shares; Hill's diversity of order 1, https://doi.org/10.2307/1934352.)
+        """
+        return math.exp(self.entropy())
 
     def top_expert_share(self) -> float:
         """Return the share of the busiest expert, from 1 / N_r to 1."""
@@ -99,6 +111,7 @@ class Router(nn.Module):
         temperature: the logits are divided by it before the softmax; above 1 the gates are more even.
         balancing: of the load in training, for ``routing="top_k"``; see :mod:`mept.balancing`.
         balancing_strength: see there.
+        kept: experts of which the caller uses the gates, where that is not all it is given; for the statistics.
     """
 
     def __init__(
@@ -115,13 +128,14 @@ class Router(nn.Module):
         temperature: float = 1.0,
         balancing: Balancing = "none",
         balancing_strength: float = 0.0,
+        kept: int | None = None,
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(num_experts, hidden_size))
         nn.init.orthogonal_(self.weight)
         self.bias = nn.Parameter(torch.zeros(num_experts)) if bias else None
         self.top_k, self.routing, self.noise, self.dropout = top_k, routing, noise, dropout
-        self.pool, self.detach_noise, self.temperature = pool, detach_noise, temperature
+        self.pool, self.detach_noise, self.temperature, self.kept = pool, detach_noise, temperature, kept
         self.balancer = build_balancer(balancing, num_experts, balancing_strength)
         self.statistics: RoutingStatistics | None = None
         """Filled while it is set; see :func:`collect_routing`."""
@@ -190,9 +204,23 @@ class Router(nn.Module):
         return torch.arange(logits.shape[1], device=logits.device).expand_as(logits), gates
 
     def _observe(self, statistics: RoutingStatistics, logits: Tensor, indices: Tensor, gates: Tensor) -> None:
-        top = indices.gather(1, gates.argmax(-1, keepdim=True)).squeeze(1)
-        statistics.counts += torch.bincount(top, minlength=logits.shape[1])
+        # Equal gates share the example: all experts take part in what a stochastic router gives at inference.
+        top = (gates == gates.amax(-1, keepdim=True)).to(statistics.counts.dtype)
+        statistics.counts.index_add_(0, indices.flatten(), (top / top.sum(-1, keepdim=True)).flatten())
         statistics.probability += logits.softmax(-1).sum(0)
+        statistics.experts_per_example = self.kept or indices.shape[1]
+
+
+def pooled(parts: Sequence[RoutingStatistics]) -> RoutingStatistics:
+    """Return the load of a layer over several tasks' examples, where each task counts the same whatever its size."""
+    if len(parts) == 1:
+        return parts[0]
+    examples = sum(part.examples for part in parts)
+    return RoutingStatistics(
+        counts=torch.stack([part.shares() for part in parts]).mean(0) * examples,
+        probability=torch.stack([part.mean_probability() for part in parts]).mean(0) * examples,
+        experts_per_example=max(part.experts_per_example for part in parts),
+    )
 
 
 def mix(experts: Tensor, indices: Tensor, gates: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from mept.evaluate import autocast, score_examples
 from mept.memory import PeakMemory
 from mept.model import get_prompt_model
 from mept.optim import build_optimizer, build_schedule
-from mept.routing import RoutingStatistics, collect_routing
+from mept.routing import RoutingStatistics, collect_routing, pooled
 from mept.seeding import random_state, restore_random_state, seed_everything
 from mept.states import SETTINGS, map_states, pooled_states, sample
 from mept.tasks.base import Example, Task
@@ -48,8 +48,9 @@ class Evaluation:
     timestamp: float
     """When it was made, in seconds since 1970; a replayed evaluation keeps its own."""
     metrics: dict[str, float]
-    """``train/loss``, ``dev/score``, ``dev/<metric>`` (of a mixture ``dev/<task>/<metric>``),
-    ``routing/layer_<ii>/entropy`` and ``.../top_expert_share``."""
+    """``train/loss``, ``dev/score``, ``dev/<metric>`` (of a mixture ``dev/<task>/<metric>``), and where the method
+    routes ``routing/layer_<ii>/entropy``, ``.../top_expert_share``, ``.../effective_experts`` and the mean of the last
+    over the layers, ``routing/mean/effective_experts``; each task of a mixture counts the same."""
     best: float
     """Best dev score so far."""
     stale: int
@@ -58,7 +59,9 @@ class Evaluation:
     done: bool = False
     """Whether training has ended; then `summary` is filled."""
     summary: dict[str, float] = field(default_factory=dict)
-    """``params/*``, ``time/*``, ``memory/peak_mib`` and, for confirmed runs, ``test/*``."""
+    """``params/*``, ``time/*``, ``memory/peak_mib`` and, for confirmed runs, ``test/*``; of the best checkpoint where
+    the method routes ``routing/<split>/effective_experts`` (mean over the layers), ``.../experts`` (N_r) and
+    ``.../experts_per_example``, on test for confirmed runs, else on dev."""
 
 
 def train(
@@ -154,6 +157,11 @@ class _Scored:
         first, *others = self.routing.values()
         return {layer: sum((loads[layer] for loads in others), statistics) for layer, statistics in first.items()}
 
+    def even_load(self) -> dict[int, RoutingStatistics]:
+        """Return the load of each layer's experts, where each task counts the same."""
+        parts = list(self.routing.values())
+        return {layer: pooled([loads[layer] for loads in parts]) for layer in parts[0]}
+
 
 class _Split:
     """The tokenised examples of a task in one split, or those a mixture is trained on."""
@@ -194,9 +202,9 @@ class _Run:
         self._model = get_prompt_model(backbone, config.method_options, num_labels=num_labels)
         self._model.backbone_dropout = config.backbone_dropout
         if config.gradient_checkpointing:
-            self._model.gradient_checkpointing_enable()
+            self._model.activation_checkpointing_enable()
         else:
-            self._model.gradient_checkpointing_disable()
+            self._model.activation_checkpointing_disable()
         self._memory = PeakMemory(self._model.device)
         self._train = self._training_split()
         self._dev = [self._split(part.task, part.dev) for part in data.parts]
@@ -262,7 +270,7 @@ class _Run:
             epoch=epoch,
             step=self._step,
             timestamp=time.time(),
-            metrics={"train/loss": float(np.mean(losses))} | scored.metrics | _routing_metrics(scored.load()),
+            metrics={"train/loss": float(np.mean(losses))} | scored.metrics | _routing_metrics(scored.even_load()),
             best=max(score, best),
             stale=0 if improved or last is None or not last_phase else last.stale + 1,
             total_epochs=config.epochs,
@@ -358,6 +366,7 @@ class _Run:
             self._write_test(splits, scored)
         if load := scored.load():
             write_routing(self._directory, name, self._data.task.name, load, scored.routing)
+            summary |= _routing_summary(name, list(scored.even_load().values()))
         summary["memory/peak_mib"] = self._memory.peak_mib()
         return dataclasses.replace(last, done=True, summary=summary)
 
@@ -432,11 +441,27 @@ def _subset(examples: list[Example], limit: int | None) -> list[Example]:
 
 
 def _routing_metrics(routing: dict[int, RoutingStatistics]) -> dict[str, float]:
-    return {
+    if not routing:
+        return {}
+    metrics = {
         f"routing/layer_{layer:02d}/{name}": value
         for layer, statistics in routing.items()
         for name, value in (
             ("entropy", statistics.entropy()),
             ("top_expert_share", statistics.top_expert_share()),
+            ("effective_experts", statistics.effective_experts()),
         )
     }
+    return metrics | {"routing/mean/effective_experts": _effective_experts(list(routing.values()))}
+
+
+def _routing_summary(split: str, layers: list[RoutingStatistics]) -> dict[str, float]:
+    return {
+        f"routing/{split}/effective_experts": _effective_experts(layers),
+        f"routing/{split}/experts": max(len(layer.counts) for layer in layers),
+        f"routing/{split}/experts_per_example": max(layer.experts_per_example for layer in layers),
+    }
+
+
+def _effective_experts(layers: list[RoutingStatistics]) -> float:
+    return float(np.mean([layer.effective_experts() for layer in layers]))

@@ -35,6 +35,8 @@ ROUTING_ARTIFACT = "routing/test.json"
 STATES_ARTIFACT = "states/test.json"
 PAGE = 1000
 """Runs asked for at once."""
+REPEATED = ("dev/", "train/", "routing/layer_", "routing/mean/")
+"""Beginnings of the names of metrics that are recorded at every evaluation."""
 
 CELL_COLUMNS = ["cell", "run_id", "backbone", "task", "method", "outcome", "reason", "best_params", "params"]
 TRIAL_COLUMNS = [
@@ -92,6 +94,8 @@ class Results:
     """The text of the grid file."""
     order: dict[str, list[str]] = field(default_factory=dict)
     """``backbone``, ``task`` and ``method`` -> their values in the grid file's order."""
+    experiment_id: str = ""
+    """MLflow's, of which the addresses of its pages are made."""
 
 
 def load_results(tracking_uri: str, grid: str) -> Results:
@@ -131,6 +135,7 @@ def load_results(tracking_uri: str, grid: str) -> Results:
         axes=axes,
         source=source,
         order=order,
+        experiment_id=experiment.experiment_id,
     )
 
 
@@ -340,9 +345,7 @@ def _attempt(record: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _trial_record(run: Run) -> dict[str, Any]:
     tags = run.data.tags
-    once = {
-        name: value for name, value in run.data.metrics.items() if not name.startswith(("dev/", "train/", "routing/"))
-    }
+    once = {name: value for name, value in run.data.metrics.items() if not name.startswith(REPEATED)}
     return {
         "run_id": run.info.run_id,
         "cell": tags.get("mept.cell", ""),

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mept.routing import Router, RoutingStatistics, collect_routing, find_routers, mean_text, mix, pool_text
+from mept.routing import Router, RoutingStatistics, collect_routing, find_routers, mean_text, mix, pool_text, pooled
 
 
 def router(**changes) -> Router:
@@ -41,9 +41,9 @@ def test_a_row_without_tokens_pools_to_zeros() -> None:
 
 def test_the_plain_mean_reads_unmasked_tokens_as_they_are() -> None:
     text, mask = states()
-    for row, pooled in enumerate(mean_text(text, mask)):
+    for row, mean in enumerate(mean_text(text, mask)):
         tokens = [token for token, keep in zip(text[row], mask[row], strict=True) if keep]
-        torch.testing.assert_close(pooled, sum(tokens) / len(tokens))
+        torch.testing.assert_close(mean, sum(tokens) / len(tokens))
     assert mean_text(text, torch.zeros_like(mask)).abs().sum() == 0
 
 
@@ -146,3 +146,41 @@ def test_entropy_and_top_share_of_known_loads() -> None:
     assert math.isclose(even.entropy(), math.log(4), rel_tol=1e-6) and even.top_expert_share() == 0.25
     collapsed = RoutingStatistics(torch.tensor([0.0, 9, 0, 0]), torch.zeros(4))
     assert collapsed.entropy() == 0 and collapsed.top_expert_share() == 1
+
+
+def test_effective_experts_are_as_many_as_would_give_the_entropy_with_an_even_load() -> None:
+    for counts, expected in {(5.0, 5, 5, 5): 4, (0.0, 9, 0, 0): 1, (3.0, 0, 3, 0): 2}.items():
+        statistics = RoutingStatistics(torch.tensor(counts), torch.zeros(4))
+        assert math.isclose(statistics.effective_experts(), expected, rel_tol=1e-6)
+
+
+def test_pooled_tasks_count_the_same_whatever_their_size() -> None:
+    small = RoutingStatistics(torch.tensor([2.0, 0]), torch.tensor([1.5, 0.5]), 1)
+    large = RoutingStatistics(torch.tensor([0.0, 98]), torch.tensor([0.0, 98]), 1)
+    both = pooled([small, large])
+    assert both.shares().tolist() == [0.5, 0.5] and math.isclose(both.effective_experts(), 2, rel_tol=1e-6)
+    torch.testing.assert_close(both.mean_probability(), torch.tensor([0.375, 0.625]))
+    assert (both.examples, both.experts_per_example) == (100, 1)
+    assert pooled([small]) is small
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, 1),
+        ({"top_k": 2}, 2),
+        ({"routing": "gumbel"}, 1),
+        ({"routing": "dense"}, 4),
+        ({"routing": "dense", "kept": 1}, 1),
+        ({"routing": "stochastic"}, 4),
+    ],
+    ids=str,
+)
+def test_statistics_know_how_many_experts_an_example_takes(options, expected) -> None:
+    module = router(**options).eval()
+    with collect_routing(module) as routing:
+        module(*states())
+    assert routing[0].experts_per_example == expected
+    assert math.isclose(routing[0].examples, 3, rel_tol=1e-6)
+    if options.get("routing") == "stochastic":  # all experts have the same gate
+        assert math.isclose(routing[0].effective_experts(), 4, rel_tol=1e-6)

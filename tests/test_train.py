@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,12 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(data, tmp_
     assert "checkpoint.pt is damaged" in caplog.text
 
 
+def effective_experts(counts: Iterable[Iterable[float]]) -> list[float]:
+    """The exponential of each layer's entropy, written out plainly."""
+    shares = [[count / sum(row) for count in row] for row in counts]
+    return [math.exp(-sum(share * math.log(share) for share in row if share)) for row in shares]
+
+
 def test_artifacts_of_a_confirmed_trial(data, tmp_path) -> None:
     last = list(train(trial("mept"), random_backbone("bert"), data, tmp_path))[-1]
     assert last.done and {"test/score", "test/accuracy", "params/percent", "memory/peak_mib"} <= set(last.summary)
@@ -103,6 +110,13 @@ def test_artifacts_of_a_confirmed_trial(data, tmp_path) -> None:
     assert routing["layers"] == [0, 1]
     assert np.sum(routing["counts"], axis=1).tolist() == [12, 12]
     np.testing.assert_allclose(np.sum(routing["mean_probability"], axis=1), 1, atol=1e-6)
+    summary = {key: value for key, value in last.summary.items() if key.startswith("routing/")}
+    expected = np.mean(effective_experts(routing["counts"]))
+    assert math.isclose(summary.pop("routing/test/effective_experts"), expected, rel_tol=1e-5)
+    assert summary == {"routing/test/experts": 4, "routing/test/experts_per_example": 1}
+    layers = [last.metrics[f"routing/layer_{layer:02d}/effective_experts"] for layer in (0, 1)]
+    assert layers == [math.exp(last.metrics[f"routing/layer_{layer:02d}/entropy"]) for layer in (0, 1)]
+    assert math.isclose(last.metrics["routing/mean/effective_experts"], np.mean(layers), rel_tol=1e-12)
     model = PromptModel.from_pretrained(random_backbone("bert"), tmp_path / "adapter")
     assert model.adapter.head.out_features == 3
 
@@ -372,8 +386,8 @@ def test_a_limit_on_training_examples_is_each_tasks(mixed, tmp_path) -> None:
     assert [example.id.split("-")[0] for example in run._train.examples] == ["wic"] * 5 + ["cb"] * 5
 
 
-def test_a_mixtures_routing_is_kept_by_task_beside_the_whole(mixed, tmp_path) -> None:
-    list(train(mixture(), random_backbone("llama"), mixed, tmp_path))
+def test_a_mixtures_routing_is_kept_by_task_beside_the_whole_and_each_task_counts_the_same(mixed, tmp_path) -> None:
+    *_, last = train(mixture(), random_backbone("llama"), mixed, tmp_path)
     routing = json.loads((tmp_path / "routing" / "test.json").read_text())
     assert routing["task"] == "wic+cb" and list(routing["tasks"]) == ["wic", "cb"]
     counts = {task: np.array(entry["counts"]) for task, entry in routing["tasks"].items()}
@@ -382,6 +396,8 @@ def test_a_mixtures_routing_is_kept_by_task_beside_the_whole(mixed, tmp_path) ->
     means = {task: np.array(entry["mean_probability"]) for task, entry in routing["tasks"].items()}
     whole = (12 * means["wic"] + 16 * means["cb"]) / 28
     np.testing.assert_allclose(whole, routing["mean_probability"], rtol=1e-5)
+    expected = np.mean(effective_experts((counts["wic"] / 12 + counts["cb"] / 16) / 2))
+    assert math.isclose(last.summary["routing/test/effective_experts"], expected, rel_tol=1e-5)
 
 
 def test_only_a_confirmed_mixture_keeps_where_its_examples_lie(mixed, data, tmp_path) -> None:

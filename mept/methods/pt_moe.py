@@ -157,6 +157,7 @@ def build(config: PtMoeConfig, backbone: Backbone) -> MixtureOfDecomposedPrompts
         dropout=0.0,
         pool=mean_text,
         bias=True,
+        kept=1 if config.selective else None,
     )
     ids = initial_ids(config.initial_text, config.num_virtual_tokens, backbone)
     return MixtureOfDecomposedPrompts(

@@ -8,10 +8,10 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -90,11 +90,19 @@ def tasks_in_order(summary: Summary, cells: Sequence[Cell]) -> list[str]:
 
 
 def add_legend(figure: Figure, styles: dict[str, dict[str, Any]]) -> None:
-    """Put a legend above the panels and make the figure that much taller."""
+    """Put a legend above the panels and make the figure that much taller; a long one beside a single panel."""
     lines = [Line2D([], [], **({"linewidth": 2} | style)) for style in styles.values()]
-    columns = max(1, min(len(styles), int(figure.get_figwidth() * 11 / (6 + max(map(len, styles))))))
-    figure.set_figheight(figure.get_figheight() + 0.19 * math.ceil(len(styles) / columns))
-    figure.legend(lines, list(styles), loc="outside upper left", ncols=columns, handlelength=1.6, labelcolor=INK)
+    beside, characters = len(styles) > 8 and len(figure.axes) == 1, 6 + max(map(len, styles))
+    if beside:
+        columns = math.ceil(len(styles) / int(figure.get_figheight() / 0.19))
+        figure.set_figwidth(figure.get_figwidth() + columns * characters / 11)
+    else:
+        columns = max(1, min(len(styles), int(figure.get_figwidth() * 11 / characters)))
+        figure.set_figheight(figure.get_figheight() + 0.19 * math.ceil(len(styles) / columns))
+    place: Literal["outside right upper", "outside upper left"] = (
+        "outside right upper" if beside else "outside upper left"
+    )
+    figure.legend(lines, list(styles), loc=place, ncols=columns, handlelength=1.6, labelcolor=INK)
 
 
 def as_table(axes: Axes, rows: int, columns: int) -> None:
@@ -107,6 +115,12 @@ def as_table(axes: Axes, rows: int, columns: int) -> None:
 def luminance(color: Sequence[float]) -> float:
     """Return how bright a colour is, 0..1, to choose the ink on it."""
     return 0.2126 * color[0] + 0.7152 * color[1] + 0.0722 * color[2]
+
+
+def heat(shade: float) -> tuple[str, str]:
+    """Return a field's colour for a shade of 0..1, 1 being the darkest, and the ink that is easier to read on it."""
+    color = HEAT(0.08 + 0.8 * shade)
+    return to_hex(color), "#ffffff" if luminance(color) < 0.46 else "#0b1220"
 
 
 def finish(stem: str, title: str, caption: str, figure: Figure) -> Drawing:
@@ -128,6 +142,6 @@ def _inline(svg: str, stem: str, title: str, inches: float) -> str:
     for name, color in [("ink", INK), ("muted", MUTED), ("rule", RULE), *((f"{i}", c) for i, c in enumerate(SERIES))]:
         body = body.replace(color, f"var(--fig-{name})")
     view = re.search(r'viewBox="[^"]*"', body)
-    size = f'style="max-width:{inches * 104:.0f}px" {view[0] if view else ""}'
+    size = f'style="--width:{inches * 104:.0f}px" {view[0] if view else ""}'
     head = f'<svg role="img" aria-label="{html.escape(title)}" {size}'
     return re.sub(r"^<svg[^>]*", lambda _: head, body, count=1)

@@ -26,6 +26,7 @@ from orchestration.report.drawing import (
     panel_title,
     tasks_in_order,
 )
+from orchestration.report.load import by_task, effective_experts, layer_shares, row_shares
 from orchestration.report.summary import Cell, Summary, tasks_of
 
 TINTS = (1.0, 0.55, 0.3)
@@ -55,7 +56,7 @@ def routing(summary: Summary) -> Drawing | None:
     if not shown:
         return None
     entries = [summary.results.routing[cell.first_run] for cell in shown]
-    matrices = [_shares(entry["mean_probability"]) for entry in entries]
+    matrices = [row_shares(entry["mean_probability"]) for entry in entries]
     figure, panels = make_panels(len(shown), height=0.75 + 0.17 * max(len(matrix) for matrix in matrices))
     top = max(float(matrix.max()) for matrix in matrices)
     for cell, entry, matrix, axes in zip(shown, entries, matrices, panels, strict=True):
@@ -76,13 +77,13 @@ def utilisation(summary: Summary) -> Drawing | None:
     if not shown:
         return None
     entries = [summary.results.routing[cell.first_run] for cell in shown]
-    matrices = [np.mean([_shares(part["counts"]) for part in _by_task(entry).values()], axis=0) for entry in entries]
+    matrices = [layer_shares(entry) for entry in entries]
     figure, panels = make_panels(len(shown), height=0.75 + 0.17 * max(len(matrix) for matrix in matrices))
     for cell, entry, matrix, axes in zip(shown, entries, matrices, panels, strict=True):
         ends = matrix.cumsum(axis=1)
         for expert, share in enumerate(matrix.T):
             axes.barh(range(len(matrix)), share, left=ends[:, expert] - share, height=0.78, **_paint(expert))
-        for layer, value in enumerate(np.exp(_entropy(matrix))):
+        for layer, value in enumerate(effective_experts(matrix)):
             axes.text(1.03, layer, f"{value:.1f}", ha="left", va="center", fontsize=7, color=MUTED)
         axes.set(xlim=(0, 1.12), ylim=(len(matrix) - 0.5, -0.5), xlabel="share of the examples", ylabel="layer")
         axes.set_title(panel_title(cell, shown))
@@ -109,9 +110,9 @@ def pathways(summary: Summary) -> Drawing | None:
     if not shown:
         return None
     drawn = [
-        (cell, task, summary.results.routing[cell.first_run]["layers"], _shares(part["mean_probability"]))
+        (cell, task, summary.results.routing[cell.first_run]["layers"], row_shares(part["mean_probability"]))
         for cell in shown
-        for task, part in _by_task(summary.results.routing[cell.first_run]).items()
+        for task, part in by_task(summary.results.routing[cell.first_run]).items()
     ]
     # One row a mixture, so that tasks stand above each other.
     columns = max(map(len, map(tasks_of, {cell.task for cell in shown})))
@@ -142,8 +143,8 @@ def similarity(summary: Summary) -> Drawing | None:
         return None
     patterns = []
     for cell in shown:
-        parts = _by_task(summary.results.routing[cell.first_run])
-        patterns.append({task: _shares(part["mean_probability"]).ravel() for task, part in parts.items()})
+        parts = by_task(summary.results.routing[cell.first_run])
+        patterns.append({task: row_shares(part["mean_probability"]).ravel() for task, part in parts.items()})
     size = max(len(pattern) for pattern in patterns)
     figure, panels = make_panels(2 * len(shown), height=0.9 + 0.36 * size, width=max(2.9, 1.3 + 0.62 * size))
     for number, (cell, pattern) in enumerate(zip(shown, patterns, strict=True)):
@@ -169,20 +170,6 @@ def _routed(summary: Summary) -> list[Cell]:
 
 def _routed_mixtures(summary: Summary) -> list[Cell]:
     return [cell for cell in _routed(summary) if "tasks" in summary.results.routing[cell.first_run]]
-
-
-def _by_task(entry: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
-    """Return the statistics of each task of a mixture; of a single task, its own."""
-    return entry.get("tasks") or {entry.get("task", ""): entry}
-
-
-def _shares(rows: Sequence[Sequence[float]]) -> np.ndarray:
-    matrix = np.nan_to_num(np.asarray(rows, dtype=float))
-    return matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1e-12)
-
-
-def _entropy(shares: np.ndarray) -> np.ndarray:
-    return -(shares * np.log(np.maximum(shares, 1e-300))).sum(axis=1)
 
 
 def _cosine(x: np.ndarray, y: np.ndarray) -> float:

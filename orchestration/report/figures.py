@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +14,6 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from orchestration.report.drawing import (
     DASHES,
-    HEAT,
     INK,
     MUTED,
     RULE,
@@ -25,14 +23,15 @@ from orchestration.report.drawing import (
     add_legend,
     as_table,
     finish,
-    luminance,
+    heat,
     make_panels,
     tasks_in_order,
 )
 from orchestration.report.experts import pathways, routing, similarity, utilisation
 from orchestration.report.main_table import metric_name
+from orchestration.report.sensitivity import Field, Panel, Sensitivity, sensitivities, value_text
 from orchestration.report.states import states
-from orchestration.report.summary import CONFIRM, Cell, Summary, distinct
+from orchestration.report.summary import CONFIRM, Cell, Summary
 from orchestration.results import OBJECTIVE, natural_key
 
 STEMS = ("learning_curves", "sensitivity", "routing", "utilisation", "pathways", "similarity", "states", "search")
@@ -79,74 +78,76 @@ def learning_curves(summary: Summary) -> Drawing | None:
 
 
 def sensitivity(summary: Summary) -> list[Drawing]:
-    """Heat maps of the main number over exactly two grid axes: a panel a backbone, task and method."""
-    groups: dict[tuple[str, str, str], list[Cell]] = {}
-    for cell in summary.cells:
-        groups.setdefault((cell.backbone, cell.task, cell.method), []).append(cell)
-    found = [(pair, cells) for cells in groups.values() if (pair := _two_axes(cells)) and any(c.n for c in cells)]
+    """Heat maps over two grid axes or two searched keys: a figure a pair, a panel a backbone, task and method."""
+    found = sensitivities(summary)
     drawings = []
-    for pair in sorted({pair for pair, _ in found}):
-        chosen = [cells for other, cells in found if other == pair]
-        drawings.append(
-            _sensitivity(summary, pair, chosen, "" if len({p for p, _ in found}) == 1 else f"_{pair[0]}_{pair[1]}")
-        )
+    for entry in found:
+        alone = sum(other.searched == entry.searched for other in found) == 1
+        stem = "_".join(["sensitivity", *["search"] * entry.searched, *([] if alone else entry.pair)])
+        drawings.append(_sensitivity(summary, entry, stem))
     return drawings
 
 
-def _two_axes(cells: Sequence[Cell]) -> tuple[str, str] | None:
-    names = sorted({name for cell in cells for name in cell.axes})
-    names = [name for name in names if len({repr(cell.axes.get(name)) for cell in cells}) > 1]
-    if len(names) != 2:
-        return None
-    # The prompt's length stands on the left, as in the paper's Table 5.
-    names.sort(key=lambda name: (name != "num_virtual_tokens", name))
-    return names[0], names[1]
+def _sensitivity(summary: Summary, entry: Sensitivity, stem: str) -> Drawing:
+    (left, below), rows, columns = entry.pair, entry.rows, entry.columns
+    width = 1.0 + 0.72 * len(columns) if entry.searched else 1.4 + 0.85 * len(columns)
+    width = max(width, *(0.7 + 0.088 * len(panel.title) for panel in entry.panels))
+    figure, panels = make_panels(len(entry.panels), height=0.85 + 0.58 * len(rows), width=width)
+    for panel, axes in zip(entry.panels, panels, strict=True):
+        _heat_table(axes, panel, len(rows), len(columns))
+        axes.set_yticks(range(len(rows)), map(value_text, rows))
+        axes.set_xticks(range(len(columns)), map(value_text, columns))
+        axes.set(title=panel.title, xlabel=below, ylabel=left)
+    how = _searched_how(entry) if entry.searched else _confirmed_how(summary, entry)
+    title = f"Sensitivity to {left} and {below}" + (" in the search" if entry.searched else "")
+    return finish(stem, title, how, figure)
 
 
-def _sensitivity(summary: Summary, pair: tuple[str, str], groups: Sequence[list[Cell]], suffix: str) -> Drawing:
-    rows, columns = [distinct([c.axes.get(name) for cells in groups for c in cells]) for name in pair]
-    figure, panels = make_panels(len(groups), height=0.85 + 0.58 * len(rows), width=1.4 + 0.85 * len(columns))
-    for cells, axes in zip(groups, panels, strict=True):
-        places = {(repr(c.axes.get(pair[0])), repr(c.axes.get(pair[1]))): c for c in cells}
-        _heat_table(axes, [[places.get((repr(r), repr(c))) for c in columns] for r in rows], summary)
-        axes.set_yticks(range(len(rows)), [str(value) for value in rows])
-        axes.set_xticks(range(len(columns)), [str(value) for value in columns])
-        first = cells[0]
-        parts = [getattr(first, key) for key in ("backbone", "method") if key in summary.varying]
-        axes.set(title=" · ".join([first.task, *parts]), xlabel=pair[1], ylabel=pair[0])
-    source = summary.source
+def _confirmed_how(summary: Summary, entry: Sensitivity) -> str:
+    source, (left, below) = summary.source, entry.pair
     spread = f"mean ± sample standard deviation over {source.planned} seeds" if source.planned > 1 else "a single run"
-    caption = (
-        f"{metric_name(source.metric)} for every {pair[0]} × {pair[1]}, {spread}. Darker is better, the outlined value "
+    return (
+        f"{metric_name(source.metric)} for every {left} × {below}, {spread}. Darker is better, the outlined value "
         "is the best of its panel. Look for a plateau: differences below the standard deviations are no trend."
     )
-    return finish(f"sensitivity{suffix}", f"Sensitivity to {pair[0]} and {pair[1]}", caption, figure)
 
 
-def _heat_table(axes: Axes, table: Sequence[Sequence[Cell | None]], summary: Summary) -> None:
-    scale, sign = summary.source.scale, -1 if summary.source.lower_is_better else 1
-    values = np.array([[math.nan if c is None or c.mean is None else scale * c.mean for c in row] for row in table])
-    low, high = np.nanmin(sign * values), np.nanmax(sign * values)
-    for (row, column), value in np.ndenumerate(values):
-        cell = table[row][column]
-        if cell is None or math.isnan(value):
+def _searched_how(entry: Sensitivity) -> str:
+    left, below = entry.pair
+    hidden = f" {entry.hidden} more cells have such a table; those of the first methods are shown." * bool(entry.hidden)
+    return (
+        f"Best dev score (%) of the search trials with each {left} × {below}, whatever else these trials were given, "
+        "and how many trials that is. ≥: the best of them was pruned, so this is what it had reached by then. — : not "
+        "tried. Darker is better, the outlined value is the best of its panel. Look for a dark region rather than a "
+        "dark field: each score is that of a single run with one seed, the best of several where several were tried, "
+        f"and two such runs differ by as much as the standard deviations of the main table, or more.{hidden}"
+    )
+
+
+def _heat_table(axes: Axes, panel: Panel, rows: int, columns: int) -> None:
+    for row, column in np.ndindex(rows, columns):
+        field = panel.fields.get((row, column))
+        if field is None:
             axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor="none", edgecolor=RULE, linewidth=0.6))
             axes.text(column, row, "—", ha="center", va="center", color=MUTED)
             continue
-        share = 0.5 if high == low else (sign * value - low) / (high - low)
-        color = HEAT(0.08 + 0.8 * share)
+        shade = panel.shade((row, column))
+        color, ink = heat(shade)
         axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=color, edgecolor="none"))
-        ink = "#ffffff" if luminance(color) < 0.36 else "#0b1220"
-        axes.text(
-            column, row - (0.1 if cell.sd is not None else 0), f"{value:.1f}", ha="center", va="center", color=ink
-        )
-        if cell.sd is not None:
-            axes.text(column, row + 0.24, f"± {scale * cell.sd:.1f}", ha="center", va="center", color=ink, fontsize=6.5)
-        if sign * value == high and high > low:
+        below = _below(field)
+        axes.text(column, row - (0.1 if below else 0), field.text, ha="center", va="center", color=ink)
+        axes.text(column, row + 0.24, below, ha="center", va="center", color=ink, fontsize=6.5)
+        if shade == 1:
             axes.add_patch(
                 Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fill=False, edgecolor=SERIES[1], linewidth=1.6)
             )
-    as_table(axes, *values.shape)
+    as_table(axes, rows, columns)
+
+
+def _below(field: Field) -> str:
+    if field.trials:
+        return f"{field.trials} trial" + "s" * (field.trials > 1)
+    return "" if field.sd is None else f"± {field.sd:.1f}"
 
 
 def search(summary: Summary) -> list[Drawing]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from mept.errors import InputError, unknown_name
+from orchestration.report.load import COLLAPSED
 from orchestration.report.summary import CONFIRM, Cell, Summary, distinct, is_mixture, tasks_of, value_of
 
 DASH = "—"
@@ -21,10 +21,10 @@ class Entry:
     mean: float | None
     """Already scaled to what is shown (percent points for scores)."""
     sd: float | None = None
-    remark: str = ""
-    """What the note says; "" for none."""
-    mark: str = ""
-    """Letter of the note."""
+    remarks: tuple[str, ...] = ()
+    """What its notes say."""
+    marks: tuple[str, ...] = ()
+    """The notes' letters."""
     best: bool = False
 
     @property
@@ -37,6 +37,16 @@ class Entry:
         """The standard deviation with one decimal; "" when there is none."""
         return "" if self.sd is None else f"{self.sd:.1f}"
 
+    @property
+    def mark(self) -> str:
+        """The letters of its notes; "" when there are none."""
+        return ", ".join(self.marks)
+
+    @property
+    def notes(self) -> list[tuple[str, str]]:
+        """Letter and text of each note."""
+        return list(zip(self.marks, self.remarks, strict=True))
+
 
 @dataclass(frozen=True)
 class Row:
@@ -48,6 +58,8 @@ class Row:
     seeds: str
     activated: str
     seconds: str
+    costs: tuple[float | None, float | None, float | None]
+    """Seeds, activated % and seconds as numbers, to sort by; None where there are none."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +99,12 @@ def build(summary: Summary) -> MainTable:
     averaged = (single if any(single) else [True] * len(columns)) if settings.columns == "task" else []
     if sum(averaged) < 2:
         averaged = []
+    collapses = _collapses(summary)
     rows = []
     for key, label in _row_labels(summary, others).items():
         found = [places.get((key, repr(column))) for column in columns]
-        rows.append(_row(label, found, summary, averaged))
+        entries = [_entry(cell, summary.source.scale, collapses) for cell in found]
+        rows.append(_with_costs(label, _with_average(entries, averaged), found))
     headings = [DASH if column is None else str(column) for column in columns] + (["Average"] if averaged else [])
     rows, notes = _with_marks(_with_best(rows, len(headings), summary.source.lower_is_better))
     return MainTable(_corner(settings.rows), headings, rows, notes, caption(summary, averaged))
@@ -147,36 +161,56 @@ def _row_labels(summary: Summary, others: Sequence[str]) -> dict[tuple[str, ...]
     return labels
 
 
-def _row(label: str, cells: Sequence[Cell | None], summary: Summary, averaged: Sequence[bool]) -> Row:
-    entries = [_entry(cell, summary.source.scale) for cell in cells]
+def _with_average(entries: list[Entry], averaged: Sequence[bool]) -> list[Entry]:
     counted = [entry.mean for entry, counts in zip(entries, averaged, strict=False) if counts]
     means = [mean for mean in counted if mean is not None]
     if averaged and len(means) == len(counted):
-        entries.append(Entry(statistics.fmean(means)))
-    elif averaged:
-        entries.append(Entry(None, remark="no average: a column of this row has no value"))
-    return _with_costs(label, entries, cells)
+        return [*entries, Entry(statistics.fmean(means))]
+    return [*entries, Entry(None, remarks=("no average: a column of this row has no value",))] if averaged else entries
 
 
 def _with_costs(label: str, entries: list[Entry], cells: Sequence[Cell | None]) -> Row:
     measured = [cell for cell in cells if cell is not None and cell.n]
+    activated, seconds = _cost(measured, "params/percent"), _cost(measured, "time/train_seconds")
     return Row(
         label=label,
         entries=entries,
         seeds=_span([str(cell.n) for cell in measured]),
-        activated=_cost(measured, "params/percent", percent),
-        seconds=_cost(measured, "time/train_seconds", duration),
+        activated=DASH if activated is None else percent(activated),
+        seconds=DASH if seconds is None else duration(seconds),
+        costs=(min((cell.n for cell in measured), default=None), activated, seconds),
     )
 
 
-def _entry(cell: Cell | None, scale: float) -> Entry:
+def _entry(cell: Cell | None, scale: float, collapses: Mapping[str, str]) -> Entry:
     if cell is None:
-        return Entry(None, remark="nothing is recorded for this cell")
-    return _scaled(cell.mean, cell.sd, scale, cell.remark)
+        return Entry(None, remarks=("nothing is recorded for this cell",))
+    entry = _scaled(cell.mean, cell.sd, scale)
+    return replace(entry, remarks=tuple(filter(None, (cell.remark, collapses.get(cell.id, "")))))
 
 
-def _scaled(mean: float | None, sd: float | None, scale: float, remark: str = "") -> Entry:
-    return Entry(None if mean is None else scale * mean, None if sd is None else scale * sd, remark)
+def _scaled(mean: float | None, sd: float | None, scale: float) -> Entry:
+    return Entry(None if mean is None else scale * mean, None if sd is None else scale * sd)
+
+
+def _collapses(summary: Summary) -> dict[str, str]:
+    """Return the note on each cell whose router collapsed, by the cell's id; cells with the same remedies share one."""
+    cells: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in summary.cells:
+        if cell.load is not None and cell.load.collapsed:
+            cells.setdefault(cell.load.remedies, []).append(cell)
+    return {cell.id: _collapse(summary, alike) for alike in cells.values() for cell in alike}
+
+
+def _collapse(summary: Summary, cells: Sequence[Cell]) -> str:
+    loads = [(summary.label(cell), cell.load) for cell in cells]
+    numbers = ", ".join(f"{label}: {load.effective:.2f} of {load.experts}" for label, load in loads if load)
+    remedies = ", ".join(loads[0][1].remedies if loads[0][1] else ())
+    return (
+        f"collapsed router: fewer than {COLLAPSED} experts in effect on average over layers and runs ({numbers}), the "
+        "exponential of the entropy of the experts' shares of the examples. At 1 every example takes the same expert, "
+        "as without a router" + (f". Options to try: {remedies}" if remedies else "")
+    )
 
 
 def _span(texts: Sequence[str]) -> str:
@@ -184,9 +218,9 @@ def _span(texts: Sequence[str]) -> str:
     return "–".join(dict.fromkeys((unique[0], unique[-1]))) if unique else DASH
 
 
-def _cost(cells: Sequence[Cell], name: str, text: Any) -> str:
+def _cost(cells: Sequence[Cell], name: str) -> float | None:
     values = [cell.costs[name] for cell in cells if name in cell.costs]
-    return text(statistics.fmean(values)) if values else DASH
+    return statistics.fmean(values) if values else None
 
 
 def _with_best(rows: list[Row], width: int, lower_is_better: bool) -> list[Row]:
@@ -208,9 +242,8 @@ def _with_marks(rows: list[Row]) -> tuple[list[Row], list[tuple[str, str]]]:
     marks: dict[str, str] = {}
     for row in rows:
         for index, entry in enumerate(row.entries):
-            if entry.remark:
-                mark = marks.setdefault(entry.remark, _letter(len(marks)))
-                row.entries[index] = replace(entry, mark=mark)
+            letters = [marks.setdefault(remark, _letter(len(marks))) for remark in entry.remarks]
+            row.entries[index] = replace(entry, marks=tuple(letters))
     return rows, [(mark, text) for text, mark in marks.items()]
 
 

@@ -13,6 +13,7 @@ import jinja2
 from markupsafe import Markup
 
 from orchestration.report.drawing import Drawing
+from orchestration.report.load import Load
 from orchestration.report.main_table import COST_COLUMNS, DASH, MainTable, Row, build_mixtures
 from orchestration.report.summary import CONFIRM, Cell, Summary
 from orchestration.report.tables import costs_text, shown
@@ -31,7 +32,8 @@ for (const table of document.querySelectorAll("table[data-sortable]")) {
   table.querySelectorAll("thead button").forEach((button) => {
     const header = button.closest("th");
     button.addEventListener("click", () => {
-      const up = header.getAttribute("aria-sort") !== "ascending";
+      const first = header.classList.contains("num") ? "descending" : "ascending";
+      const up = (header.getAttribute("aria-sort") === first) !== (first === "ascending");
       const key = (row) => {
         const cell = row.cells[header.cellIndex];
         return cell.dataset.key ?? cell.textContent.trim();
@@ -72,6 +74,7 @@ class Detail:
     n: str
     seeds: list[tuple[int, str]]
     dev: str
+    load: Load | None
     activated: str
     share: str
     seconds: str
@@ -102,6 +105,7 @@ def page(summary: Summary, table: MainTable, drawings: list[Drawing]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    searches = [_search_line(cell, summary) for cell in summary.cells]
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     return environment.get_template("page.html.j2").render(
         results=summary.results,
@@ -113,7 +117,9 @@ def page(summary: Summary, table: MainTable, drawings: list[Drawing]) -> str:
         outcomes=_outcomes(summary),
         facts=_facts(summary),
         details=[_detail(cell, summary) for cell in summary.cells],
-        searches=[_search_line(cell, summary) for cell in summary.cells],
+        routed=any(cell.load for cell in summary.cells),
+        searches=searches,
+        has_reasons=any(line.reasons or line.counts["running"] for line in searches),
         figures=[(drawing, Markup(drawing.svg)) for drawing in drawings],
         settings=_common_settings(summary),
         confirmed=summary.source.stage == CONFIRM,
@@ -174,6 +180,7 @@ def _detail(cell: Cell, summary: Summary) -> Detail:
         n=str(cell.n) if cell.n >= cell.planned else f"{cell.n} of {cell.planned}",
         seeds=[(seed, f"{scale * value:.1f}") for seed, value in cell.scores.items()],
         dev=DASH if cell.dev is None else f"{100 * cell.dev:.1f}",
+        load=cell.load,
         activated=activated,
         share=share,
         seconds=seconds,

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from orchestration.report.load import Load, measured_load
 from orchestration.results import OBJECTIVE, Results, natural_key
 
 CONFIRM, SEARCH = "confirm", "search"
@@ -83,6 +84,8 @@ class Cell:
     """Run id of the finished confirmed run with the lowest seed; "" when there is none."""
     parts: dict[str, tuple[float, float | None]]
     """Of a mixture: task -> mean and deviation of the main metric; empty where it is not recorded by task."""
+    load: Load | None
+    """Of the router's experts; None where the method does not route."""
 
     @property
     def n(self) -> int:
@@ -189,6 +192,7 @@ def _cell(record: Mapping[str, Any], trials: pd.DataFrame, results: Results, sou
         reused=int((trials["reused_from"] != "").sum()),
         curve=_curve(runs["run_id"], results.histories),
         first_run=next(iter(confirm.loc[confirm["outcome"] == "complete", "run_id"]), ""),
+        load=measured_load(runs, "test" if source.stage == CONFIRM else "dev", results.routing),
         parts={task: (statistics.fmean(known), _deviation(known)) for task, known in parts.items() if known},
     )
 

@@ -193,6 +193,8 @@ def tidy_csv(summary: Summary) -> str:
         **{f"mean/{task}": lambda cell, task=task: cell.parts.get(task, (None,))[0] for task in tasks},  # type: ignore[misc]
         **{f"sd/{task}": lambda cell, task=task: cell.parts.get(task, (None, None))[1] for task in tasks},  # type: ignore[misc]
         "dev/score": lambda cell: cell.dev,
+        "effective_experts": lambda cell: None if cell.load is None else cell.load.effective,
+        "collapsed": lambda cell: None if cell.load is None else cell.load.collapsed,
         **{name: lambda cell, name=name: cell.costs.get(name) for name in costs},  # type: ignore[misc]
         **{f"best/{key}": lambda cell, key=key: cell.best.get(key) for key in keys},  # type: ignore[misc]
         **{f"trials/{name}": lambda cell, name=name: cell.counts[name] for name in ("complete", "pruned", "failed")},  # type: ignore[misc]

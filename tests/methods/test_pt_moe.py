@@ -139,6 +139,7 @@ def test_its_routing_is_collected_as_layer_0(family) -> None:
     with collect_routing(model.adapter) as routing:
         model(**batch(family))
     assert list(routing) == [0] and routing[0].examples == 3
+    assert routing[0].experts_per_example == 1
 
 
 def test_a_saved_adapter_needs_no_tokenizer(tmp_path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import re
 import shutil
@@ -16,17 +17,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.axes import Axes
+from rich.console import Console
 
 from mept.errors import InputError
+from mept.routing import RoutingStatistics
 from orchestration.report import experts, write_report
 from orchestration.report import states as state_figure
+from orchestration.report.load import effective_experts, row_shares
 from orchestration.report.main_table import build, duration, percent
 from orchestration.report.summary import summarise
 from orchestration.report.tables import latex_escape, markdown, markdown_escape
 from orchestration.results import ReportSettings, load_results
+from orchestration.terminal import show_table
 
-GRIDS = ["superglue", "sensitivity", "search_only", "mixture", "hostile", "empty"]
+GRIDS = ["superglue", "sensitivity", "search_only", "mixture", "collapsed", "hostile", "empty"]
 Report = Callable[[str], Path]
 
 
@@ -168,6 +174,67 @@ def test_missing_seed_says_how_many_and_why(report: Report) -> None:
     text = table(report("superglue"))["deep_prompt"]["cb"]
     assert text.startswith("87.0 ± 1.4 (")
     assert note(report("superglue"), text) == "n=2 of 3 seeds: worker ran out of memory"
+
+
+# Routers that collapsed
+
+
+def marked(directory: Path) -> dict[str, list[str]]:
+    """Return the notes on each row's only score."""
+    text = (directory / "table.md").read_text("utf-8")
+    notes = dict(re.findall(r"^- \((\w+)\) (.*)$", text, flags=re.MULTILINE))
+    marks = {name: re.search(r"\(([\w, ]+)\)$", row["cb"]) for name, row in table(directory).items()}
+    return {name: [notes[letter] for letter in found[1].split(", ")] for name, found in marks.items() if found}
+
+
+def test_a_collapsed_top_1_router_is_noted_and_nothing_else(report: Report) -> None:
+    assert set(marked(report("collapsed"))) == {"mept", "smop", "older"}
+
+
+def test_the_note_says_the_mean_over_seeds_the_meaning_and_the_options_of_the_method(report: Report) -> None:
+    (text,) = marked(report("collapsed"))["mept"]
+    assert "(mept: 1.25 of 4)" in text and "every example takes the same expert" in text
+    assert text.endswith("balancing, router_noise")
+
+
+def test_a_cell_with_a_missing_seed_and_a_collapsed_router_has_both_notes(report: Report) -> None:
+    missing, collapsed = marked(report("collapsed"))["smop"]
+    assert missing == "n=1 of 2 seeds: out of memory"
+    assert "(smop: 1.00 of 4)" in collapsed and collapsed.endswith(": router_noise")
+
+
+def test_a_store_without_the_metrics_is_judged_by_the_routing_artifact(report: Report) -> None:
+    (text,) = marked(report("collapsed"))["older"]
+    effective = (1 + math.exp(-0.9 * math.log(0.9) - 0.1 * math.log(0.1))) / 2
+    assert f"(older: {effective:.2f} of 3)" in text
+    assert float(records(report("collapsed"))["older-minilm-cb"]["effective_experts"]) == pytest.approx(effective)
+
+
+def test_a_collapse_shows_in_every_format(store: str, report: Report) -> None:
+    directory, page = report("collapsed"), (report("collapsed") / "index.html").read_text("utf-8")
+    rows = {cell: (row["effective_experts"], row["collapsed"]) for cell, row in records(directory).items()}
+    assert rows["mept-minilm-cb"] == ("1.25", "true")
+    assert rows["even-minilm-cb"] == ("1.5", "false")
+    assert rows["plain-minilm-cb"] == ("", "")
+    assert "(mept: 1.25 of 4)" in (directory / "table.tex").read_text("utf-8")
+    assert "(mept: 1.25 of 4)" in page
+    assert re.search(r'data-key="1\.25">1\.25<span class="sub warn">collapsed, of 4</span>', page)
+    console = Console(width=1000, file=io.StringIO())
+    show_table(load_results(store, "collapsed"), console)
+    assert "(mept: 1.25 of 4)" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_without_confirmation_the_load_on_dev_decides(store: str) -> None:
+    results = replace(load_results(store, "collapsed"), report=ReportSettings(value="dev/score"))
+    loads = {cell.method: cell.load for cell in summarise(results).cells}
+    assert {name for name, load in loads.items() if load and load.collapsed} == {"mept", "smop", "even"}
+    assert loads["mept"] and loads["mept"].effective == 1.0
+
+
+def test_the_reports_effective_number_of_experts_is_that_of_training() -> None:
+    counts = [[5, 5, 5, 5], [17, 2, 1, 0], [0, 9, 0, 0]]
+    expected = [RoutingStatistics(torch.tensor(row), torch.zeros(4)).effective_experts() for row in counts]
+    assert effective_experts(row_shares(counts)) == pytest.approx(expected, rel=1e-6)
 
 
 # CSV
@@ -407,7 +474,7 @@ def test_latex_is_a_document_with_booktabs(report: Report) -> None:
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
-@pytest.mark.parametrize("grid", ["superglue", "mixture", "hostile", "empty"])
+@pytest.mark.parametrize("grid", ["superglue", "mixture", "collapsed", "hostile", "empty"])
 def test_latex_compiles(report: Report, tmp_path: Path, grid: str) -> None:
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-draftmode", str(report(grid) / "table.tex")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -1,0 +1,204 @@
+"""Sensitivity as numbers: a score for every pair of values of two keys, be they axes of the grid or searched."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from orchestration.report.drawing import panel_title
+from orchestration.report.summary import SEARCH, Cell, Summary, distinct
+from orchestration.results import OBJECTIVE
+
+FIRST = ("num_virtual_tokens", "num_experts", "learning_rate")
+"""Keys to prefer, the first one for the rows: the prompt's length stands on the left, as in MEPT's Table 5."""
+MAX_VALUES = 8
+"""Most values of a searched key that make a table."""
+MIN_FIELDS = 3
+"""Fewer are no map."""
+MAX_PANELS = 12
+"""Most panels of a figure about searched keys."""
+
+Place = tuple[int, int]
+"""Row and column."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """What is known of one pair of values, as shown (percent points for scores)."""
+
+    value: float
+    sd: float | None = None
+    """Over the seeds of a confirmed cell."""
+    trials: int = 0
+    """Search trials of which the value is the best; 0 for the main number of a cell of its own."""
+    pruned: bool = False
+    """Whether the best of those trials was stopped early, so that it might have become better."""
+
+    @property
+    def text(self) -> str:
+        """The value with one decimal; with ``≥`` if it would have grown."""
+        return f"{'≥' if self.pruned else ''}{self.value:.1f}"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The table of one backbone, task and method."""
+
+    cell: Cell
+    """The cell whose search it is; of axes, the first of the cells."""
+    title: str
+    fields: Mapping[Place, Field]
+    """Pairs without a value are left out."""
+    lower_is_better: bool = False
+
+    def shade(self, place: Place) -> float:
+        """Return how good a field is within the panel: 1 for the best, 0 for the worst, 0.5 when all are equal."""
+        sign = -1 if self.lower_is_better else 1
+        values = [sign * field.value for field in self.fields.values()]
+        low, high = min(values), max(values)
+        return 0.5 if high == low else (sign * self.fields[place].value - low) / (high - low)
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Panels over the same two keys and the same values of them."""
+
+    pair: tuple[str, str]
+    """The rows' key and the columns'."""
+    rows: list[Any]
+    columns: list[Any]
+    panels: list[Panel]
+    searched: bool
+    """Whether the keys were searched; else they are axes, and every field is a cell."""
+    hidden: int = 0
+    """Cells with such a table beyond :data:`MAX_PANELS`."""
+
+
+def sensitivities(summary: Summary) -> list[Sensitivity]:
+    """Return every table there is: first those over axes, then those over searched keys, preferred keys first."""
+    return [*_over_axes(summary), *_over_search(summary)]
+
+
+# Axes
+
+
+def _over_axes(summary: Summary) -> list[Sensitivity]:
+    """Return the tables of the main number over exactly two grid axes."""
+    groups: dict[tuple[str, str, str], list[Cell]] = {}
+    for cell in summary.cells:
+        groups.setdefault((cell.backbone, cell.task, cell.method), []).append(cell)
+    by_pair: dict[tuple[str, str], list[list[Cell]]] = {}
+    for cells in groups.values():
+        if (pair := _two_axes(cells)) and any(cell.n for cell in cells):
+            by_pair.setdefault(pair, []).append(cells)
+    return [_of_axes(summary, pair, by_pair[pair]) for pair in sorted(by_pair)]
+
+
+def _two_axes(cells: Sequence[Cell]) -> tuple[str, str] | None:
+    names = {name for cell in cells for name in cell.axes}
+    names = {name for name in names if len({repr(cell.axes.get(name)) for cell in cells}) > 1}
+    return _first_two(names) if len(names) == 2 else None
+
+
+def _of_axes(summary: Summary, pair: tuple[str, str], groups: Sequence[list[Cell]]) -> Sensitivity:
+    rows, columns = (distinct([cell.axes.get(key) for cells in groups for cell in cells]) for key in pair)
+    scale, lower_is_better = summary.source.scale, summary.source.lower_is_better
+    panels = []
+    for cells in groups:
+        fields = {}
+        for cell in cells:
+            if cell.mean is not None:
+                sd = None if cell.sd is None else scale * cell.sd
+                fields[_place(cell.axes, pair, rows, columns)] = Field(scale * cell.mean, sd)
+        parts = [getattr(cells[0], key) for key in ("backbone", "method") if key in summary.varying]
+        panels.append(Panel(cells[0], " · ".join([cells[0].task, *parts]), fields, lower_is_better))
+    return Sensitivity(pair, rows, columns, panels, searched=False)
+
+
+# Searched keys
+
+
+def _over_search(summary: Summary) -> list[Sensitivity]:
+    """Return the tables of the best dev score over two searched keys."""
+    trials = summary.results.trials
+    tried = (trials["stage"] == SEARCH) & trials["outcome"].isin(["complete", "pruned"])
+    by_cell = dict(tuple(trials[tried].dropna(subset=[OBJECTIVE]).groupby("cell", sort=False)))
+    pairs = {cell: pair for cell, runs in by_cell.items() if (pair := _two_searched(runs))}
+    best: dict[tuple[str, str, str], Cell] = {}
+    for cell in summary.cells:
+        key = (cell.method, cell.backbone, cell.task)
+        if cell.id in pairs and (key not in best or (cell.dev or 0) > (best[key].dev or 0)):
+            best[key] = cell
+    by_pair: dict[tuple[str, str], list[Cell]] = {}
+    for cell in best.values():
+        by_pair.setdefault(pairs[cell.id], []).append(cell)
+    ranked = sorted(by_pair, key=lambda pair: [_rank(key) for key in pair])
+    return [_of_search(pair, by_pair[pair], by_cell) for pair in ranked]
+
+
+def _two_searched(trials: pd.DataFrame) -> tuple[str, str] | None:
+    """Return the two preferred keys of which the trials had a few values, if these make a table.
+
+    Values drawn from a range differ from trial to trial; those of a list come again.
+    """
+    found = set()
+    for key in set().union(*trials["params"]) - {"seed"}:
+        count = len({repr(params.get(key)) for params in trials["params"]})
+        if 1 < count <= MAX_VALUES and count < len(trials):
+            found.add(key)
+    pair = _first_two(found) if len(found) >= 2 else None
+    fields = {tuple(repr(params.get(key)) for key in pair) for params in trials["params"]} if pair else set()
+    return pair if len(fields) >= MIN_FIELDS else None
+
+
+def _of_search(pair: tuple[str, str], cells: Sequence[Cell], by_cell: Mapping[str, pd.DataFrame]) -> Sensitivity:
+    shown = cells[:MAX_PANELS]
+    params = [item for cell in shown for item in by_cell[cell.id]["params"]]
+    rows, columns = (distinct([item.get(key) for item in params]) for key in pair)
+    panels = [
+        Panel(cell, panel_title(cell, shown), _best_of_each(by_cell[cell.id], pair, rows, columns)) for cell in shown
+    ]
+    return Sensitivity(pair, rows, columns, panels, searched=True, hidden=len(cells) - len(shown))
+
+
+def _best_of_each(
+    trials: pd.DataFrame, pair: tuple[str, str], rows: Sequence[Any], columns: Sequence[Any]
+) -> dict[Place, Field]:
+    """Return the best dev score of the trials with each pair of values; of equal ones, that of a complete trial."""
+    found: dict[Place, list[tuple[float, bool]]] = {}
+    for params, outcome, score in zip(trials["params"], trials["outcome"], trials[OBJECTIVE], strict=True):
+        place = _place(params, pair, rows, columns)
+        found.setdefault(place, []).append((100 * float(score), outcome == "complete"))
+    best = {place: max(scores) for place, scores in found.items()}
+    return {
+        place: Field(score, trials=len(found[place]), pruned=not complete) for place, (score, complete) in best.items()
+    }
+
+
+# Both
+
+
+def _rank(key: str) -> tuple[float, str]:
+    return (FIRST.index(key) if key in FIRST else math.inf, key)
+
+
+def _first_two(keys: set[str]) -> tuple[str, str]:
+    first, second = sorted(keys, key=_rank)[:2]
+    return first, second
+
+
+def _place(values: Mapping[str, Any], pair: tuple[str, str], rows: Sequence[Any], columns: Sequence[Any]) -> Place:
+    row, column = (
+        [repr(item) for item in known].index(repr(values.get(key)))
+        for key, known in zip(pair, (rows, columns), strict=True)
+    )
+    return row, column
+
+
+def value_text(value: Any) -> str:
+    """Return a key's value as short as it can be said."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
