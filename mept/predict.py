@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +21,78 @@ from mept.evaluate import score_examples
 from mept.model import PromptModel, read_adapter_config
 from mept.routing import Router, find_routers
 from mept.tasks import get_task
-from mept.tasks.base import Example, Task
-from mept.tasks.features import encode, verbalizer_ids
+from mept.tasks.base import Example, RowError, Task, shown, text_field
+from mept.tasks.features import encode, token_counts, verbalizer_ids
 from mept.tasks.mixture import Mixture, label_columns
+
+CHUNK = 1024
+"""Texts in memory at once, sorted by length together."""
+NAMED = 5
+"""Shortened texts that a warning names."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text to label."""
+
+    place: str
+    """Where it stands, for messages: ``row 3``, ``line 7``."""
+    task: Task
+    """Its own, also of a mixture."""
+    example: Example
+
+
+def read_text(task: Task | Mixture, row: Mapping[str, Any], place: str) -> Text:
+    """Return the text of a row.
+
+    Args:
+        task: what the adapter was trained on.
+        row: its task's fields and, for a mixture, the task's name as ``task``; ``idx`` and ``label`` may be there and
+            are ignored.
+        place: of the row, for later messages; the caller names it in those of errors.
+
+    Raises:
+        RowError: a field is unknown (the nearest name is offered), missing, or not text.
+    """
+    own = _task_of(task, row)
+    for name in row:
+        if name not in (*own.fields, "idx", "label") and not (name == "task" and row[name] == own.name):
+            raise RowError(unknown_name("field", name, own.fields))
+    return Text(place, own, Example(place, {name: text_field(row, name) for name in own.fields}, 0, place, place))
+
+
+def _task_of(task: Task | Mixture, row: Mapping[str, Any]) -> Task:
+    if not isinstance(task, Mixture):
+        return task
+    for part in task.parts:
+        if row.get("task") == part.name:
+            return part
+    if "task" not in row and (unknown := [name for name in row if name not in (*task.fields, "idx", "label")]):
+        raise RowError(unknown_name("field", unknown[0], task.fields))
+    names = ", ".join(part.name for part in task.parts)
+    value = shown(row["task"]) if "task" in row else "missing"
+    raise RowError(
+        f"the adapter was trained on several tasks, so the field 'task' must name one of {names}, but it is {value}"
+    )
+
+
+def read_task(adapter_dir: str | Path) -> tuple[Task | Mixture, int]:
+    """Return the task an adapter was trained on, and the most tokens it takes of a text.
+
+    Raises:
+        InputError: the adapter is unreadable or was not trained on a task.
+    """
+    config = read_adapter_config(Path(adapter_dir))
+    missing = [key for key in ("task", "max_tokens", "base_model_name_or_path") if not config.get(key)]
+    if missing:
+        raise InputError(
+            f"the adapter in {adapter_dir} does not say what it was trained on ({', '.join(missing)} in its "
+            "configuration); predictions are made with adapters of `mept run`, or with ones saved by "
+            '`save_pretrained(..., metadata={"task": "cb", "max_tokens": 128})`'
+        )
+    return get_task(config["task"]), config["max_tokens"]
 
 
 class Predictor:
@@ -38,12 +110,10 @@ class Predictor:
     def __init__(
         self, adapter_dir: str | Path, model_dir: Path | None = None, backbone: Backbone | None = None
     ) -> None:
-        config = read_adapter_config(Path(adapter_dir))
-        if "task" not in config:
-            raise InputError(f"{adapter_dir} names no task; `mept predict` takes adapters that `mept run` trained")
-        self.task = get_task(config["task"])
-        self._max_tokens: int = config["max_tokens"]
-        self._backbone = backbone or load_backbone(config["base_model_name_or_path"], model_dir)
+        self.task, self.max_tokens = read_task(adapter_dir)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        name = read_adapter_config(Path(adapter_dir))["base_model_name_or_path"]
+        self._backbone = backbone or load_backbone(name, model_dir, device)
         self._model = PromptModel.from_pretrained(self._backbone, adapter_dir)
 
     @property
@@ -52,11 +122,10 @@ class Predictor:
         return self.task.fields
 
     def predict(self, rows: Sequence[Mapping[str, Any]], batch_size: int = 32) -> list[dict[str, Any]]:
-        """Label texts.
+        """Label texts; those that are too long are shortened, which is logged as a warning.
 
         Args:
-            rows: each with its task's fields and, for a mixture, the task's name as ``task``; ``idx`` and ``label`` may
-                be there and are ignored.
+            rows: as :func:`read_text` takes them.
             batch_size: texts a pass.
 
         Returns:
@@ -66,20 +135,59 @@ class Predictor:
         Raises:
             InputError: a missing or unknown field, or one that is not text; the row is named.
         """
-        tasks = [self._task_of(row, number) for number, row in enumerate(rows, start=1)]
-        examples = [_example(task, row, number) for number, (task, row) in enumerate(zip(tasks, rows, strict=True), 1)]
-        results: dict[int, dict[str, Any]] = {}
-        for part in self.task.parts:
-            places = [place for place, task in enumerate(tasks) if task.name == part.name]
-            results |= zip(places, self._label(part, [examples[place] for place in places], batch_size), strict=True)
-        return [results[place] for place in range(len(rows))]
+        texts = []
+        for number, row in enumerate(rows, start=1):
+            try:
+                texts.append(read_text(self.task, row, f"row {number}"))
+            except RowError as error:
+                raise InputError(f"row {number}: {error}") from None
+        return list(self.label(texts, batch_size))
+
+    def label(
+        self, texts: Iterable[Text], batch_size: int = 32, warn: Callable[[str], None] = log.warning
+    ) -> Iterator[dict[str, Any]]:
+        """Label texts as they come, some at a time; yields what :meth:`predict` returns.
+
+        Args:
+            texts: any number of them.
+            batch_size: texts a pass.
+            warn: called once, at the end, if texts had to be shortened.
+        """
+        count = 0
+        long: list[tuple[Text, int]] = []
+        source = iter(texts)
+        while chunk := list(itertools.islice(source, CHUNK)):
+            count += len(chunk)
+            results: dict[int, dict[str, Any]] = {}
+            for part in self.task.parts:
+                places = [place for place, text in enumerate(chunk) if text.task.name == part.name]
+                examples = [chunk[place].example for place in places]
+                sizes = token_counts(examples, part, self._tokenizer)
+                long += [(chunk[p], size) for p, size in zip(places, sizes, strict=True) if size > self.max_tokens]
+                results |= zip(places, self._label(part, examples, batch_size), strict=True)
+            yield from (results[place] for place in range(len(chunk)))
+        if long:
+            warn(self._shortened(long, count))
+
+    def _shortened(self, long: list[tuple[Text, int]], count: int) -> str:
+        fields = ", ".join(dict.fromkeys(repr(text.task.context) for text, _ in long))
+        named = ", ".join(f"{text.place} ({size} tokens)" for text, size in long[:NAMED])
+        more = f" and {len(long) - NAMED} more" if len(long) > NAMED else ""
+        return (
+            f"{len(long)} of {count} texts have more than the {self.max_tokens} tokens this adapter takes; they were "
+            f"shortened, first at the end of {fields}: {named}{more}"
+        )
+
+    @property
+    def _tokenizer(self) -> Any:
+        assert self._backbone.tokenizer is not None
+        return self._backbone.tokenizer
 
     def _label(self, task: Task, examples: list[Example], batch_size: int) -> list[dict[str, Any]]:
         if not examples:
             return []
-        tokenizer = self._backbone.tokenizer
-        assert tokenizer is not None
-        encoded = encode(examples, task, tokenizer, self._max_tokens)
+        tokenizer = self._tokenizer
+        encoded = encode(examples, task, tokenizer, self.max_tokens)
         words = verbalizer_ids(task, tokenizer) if self._backbone.family.text_to_text else None
         collate = _Recorder(Collator(encoded, tokenizer.pad_token_id, words, self._model.device))
         with _recorded_experts(self._model) as experts:
@@ -98,31 +206,6 @@ class Predictor:
             }
             for index, row in enumerate(probabilities)
         ]
-
-    def _task_of(self, row: Mapping[str, Any], number: int) -> Task:
-        if not isinstance(self.task, Mixture):
-            return self.task
-        for part in self.task.parts:
-            if row.get("task") == part.name:
-                return part
-        names = ", ".join(part.name for part in self.task.parts)
-        raise InputError(
-            f"row {number}: the adapter was trained on several tasks, so the field 'task' must name one of {names}, "
-            f"but it is {row.get('task')!r}"
-        )
-
-
-def _example(task: Task, row: Mapping[str, Any], number: int) -> Example:
-    expected = ", ".join(task.fields)
-    for name in task.fields:
-        if not isinstance(row.get(name), str):
-            raise InputError(
-                f"row {number}: the text fields {expected} must be there, but {name!r} is {row.get(name)!r}"
-            )
-    for name in row:
-        if name not in (*task.fields, "idx", "label") and not (name == "task" and row[name] == task.name):
-            raise InputError(f"row {number}: {unknown_name('field', name, task.fields)}")
-    return Example(str(number), {name: row[name] for name in task.fields}, 0, str(number), str(number))
 
 
 class _Recorder:

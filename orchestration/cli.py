@@ -137,11 +137,10 @@ def report(
     from orchestration.run import check_root
     from orchestration.run import report as write
     from orchestration.shipped import find_grid
-    from orchestration.track import resolve_uri
 
     loaded = load_grid(find_grid(grid), set or ())
     check_root(root)
-    write(loaded.name, resolve_uri(tracking_uri, root), root.absolute(), Console(stderr=True))
+    write(loaded, _options(root, tracking_uri, None, None, None), Console(stderr=True))
 
 
 @app.command()
@@ -176,17 +175,23 @@ def submit(
 @app.command()
 def predict(
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="An adapter's directory, or a trial's that holds one.")
+        str,
+        typer.Argument(
+            metavar="MODEL", help="An adapter's directory, a trial's that holds one, or models:/NAME@champion."
+        ),
     ],
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="JSON Lines with the task's fields; - for standard input.")
     ],
+    root: RootOption = ROOT,
+    tracking_uri: TrackingOption = None,
     model_dir: ModelOption = None,
 ) -> None:
-    """Predict the labels of examples with a saved adapter; writes JSON Lines."""
+    """Predict the labels of examples with a saved or registered adapter; writes JSON Lines."""
+    _avoid_dead_hub()
     from orchestration.predict import predict_file
 
-    predict_file(model, file, model_dir, sys.stdout)
+    predict_file(model, file, sys.stdout, model_dir=model_dir, tracking_uri=tracking_uri, root=root)
 
 
 @app.command()

@@ -1,57 +1,128 @@
-"""``mept predict``: a saved adapter applied to a file of examples."""
+"""``mept predict``: a saved or registered adapter applied to a file of examples."""
 
 from __future__ import annotations
 
+import io
 import json
 import sys
-from collections.abc import Iterable, Iterator
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from mept.errors import InputError
 
+if TYPE_CHECKING:
+    from mept.predict import Text
+    from mept.tasks import Mixture, Task
 
-def predict_file(model: Path, file: Path, model_dir: Path | None, output: IO[str]) -> None:
+SCHEME = "models:"
+
+
+def predict_file(
+    model: str, file: Path, output: IO[str], *, model_dir: Path | None, tracking_uri: str | None, root: Path
+) -> None:
     """Write one JSON object a line: the predicted label and what the adapter says besides.
 
+    A file is checked before anything is written; what cannot be read twice, such as standard input, is labelled as it
+    comes. Texts that had to be shortened are told on standard error.
+
     Args:
-        model: an adapter's directory, or a trial's directory that holds one.
+        model: an adapter's directory, a trial's directory that holds one, or ``models:/NAME@ALIAS``.
         file: JSON Lines with the task's fields; ``-`` for standard input.
-        model_dir: folder whose subfolders are backbones.
         output: where to.
+        model_dir: folder whose subfolders are backbones.
+        tracking_uri: MLflow's address, for a registered model.
+        root: run directory, whose MLflow database is the default.
 
     Raises:
-        InputError: there is no adapter, or a line cannot be used.
+        InputError: there is no adapter, or no line, or a line cannot be used.
     """
-    adapter = model if (model / "adapter_config.json").is_file() else model / "adapter"
-    if not (adapter / "adapter_config.json").is_file():
-        raise InputError(f"{model} holds no adapter_config.json; give an adapter's directory or a confirmed trial's")
-    rows = list(_rows(file))
-    from mept.predict import Predictor
+    with _adapter(model, tracking_uri, root) as adapter:
+        from transformers.utils.logging import disable_progress_bar
 
-    for record in Predictor(adapter, model_dir=model_dir).predict(rows):
-        output.write(json.dumps(record) + "\n")
+        from mept.predict import Predictor, read_task
+
+        disable_progress_bar()
+        task, _ = read_task(adapter)
+        if file.is_file():
+            for _ in _texts(file, task):
+                pass
+        for record in Predictor(adapter, model_dir).label(_texts(file, task), warn=_warn):
+            output.write(json.dumps(record) + "\n")
+        output.flush()
 
 
-def _rows(file: Path) -> Iterator[dict[str, Any]]:
-    if str(file) == "-":
-        yield from _parse(sys.stdin, "standard input")
+@contextmanager
+def _adapter(model: str, tracking_uri: str | None, root: Path) -> Iterator[Path]:
+    """Give an adapter's directory for as long as it is needed."""
+    if model.startswith(SCHEME):
+        from orchestration.track import registered_adapter
+
+        with tempfile.TemporaryDirectory() as directory:
+            yield registered_adapter(model, tracking_uri, root, Path(directory))
         return
-    try:
-        with file.open(encoding="utf-8") as lines:
-            yield from _parse(lines, str(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} cannot be read: {error}") from error
+    given = Path(model)
+    adapter = given if (given / "adapter_config.json").is_file() else given / "adapter"
+    if not (adapter / "adapter_config.json").is_file():
+        raise InputError(
+            f"{model} holds no adapter_config.json; give an adapter's directory, a confirmed trial's, or a registered "
+            "model as models:/NAME@champion"
+        )
+    yield adapter
 
 
-def _parse(lines: Iterable[str], name: str) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+def _texts(file: Path, task: Task | Mixture) -> Iterator[Text]:
+    """Read a file's lines.
+
+    Raises:
+        InputError: it cannot be read, has no rows, or a line of it cannot be used; file and line are named.
+    """
+    from mept.predict import read_text
+    from mept.tasks.base import RowError
+
+    name = "standard input" if str(file) == "-" else str(file)
+    empty = True
+    for number, line in _lines(file, name):
         try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{name}, line {number}: not JSON, {error}") from None
-        if not isinstance(row, dict):
-            raise InputError(f"{name}, line {number}: a JSON object is expected, but got {type(row).__name__}")
-        yield row
+            yield read_text(task, _row(line), f"line {number}")
+        except RowError as error:
+            raise InputError(f"{name}, line {number}: {error}") from None
+        empty = False
+    if empty:
+        raise InputError(
+            f"{name} has no rows, so there is nothing to predict; give one JSON object a line, with the fields "
+            f"{', '.join(task.fields)}"
+        )
+
+
+def _lines(file: Path, name: str) -> Iterator[tuple[int, str]]:
+    """Yield the lines that are not blank, with their numbers."""
+    try:
+        # Editors of Windows begin a file with a byte order mark.
+        given = io.TextIOWrapper(sys.stdin.buffer, "utf-8-sig") if str(file) == "-" else file.open(encoding="utf-8-sig")
+        with given as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield number, line
+    except OSError as error:
+        raise InputError(f"{name} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name} must be UTF-8 text, but has {error.object[error.start : error.end]!r}") from None
+
+
+def _row(line: str) -> dict[str, Any]:
+    from mept.tasks.base import RowError
+
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise RowError(f"not JSON, {error}; each line must be one JSON object") from None
+    if not isinstance(row, dict):
+        raise RowError(f"each line must be one JSON object, but this one is of type {type(row).__name__}")
+    return row
+
+
+def _warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr)

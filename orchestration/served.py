@@ -7,12 +7,15 @@ MLflow copies this file into the saved model and runs it there (its "models from
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pandas as pd
+from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 LIBRARIES = (
@@ -36,19 +39,45 @@ class ServedAdapter(PythonModel):
     """Predicts the label of each row of a table whose columns are the task's fields."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the backbone and put the saved adapter on it."""
+        """Load the backbone, looked for in ``MEPT_MODEL_DIR`` first, and put the saved adapter on it."""
         from mept.predict import Predictor
 
-        self._predictor = Predictor(context.artifacts["adapter"])
+        models = os.environ.get("MEPT_MODEL_DIR")
+        with _told():
+            self._predictor = Predictor(context.artifacts["adapter"], Path(models) if models else None)
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Return one row an input row: ``label``, ``scores``, ``experts``."""
+        """Return one row an input row: ``label``, ``scores``, ``experts``.
+
+        MLflow itself refuses a table without the columns of the signature, and ignores, with a warning, other ones.
+
+        Raises:
+            MlflowException: there are no rows, or one cannot be used; a server answers with status 400.
+        """
         records = model_input.to_dict("records")
-        # A row of a mixture lacks the fields of the other tasks.
-        rows = [{str(name): str(value) for name, value in row.items() if pd.notna(value)} for row in records]
-        return pd.DataFrame(self._predictor.predict(rows))
+        # A row of a mixture lacks the fields of the other tasks; a table fills them.
+        rows = [{str(name): value for name, value in row.items() if not _is_missing(value)} for row in records]
+        if not rows:
+            raise MlflowException.invalid_parameter_value("the table has no rows, so there is nothing to predict")
+        with _told():
+            return pd.DataFrame(self._predictor.predict(rows))
+
+
+def _is_missing(value: Any) -> bool:
+    return bool(pd.api.types.is_scalar(value) and pd.isna(value))
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Turn what a user caused into the exception whose message MLflow passes on."""
+    from mept.errors import InputError
+
+    try:
+        yield
+    except InputError as error:
+        raise MlflowException.invalid_parameter_value(str(error)) from None
 
 
 def save_model(directory: Path, adapter: Path, example: Mapping[str, str]) -> None:

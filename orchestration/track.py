@@ -20,11 +20,12 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from mept.errors import InputError
+from mept.errors import InputError, unknown_name
 from orchestration.journal import Event, Rejected
 
 if TYPE_CHECKING:
@@ -48,6 +49,10 @@ LONGEST_PARAM, LONGEST_TAG, LONGEST_EXPERIMENT_TAG = 6000, 8000, 20000
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 """Of databases whose address names none."""
 METRICS_A_CALL = 1000
+ADAPTER = "artifacts/adapter"
+"""Of a registered model: where :func:`orchestration.served.save_model` has MLflow keep the adapter."""
+NAMED_MODELS = 10
+"""Registered models that a message names."""
 PAGE = 1000
 NOISE = (r"The ``noload`` loader strategy is deprecated", r".*Any type hint is inferred as AnyType")
 """Warnings that importing MLflow 3 gives about itself."""
@@ -690,6 +695,74 @@ def _register(client: MlflowClient, name: str, run: Run, adapter: Path, example:
     registered = client.get_registered_model(name)
     if str(registered.aliases.get("champion", "")) != str(version.version):
         client.set_registered_model_alias(name, "champion", version.version)
+
+
+def registered_adapter(address: str, tracking_uri: str | None, root: Path, directory: Path) -> Path:
+    """Return the directory of a registered model's adapter.
+
+    Args:
+        address: ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
+        tracking_uri: as :func:`resolve_uri` takes it.
+        root: run directory.
+        directory: where the adapter is put if its files are not on this machine.
+
+    Raises:
+        InputError: the store does not answer, or has no such model, alias or version (what it has is named), or the
+            files are gone.
+    """
+    given = re.fullmatch(r"models:/+([^/@]+)(?:@([^/@]+)|/([0-9]+))", address)
+    if given is None:
+        raise InputError(
+            f"a registered model is given as models:/NAME@ALIAS or models:/NAME/VERSION, but got {address!r}; NAME is "
+            "<grid>.<cell>, and `mept run` gives the best confirmed adapter of a cell the alias champion"
+        )
+    name, alias, number = given.groups()
+    found = _read(tracking_uri, root, lambda client: _fetch(client, name, alias, number, directory))
+    if found is None:
+        raise InputError(f"there is no {resolve_uri(tracking_uri, root)}; see --root and --tracking-uri")
+    return found
+
+
+def _fetch(client: MlflowClient, name: str, alias: str | None, number: str | None, directory: Path) -> Path:
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    names = _model_names(client)
+    if not names:
+        raise InputError(f"no model is registered at {public(client.tracking_uri)}; see --root and --tracking-uri")
+    if name not in names:
+        near = get_close_matches(name, names, n=NAMED_MODELS, cutoff=0.0)
+        more = f" and {len(names) - len(near)} more" if len(near) < len(names) else ""
+        raise InputError(unknown_name("registered model", name, near) + more)
+    aliases = {key: str(value) for key, value in client.get_registered_model(name).aliases.items()}
+    versions = [str(item.version) for item in client.search_model_versions(f"name = '{name}'", max_results=PAGE)]
+    version = number if alias is None else aliases.get(alias)
+    if version is None or version not in versions:
+        what = f"version {number}" if alias is None else f"alias {alias!r}"
+        known = [f"@{key} (version {value})" for key, value in sorted(aliases.items())]
+        raise InputError(
+            f"the registered model {name!r} has no {what}; it has the aliases {', '.join(known) or 'none'} and the "
+            f"versions {', '.join(sorted(versions, key=int)) or 'none'}"
+        )
+    source = client.get_model_version_download_uri(name, version)
+    try:
+        uri = client.tracking_uri
+        found = Path(download_artifacts(artifact_uri=f"{source}/{ADAPTER}", dst_path=str(directory), tracking_uri=uri))
+    except (MlflowException, OSError) as error:
+        raise InputError(
+            f"version {version} of the registered model {name!r} has no adapter that can be read: {_line(error)}"
+        ) from None
+    return found
+
+
+def _model_names(client: MlflowClient) -> list[str]:
+    names: list[str] = []
+    token = None
+    while token is None or token:
+        page = client.search_registered_models(max_results=PAGE, page_token=token)
+        names += [model.name for model in page]
+        token = page.token or ""
+    return names
 
 
 def _digest(directory: Path) -> str:

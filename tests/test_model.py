@@ -1,6 +1,7 @@
 """The library's face: what users of PEFT and of the Hugging Face Trainer expect."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -118,23 +119,65 @@ def test_a_damaged_adapter_is_named(damage, message, tmp_path) -> None:
         PromptModel.from_pretrained(random_backbone("bert"), tmp_path)
 
 
+# Under the Hugging Face Trainer
+
+CONFIG = MeptConfig(num_virtual_tokens=3, num_experts=4, router_dropout=0.0)
+WITHOUT_ACCELERATOR = pytest.mark.filterwarnings("ignore:'pin_memory' argument is set:UserWarning")
+
+
+def trained(family: str, directory: Path, resume: Path | None = None, **arguments) -> tuple[PromptModel, Trainer]:
+    """Train a model on four texts, each there four times."""
+    model = build(CONFIG, family)
+    rows = [{name: tensor[i] for name, tensor in batch(family, (8, 8, 8, 8)).items()} for i in range(4)] * 4
+    settings = {"output_dir": str(directory), "use_cpu": True, "disable_tqdm": True, "learning_rate": 0.1}
+    trainer = Trainer(model, TrainingArguments(**settings | arguments), train_dataset=rows, eval_dataset=rows[:4])
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    return model.eval(), trainer
+
+
+@WITHOUT_ACCELERATOR
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.filterwarnings("ignore::UserWarning")  # the Trainer warns of pinned memory without an accelerator
-def test_the_hugging_face_trainer_trains_saves_and_resumes(family, tmp_path) -> None:
-    model = build(MeptConfig(num_virtual_tokens=3, num_experts=4), family)
+def test_the_trainer_trains_saves_the_adapter_alone_and_resumes(family, tmp_path) -> None:
     inputs = batch(family, (8, 8, 8, 8))
-    rows = [{name: tensor[i] for name, tensor in inputs.items()} for i in range(4)] * 4
-    arguments = TrainingArguments(
-        output_dir=str(tmp_path), max_steps=6, per_device_train_batch_size=4, learning_rate=0.1, save_steps=3,
-        report_to=[], use_cpu=True, disable_tqdm=True, label_names=["labels"],
-    )  # fmt: skip
-    before = float(model(**inputs).loss)
-    Trainer(model=model, args=arguments, train_dataset=rows).train()
-    assert float(model(**inputs).loss) < before
-    size = sum(p.stat().st_size for p in (tmp_path / "checkpoint-6").glob("model*"))
-    assert 0 < size < 20_000, "a checkpoint holds the adapter alone"
-    resumed = build(MeptConfig(num_virtual_tokens=3, num_experts=4), family)
-    Trainer(model=resumed, args=arguments, train_dataset=rows).train(
-        resume_from_checkpoint=str(tmp_path / "checkpoint-3")
-    )
-    torch.testing.assert_close(resumed.eval()(**inputs).logits, model.eval()(**inputs).logits)
+    before = build(CONFIG, family)(**inputs).loss.item()
+    arguments = {"max_steps": 6, "per_device_train_batch_size": 4, "save_steps": 3}
+    model, trainer = trained(family, tmp_path, **arguments)
+    assert model(**inputs).loss.item() < before
+    trainer.save_model(tmp_path / "saved")
+    for directory in (tmp_path / "checkpoint-6", tmp_path / "saved"):
+        state = load_file(directory / "model.safetensors")
+        assert set(state) == {f"adapter.{name}" for name in model.adapter.state_dict()}
+        assert {path.name for path in directory.glob("*model*")} == {"model.safetensors"}
+    resumed, _ = trained(family, tmp_path, resume=tmp_path / "checkpoint-3", **arguments)
+    torch.testing.assert_close(resumed(**inputs).logits, model(**inputs).logits)
+    with pytest.raises(InputError, match=r"a checkpoint of the Hugging Face Trainer.*save_pretrained"):
+        PromptModel.from_pretrained(random_backbone(family), tmp_path / "saved")
+
+
+@WITHOUT_ACCELERATOR
+def test_the_trainer_ends_with_the_checkpoint_of_the_lowest_loss(tmp_path) -> None:
+    arguments = {"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "lr_scheduler_type": "constant"}
+    arguments |= {"max_steps": 4, "learning_rate": 1.0, "load_best_model_at_end": True}
+    model, trainer = trained("bert", tmp_path, **arguments)
+    losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert len(losses) == 4 and losses[-1] > min(losses)
+    loss = model(**batch("bert", (8, 8, 8, 8))).loss.item()
+    assert loss == pytest.approx(min(losses), abs=1e-5)
+
+
+@WITHOUT_ACCELERATOR
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_accumulated_batches_of_the_trainer_are_one_of_twice_the_size(family, tmp_path) -> None:
+    arguments = {"max_steps": 2, "optim": "sgd", "max_grad_norm": 0.0, "save_strategy": "no"}
+    whole, _ = trained(family, tmp_path, per_device_train_batch_size=16, **arguments)
+    halves, _ = trained(family, tmp_path, per_device_train_batch_size=8, gradient_accumulation_steps=2, **arguments)
+    torch.testing.assert_close(halves.state_dict(), whole.state_dict(), rtol=1e-4, atol=1e-6)
+
+
+@WITHOUT_ACCELERATOR
+def test_the_trainer_can_recompute_activations(tmp_path) -> None:
+    arguments = {"max_steps": 2, "save_strategy": "no"}
+    plain, _ = trained("bert", tmp_path, **arguments)
+    recomputed, _ = trained("bert", tmp_path, activation_checkpointing=True, **arguments)
+    assert recomputed.backbone.is_activation_checkpointing
+    torch.testing.assert_close(recomputed.state_dict(), plain.state_dict())

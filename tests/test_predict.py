@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 
 from mept.errors import InputError
-from mept.predict import Predictor
+from mept.predict import Predictor, read_text
 from mept.tasks.data import load_task
 from mept.train import train
 from tests.models import random_backbone
@@ -36,10 +37,13 @@ def test_predictions_are_those_of_the_trials_test_split(trained) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"premise": "A."}, "row 1: the text fields hypothesis, premise must be there, but 'hypothesis' is None"),
-        ({"premise": "A.", "hypothesis": 3}, "row 1: .*'hypothesis' is 3"),
+        ({"premise": "A."}, "row 1: field 'hypothesis' is missing; the object has: premise"),
+        ({"premise": "A.", "hypothesis": 3}, "row 1: field 'hypothesis' must be text, but got 3"),
+        ({"premis": "A.", "hypothesis": "B."}, "row 1: unknown field 'premis'; did you mean 'premise'"),
         ({"premise": "A.", "hypothesis": "B.", "premis": "C"}, "row 1: unknown field 'premis'; did you mean 'premise'"),
+        ({"premise": "A.", "hypothesis": "\ud800"}, "row 1: field 'hypothesis' must be valid Unicode text"),
     ],
+    ids=["missing", "not text", "misspelt", "one too many", "no Unicode"],
 )
 def test_a_row_that_does_not_fit_is_named(trained, row, message) -> None:
     directory, _, family = trained
@@ -50,6 +54,22 @@ def test_a_row_that_does_not_fit_is_named(trained, row, message) -> None:
 def test_no_rows_are_no_predictions(trained) -> None:
     directory, _, family = trained
     assert Predictor(directory / "adapter", backbone=random_backbone(family)).predict([]) == []
+
+
+def test_texts_that_are_too_long_are_labelled_with_one_warning(trained, caplog) -> None:
+    directory, data, family = trained
+    predictor = Predictor(directory / "adapter", backbone=random_backbone(family))
+    fits = dict(data.test[0].fields)
+    long = fits | {"premise": fits["premise"] * 20}
+    alone = predictor.predict([fits])
+    assert not caplog.messages
+    assert [result["label"] for result in predictor.predict([long, fits, long])][1] == alone[0]["label"]
+    [message] = caplog.messages
+    size = len(predictor._tokenizer(predictor.task.template.format(**long))["input_ids"])
+    assert message == (
+        f"2 of 3 texts have more than the {predictor.max_tokens} tokens this adapter takes; they were shortened, first "
+        f"at the end of 'premise': row 1 ({size} tokens), row 3 ({size} tokens)"
+    )
 
 
 @pytest.fixture(scope="module", params=["bert", "t5"])
@@ -81,14 +101,44 @@ def test_rows_of_a_mixture_name_their_task_and_come_back_in_order(trained_mixtur
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"premise": "A.", "hypothesis": "B."}, "row 1: .*'task' must name one of wic, cb, but it is None"),
+        ({"premise": "A.", "hypothesis": "B."}, "row 1: .*'task' must name one of wic, cb, but it is missing"),
+        ({"taks": "cb", "premise": "A.", "hypothesis": "B."}, "row 1: unknown field 'taks'; did you mean 'task'"),
         ({"task": "rte", "premise": "A.", "hypothesis": "B."}, "row 1: .*must name one of wic, cb, but it is 'rte'"),
         ({"task": ["cb"], "premise": "A.", "hypothesis": "B."}, r"row 1: .*but it is \['cb'\]"),
-        ({"task": "cb", "premise": "A."}, "row 1: the text fields hypothesis, premise must be there"),
+        ({"task": "cb", "premise": "A."}, "row 1: field 'hypothesis' is missing"),
         ({"task": "cb", "premise": "A.", "hypothesis": "B.", "word": "C"}, "row 1: unknown field 'word'"),
     ],
-    ids=["no task", "another task", "not a name", "missing field", "field of another task"],
+    ids=["no task", "misspelt", "another task", "not a name", "missing field", "field of another task"],
 )
 def test_a_row_of_a_mixture_that_does_not_fit_is_named(trained_mixture, row, message) -> None:
     with pytest.raises(InputError, match=message):
         trained_mixture[2].predict([row])
+
+
+def test_texts_are_labelled_some_at_a_time(trained_mixture, monkeypatch) -> None:
+    _, data, predictor = trained_mixture
+    rows = [{"task": part.task.name, **example.fields} for part in data.parts for example in part.test]
+    whole = predictor.predict(rows)
+    monkeypatch.setattr("mept.predict.CHUNK", 4)
+    taken = []
+
+    def texts():
+        for number, row in enumerate(rows, start=1):
+            taken.append(number)
+            yield read_text(predictor.task, row, f"row {number}")
+
+    results = predictor.label(texts())
+    first = next(results)
+    assert taken == [1, 2, 3, 4]
+    for one, other in zip([first, *results], whole, strict=True):
+        assert (one["label"], one["experts"]) == (other["label"], other["experts"])
+        assert one["scores"] == pytest.approx(other["scores"], abs=1e-5)
+
+
+@pytest.mark.parametrize("missing", ["task", "max_tokens", "base_model_name_or_path"])
+def test_an_adapter_that_was_not_trained_on_a_task_is_refused(missing, trained, tmp_path) -> None:
+    shutil.copytree(trained[0] / "adapter", tmp_path / "adapter")
+    path = tmp_path / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != missing}))
+    with pytest.raises(InputError, match=rf"\({missing} in its configuration\).*metadata="):
+        Predictor(tmp_path / "adapter", backbone=random_backbone(trained[2]))

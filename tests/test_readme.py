@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from mept.methods import METHODS
+from mept.predict import Predictor
 from tests.contract import test_models as contract
 from tests.contract.matrix import batch
 from tests.models import FAMILIES, save_backbone
@@ -15,10 +17,10 @@ from tests.models import FAMILIES, save_backbone
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
-def block(heading: str, language: str) -> str:
-    """The first code block of a language below a heading."""
+def block(heading: str, language: str, index: int = 0) -> str:
+    """A code block of a language below a heading, by default the first."""
     section = re.split(rf"^## {re.escape(heading)}$", README, flags=re.MULTILINE)[1]
-    return re.search(rf"```{language}\n(.*?)```", section, re.DOTALL)[1]
+    return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)[index]
 
 
 def test_the_library_example_runs(tmp_path) -> None:
@@ -26,6 +28,23 @@ def test_the_library_example_runs(tmp_path) -> None:
     names = {"path": save_backbone("bert", tmp_path / "bert"), "adapter_path": tmp_path / "adapter", **inputs}
     exec(block("As a library", "python"), names)
     assert torch.equal(names["again"](**inputs).logits, names["model"].eval()(**inputs).logits)
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set:UserWarning")
+def test_the_trainer_example_trains_and_saves_the_adapter_alone(tmp_path) -> None:
+    path, adapter = save_backbone("bert", tmp_path / "bert"), tmp_path / "adapter"
+    names = {"path": path, "output_dir": str(tmp_path / "trainer"), "adapter_path": adapter}
+    exec(block("As a library", "python", 1), names)
+    assert names["trained"] < names["untrained"]
+    inputs, model = batch("bert"), names["model"].eval()
+    assert torch.equal(names["again"](**inputs).logits, model(**inputs).logits)
+    own = set(model.adapter.state_dict())
+    assert set(load_file(adapter / "adapter_model.safetensors")) == own
+    checkpoints = list((tmp_path / "trainer").glob("checkpoint-*/model.safetensors"))
+    assert len(checkpoints) == 3
+    assert all(set(load_file(file)) == {f"adapter.{name}" for name in own} for file in checkpoints)
+    [answer] = Predictor(adapter).predict([names["data"].row])
+    assert answer["label"] in names["data"].task.labels
 
 
 @pytest.fixture

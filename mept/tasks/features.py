@@ -92,6 +92,11 @@ def join(parts: Sequence[datasets.Dataset], columns: Sequence[Sequence[int]]) ->
     return _in_memory(iter(tables))
 
 
+def token_counts(examples: Sequence[Example], task: Task, tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """Return how many tokens each text has, special tokens included and nothing cut."""
+    return [len(ids) for ids in _tokenize(tokenizer, [task.text(example) for example in examples])]
+
+
 def verbalizer_ids(task: Task | Mixture, tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
     """Return the target ids of each label, with the end-of-sequence token (text-to-text)."""
     ids = [tokenizer(label, add_special_tokens=False)["input_ids"] for label in task.labels]

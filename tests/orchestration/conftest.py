@@ -282,6 +282,46 @@ def record_mixture(recorder: Recorder) -> None:
                 recorder.trial(parent, cell, fixed, dev=curve(top), stage="confirm", seed=seed, test=top, **mixed)
 
 
+def load_metrics(split: str, effective: float, experts: int, per_example: int) -> dict[str, float]:
+    """What a run records of its experts' load at its end."""
+    values = {"effective_experts": effective, "experts": experts, "experts_per_example": per_example}
+    return {f"routing/{split}/{name}": float(value) for name, value in values.items()}
+
+
+def record_collapsed(recorder: Recorder) -> None:
+    """Routers that collapsed and others that only look so; the older method's runs lack the metrics."""
+    loads = {"mept": (1.0, 1.5), "smop": (1.0, 1.0), "even": (1.4, 1.6), "top_2": (1.0, 1.0), "single": (1.0, 1.0)}
+    base = {"backbone": "minilm", "task": "cb"}
+    for method, pair in loads.items():
+        fixed = base | {"method": method, "router_noise": 0.0} | ({"balancing": "none"} if method == "mept" else {})
+        experts, per_example = 1 if method == "single" else 4, 2 if method == "top_2" else 1
+        parent = recorder.cell(cell := f"{method}-minilm-cb", "partial" if method == "smop" else "complete", fixed, {})
+        once = load_metrics("dev", pair[0], experts, per_example)
+        recorder.trial(parent, cell, fixed, dev=curve(0.6), number=0, once=once)
+        for seed, effective in enumerate(pair, start=1):
+            if (method, seed) == ("smop", 2):
+                recorder.trial(
+                    parent, cell, fixed, stage="confirm", seed=seed, outcome="failed", reason="out of memory"
+                )
+                continue
+            once = load_metrics("test", effective, experts, per_example)
+            recorder.trial(parent, cell, fixed, dev=curve(0.6), stage="confirm", seed=seed, test=0.6, once=once)
+    counts = [[100, 0, 0], [90, 10, 0]]
+    artifact = routing_statistics(2, 3, 0) | {"counts": counts}
+    for method, options in {
+        "older": {"top_k": 1},
+        "older_top_2": {"top_k": 2},
+        "older_dense": {"routing": "dense"},
+    }.items():
+        fixed = base | {"method": method} | options
+        parent = recorder.cell(cell := f"{method}-minilm-cb", "complete", fixed, {})
+        for seed in (1, 2):
+            recorder.trial(parent, cell, fixed, dev=curve(0.6), stage="confirm", seed=seed, test=0.6, routing=artifact)
+    parent = recorder.cell("plain-minilm-cb", "complete", fixed := base | {"method": "plain"}, {})
+    for seed in (1, 2):
+        recorder.trial(parent, "plain-minilm-cb", fixed, dev=curve(0.6), stage="confirm", seed=seed, test=0.6)
+
+
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Tracking URI of a store with the experiments superglue, sensitivity, mixture and others."""
@@ -301,6 +341,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     record_hostile(recorder("hostile", HOSTILE, HOSTILE))
     recorder("empty", "Nothing yet")
     record_mixture(recorder("mixture", "Two tasks as one", MIXTURE))
+    record_collapsed(recorder("collapsed", "Collapsed routers", "confirm: {seeds: [1, 2]}"))
     record_told_seeds(recorder("told_seeds", "Seeds overridden", "confirm: {seeds: [2]}"))
     broken = recorder("broken_tag", "Broken")
     client.set_experiment_tag(broken.experiment_id, "mept.report", "[1")

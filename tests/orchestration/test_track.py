@@ -635,42 +635,6 @@ def test_the_champion_is_registered_once_for_the_same_adapter(
     assert client.get_model_version_by_alias(name, "champion").version != version.version
 
 
-PREDICTOR = """
-import sys, types
-stub = types.ModuleType("mept.predict")
-class Predictor:
-    def __init__(self, adapter_dir):
-        self.files = adapter_dir
-    def predict(self, rows):
-        assert self.files.endswith("adapter")
-        return [{"label": row["hypothesis"][:3], "scores": {"yes": 0.75}, "experts": [[1, 2]]} for row in rows]
-stub.Predictor = Predictor
-sys.modules["mept.predict"] = stub
-"""
-
-
-def test_the_champion_predicts_labels_from_task_fields_on_mlflows_command_line(
-    track: Callable[..., Tracker], root: Path, artifacts: Path, tmp_path: Path, warnings: list[str]
-) -> None:
-    tracker = track()
-    drive(tracker, artifacts)
-    example = {"premise": "It rains.", "hypothesis": "It is wet."}
-    tracker.register_champion(cell=CELL, fingerprint="confirm01", adapter=artifacts / "adapter", example=example)
-    assert tracker.close(timeout=20) == 0, warnings
-    (tmp_path / "sitecustomize.py").write_text(PREDICTOR)
-    rows = [{"premise": "a", "hypothesis": "yes!"}, {"premise": "b", "hypothesis": "no..."}]
-    (tmp_path / "rows.json").write_text(json.dumps({"dataframe_records": rows}))
-    command = [sys.executable, "-m", "mlflow", "models", "predict", "--env-manager", "local"]
-    command += ["-m", f"models:/{model_name('grid', CELL)}@champion", "-i", "rows.json"]
-    environment = os.environ | {"MLFLOW_TRACKING_URI": default_uri(root), "PYTHONPATH": f"{tmp_path}:{ROOT}"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["predictions"] == [
-        {"label": "yes", "scores": {"yes": 0.75}, "experts": [[1, 2]]},
-        {"label": "no.", "scores": {"yes": 0.75}, "experts": [[1, 2]]},
-    ]
-
-
 def test_a_mixtures_model_takes_the_fields_of_all_its_tasks_and_needs_the_name_of_one(tmp_path: Path) -> None:
     from orchestration.served import _columns
 
