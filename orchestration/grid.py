@@ -226,7 +226,8 @@ def apply_set(grid: Grid, sets: Sequence[str]) -> Grid:
         grid: stays as it is.
         sets: ``key=value`` each. A key is a configuration key (``epochs=2``), which then holds for every cell, a
             section (``data=jsonl``, ``tasks=[cb]``) or a dotted path into one (``search.trials=2``,
-            ``methods.mept.top_k=2``). Values are YAML, so ``learning_rate={choice: [1e-3, 1e-2]}`` works.
+            ``methods.mept.top_k=2``; ``methods.smop={}`` adds a method). Values are YAML, so
+            ``learning_rate={choice: [1e-3, 1e-2]}`` works.
 
     Raises:
         InputError: an argument is not ``key=value`` or the grid is not valid with it.

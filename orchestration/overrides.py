@@ -73,6 +73,8 @@ def _set_location(document: Document, path: str, source: str) -> Location:
             return (section, name)
         if rest.startswith(f"{name}."):
             return (section, name, *rest.removeprefix(f"{name}.").split("."))
+    if rest and "." not in rest:
+        return (section, rest)  # a new one, given as a whole
     raise InputError(f"{source}: {unknown_name(f'entry of `{section}`:', rest.partition('.')[0], map(str, names))}")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -21,8 +21,11 @@ from orchestration.grid import Grid
 from orchestration.plan import Cell
 from orchestration.progress import Progress
 from orchestration.search import DISK_FULL, CellStudy, Definition, Halving, Storage, is_disk_full, open_storage
-from orchestration.track import public
+from orchestration.track import resolve_uri
 from orchestration.tracker import Tracker
+
+if TYPE_CHECKING:
+    from mept.backbones import BackboneInfo
 
 LAYOUT = 1
 """Raised when files under ``--root`` change their places or meaning."""
@@ -93,9 +96,7 @@ def run(grid: Grid, cells: Sequence[Cell], options: Options, console: Console | 
         what = f"the disk of {root} is full; make room, then" if full else "MLflow does not take the rest;"
         console.print(f"error: {what} the same command records it and writes the report", markup=False, soft_wrap=True)
         return 1
-    report(grid.name, tracker.uri, root, console)
-    for name, reason in failures.items():
-        console.print(f"failed: {name}: {reason}", markup=False, soft_wrap=True)
+    report(grid, options, console, {cell.backbone: cell.info for cell in cells}, failures)
     return 1 if failures else 0
 
 
@@ -185,20 +186,40 @@ def default_storage(root: Path) -> str:
     return f"sqlite:///{root.absolute() / 'optuna.db'}"
 
 
-def report(grid: str, tracking_uri: str, root: Path, console: Console) -> None:
-    """Write the report from MLflow, print its table, and say where to look."""
-    from orchestration.report import write_report
-    from orchestration.results import load_results
-    from orchestration.terminal import make_console, show_table
+def report(
+    grid: Grid,
+    options: Options,
+    console: Console,
+    shapes: Mapping[str, BackboneInfo | None] | None = None,
+    failures: Mapping[str, str] | None = None,
+) -> None:
+    """Write the report from MLflow, print its table and heat maps, say where to look and what to try next.
 
-    results = load_results(tracking_uri, grid)
-    directory = root / "reports" / grid
+    Args:
+        grid: with ``--set`` applied.
+        options: as given.
+        console: for what is not the result itself.
+        shapes: of the backbones, where they are known.
+        failures: cell -> why it failed.
+    """
+    from orchestration.next_steps import next_steps
+    from orchestration.report import write_report
+    from orchestration.report.summary import summarise
+    from orchestration.results import load_results
+    from orchestration.terminal import make_console, show_maps, show_steps, show_table
+
+    root = options.root.absolute()
+    results = load_results(resolve_uri(options.tracking_uri, root), grid.name)
+    summary = summarise(results)
+    directory = root / "reports" / grid.name
     write_report(results, directory)
-    show_table(results, make_console())
+    terminal = make_console()
+    show_table(results, terminal)
+    show_maps(summary, terminal)
     console.print(f"report: {directory / 'index.html'}", markup=False, soft_wrap=True)
-    where = public(tracking_uri)
-    runs = where if where.startswith("http") else f"mlflow ui --backend-store-uri {where}"
-    console.print(f"all runs: {runs}", markup=False, soft_wrap=True)
+    for name, reason in (failures or {}).items():
+        console.print(f"failed: {name}: {reason}", markup=False, soft_wrap=True)
+    show_steps(next_steps(grid, options, summary, (shapes or {}).get), console)
 
 
 def _work(

@@ -366,6 +366,13 @@ def test_set_reaches_a_backbone_with_dots_in_its_name(tmp_path: Path) -> None:
     assert grid.backbones == {"llama-3.2-1b": {"epochs": 2}}
 
 
+def test_set_adds_a_method_or_task_given_as_a_whole(tmp_path: Path) -> None:
+    grid = load(tmp_path)
+    changed = apply_set(grid, ["methods.smop={num_experts: 2}", "tasks.wic={}", "methods.smop.learning_rate=0.1"])
+    assert list(changed.methods) == [*grid.methods, "smop"] and list(changed.tasks) == [*grid.tasks, "wic"]
+    assert changed.methods["smop"] == {"num_experts": 2, "learning_rate": 0.1}
+
+
 WRONG_SETS = {
     "no value": ("epochs", "must be key=value"),
     "no key": ("=3", "must be key=value"),
@@ -375,6 +382,7 @@ WRONG_SETS = {
     "section": ("serch.trials=3", "unknown section 'serch'; did you mean 'search'?"),
     "section key": ("search.trails=3", "did you mean 'trials'?"),
     "entry": ("methods.mpt.top_k=2", "unknown entry of `methods`: 'mpt'; did you mean 'mept'?"),
+    "new entry": ("methods.mpt={}", "unknown method 'mpt'; did you mean 'mept'?"),
     "entry key": ("methods.mept.topk=2", "unknown key of method 'mept': 'topk'; did you mean 'top_k'?"),
     "through a value": ("data.x=1", "`data` is 'jsonl', not a mapping; replace it as a whole, data=..."),
     "yaml": ("epochs={choice: [1", "not valid YAML"),

@@ -1,0 +1,29 @@
+"""`mept`, its trials in this process: `python -m tests.browser.one_process run GRID --root DIR`.
+
+A cluster would take longer to start than the tests' trials take.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from orchestration import cli, run
+from orchestration.campaign import Campaign
+from orchestration.worker import Worker
+
+
+def train_here(campaign: Campaign, *_: Any) -> None:
+    """Train what a campaign lacks, one trial after the other."""
+    worker = object.__new__(Worker)  # Ray's constructor wants a cluster
+    while (job := campaign.next()) is not None:
+        worker.setup({"job": json.dumps(job)})
+        campaign.started(job["key"])
+        while not campaign.evaluated(job["key"], json.loads(worker.step()["evaluation"])):
+            campaign.tick()
+        worker.cleanup()
+
+
+if __name__ == "__main__":
+    run._schedule = train_here
+    cli.main()

@@ -1,0 +1,98 @@
+"""Results of small searches, made up without a store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from orchestration.report.summary import Summary, summarise
+from orchestration.results import CELL_COLUMNS, HISTORY_COLUMNS, OBJECTIVE, TRIAL_COLUMNS, ReportSettings, Results
+
+TINY = """\
+title: Made up
+data: embedded
+backbones: [minilm]
+tasks: [cb]
+methods: {mept: {learning_rate: {choice: [0.01, 0.1]}}, linear_head: {}}
+search: {sampler: tpe, trials: 4}
+confirm: {seeds: [1, 2]}
+"""
+
+
+@dataclass
+class Made:
+    """Collects cells and their trials."""
+
+    cells: list[dict[str, Any]] = field(default_factory=list)
+    trials: list[dict[str, Any]] = field(default_factory=list)
+    routing: dict[str, Any] = field(default_factory=dict)
+    seeds: tuple[int, ...] = (1, 2)
+    axes: tuple[str, ...] = ()
+
+    def cell(
+        self,
+        trials: Sequence[tuple[Mapping[str, Any], float, str]],
+        method: str = "mept",
+        task: str = "cb",
+        test: Sequence[float] = (),
+        outcome: str = "complete",
+        routing: Mapping[str, Any] | None = None,
+        axes: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Add a cell with its search trials (values, dev score, outcome) and confirmed runs (test score by seed)."""
+        name = f"{method}-{task}-{len(self.cells)}"
+        known = {"backbone": "minilm", "task": task, "method": method, **(axes or {})}
+        names = dict.fromkeys(CELL_COLUMNS, "")
+        self.cells.append(names | known | {"cell": name, "outcome": outcome, "best_params": None, "params": known})
+        self.axes = tuple(sorted({*self.axes, *(axes or {})}))
+        for number, (params, score, ended) in enumerate(trials):
+            self._trial(name, "search", 0, number, ended, known | params, {OBJECTIVE: score})
+        for seed, score in enumerate(test, start=1):
+            metrics = {OBJECTIVE: score - 0.1, "test/score": score}
+            run = self._trial(name, "confirm", seed, None, "complete", known, metrics)
+            if routing is not None and seed == 1:
+                self.routing[run] = routing
+
+    def _trial(
+        self, cell: str, stage: str, seed: int, number: int | None, outcome: str, params: Any, metrics: Any
+    ) -> str:
+        run = f"run{len(self.trials)}"
+        names = dict.fromkeys(TRIAL_COLUMNS, "")
+        about = {"run_id": run, "cell": cell, "stage": stage, "seed": seed, "number": number, "outcome": outcome}
+        self.trials.append(names | about | {"fingerprint": f"print{len(self.trials)}", "params": params} | metrics)
+        return run
+
+    def summary(self) -> Summary:
+        """Return what a report is made of."""
+        results = Results(
+            title="Made up",
+            grid="made",
+            report=ReportSettings(),
+            cells=pd.DataFrame(self.cells, columns=[*CELL_COLUMNS, *self.axes], dtype=object),
+            trials=pd.DataFrame(self.trials, columns=[*TRIAL_COLUMNS, "test/score"]),
+            histories=pd.DataFrame(columns=HISTORY_COLUMNS),
+            routing=self.routing,
+            seeds=self.seeds,
+            axes=self.axes,
+            experiment_id="7",
+        )
+        return summarise(results)
+
+
+def trial(score: float, outcome: str = "complete", **params: Any) -> tuple[Mapping[str, Any], float, str]:
+    """Return a search trial for :meth:`Made.cell`, of values under their short names."""
+    keys = {"tokens": "num_virtual_tokens", "experts": "num_experts", "rate": "learning_rate"}
+    return {keys.get(key, key): value for key, value in params.items()}, score, outcome
+
+
+def routed(counts: Sequence[Sequence[float]], **tasks: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Return a routing artifact."""
+
+    def part(rows: Sequence[Sequence[float]]) -> dict[str, Any]:
+        return {"counts": rows, "mean_probability": rows}
+
+    parts = {"tasks": {task: part(rows) for task, rows in tasks.items()}} if tasks else {}
+    return {"task": "+".join(tasks) or "cb", "layers": list(range(len(counts))), **part(counts), **parts}
