@@ -21,4 +21,4 @@ def test_pictures_of_report_figures_and_comparison_are_taken(
         assert path.stat().st_size <= pictures.MOST_BYTES
         with Image.open(path) as image:
             assert image.width == pictures.WIDTH * pictures.SCALE and image.height > 600
-            assert len(set(image.convert("RGB").resize((140, 60)).getdata())) > 30  # not an empty page
+            assert image.convert("RGB").resize((140, 60)).getcolors(30) is None  # more than 30: not an empty page
