@@ -33,6 +33,8 @@ CAUSAL = pytest.mark.parametrize(
     ],
 )
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
+CLOSE_GRADIENTS = {"atol": 1e-4, "rtol": 1e-4}
+"""Sums of some hundred terms of the size of 1, in another order."""
 
 
 @INDEPENDENT
@@ -71,8 +73,7 @@ def test_what_the_head_does_not_read_may_be_left_out(config) -> None:
         results.append((output.logits, [p.grad for p in model.adapter.parameters() if p.grad is not None]))
     (logits, gradients), (all_logits, all_gradients) = results
     torch.testing.assert_close(logits, all_logits, **CLOSE)
-    # Sums of some hundred terms of the size of 1, in another order.
-    torch.testing.assert_close(gradients, all_gradients, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(gradients, all_gradients, **CLOSE_GRADIENTS)
     assert output.hidden_states[-1].shape[1] == inputs["input_ids"].shape[1]
 
 
@@ -188,7 +189,8 @@ def test_gradient_checkpointing_changes_no_gradient(config, family) -> None:
         plain.adapter.named_parameters(), checkpointed.adapter.named_parameters(), strict=True
     ):
         if a.grad is not None:
-            torch.testing.assert_close(a.grad, b.grad, msg=lambda m, n=name: f"{n}: {m}", **CLOSE)
+            # BERT's last block is computed for all positions where blocks are recomputed, else for the first alone.
+            torch.testing.assert_close(a.grad, b.grad, msg=lambda m, n=name: f"{n}: {m}", **CLOSE_GRADIENTS)
 
 
 @MAIN

@@ -59,7 +59,7 @@ def refusal(folder: Path, more: str = "", base: str = BASE) -> str:
 
 
 SHIPPED = {  # cells, impossible, search trials, confirmed runs, trial-epochs
-    "quickstart": Size(6, 0, 12, 12, 72),
+    "quickstart": Size(20, 0, 60, 60, 240),
     "superglue/minilm_cb_copa": Size(8, 0, 48, 24, 72 * 8),
     "superglue/minilm_cb_all_methods": Size(22, 0, 66, 44, 110 * 4),
     "superglue/minilm_rte_sensitivity": Size(6, 0, 0, 12, 36),
