@@ -17,8 +17,6 @@ FIRST = ("num_virtual_tokens", "num_experts", "learning_rate")
 """Keys to prefer, the first one for the rows: the prompt's length stands on the left, as in MEPT's Table 5."""
 MAX_VALUES = 8
 """Most values of a searched key that make a table."""
-MIN_FIELDS = 3
-"""Fewer are no map."""
 MAX_PANELS = 12
 """Most panels of a figure about searched keys."""
 
@@ -127,32 +125,39 @@ def _over_search(summary: Summary) -> list[Sensitivity]:
     trials = summary.results.trials
     tried = (trials["stage"] == SEARCH) & trials["outcome"].isin(["complete", "pruned"])
     by_cell = dict(tuple(trials[tried].dropna(subset=[OBJECTIVE]).groupby("cell", sort=False)))
-    pairs = {cell: pair for cell, runs in by_cell.items() if (pair := _two_searched(runs))}
+    cells = [cell for cell in summary.cells if cell.id in by_cell]
+    searches: dict[str, list[pd.DataFrame]] = {}
+    for cell in cells:
+        searches.setdefault(cell.method, []).append(by_cell[cell.id])
+    pairs = {method: _two_searched(found) for method, found in searches.items()}
     best: dict[tuple[str, str, str], Cell] = {}
-    for cell in summary.cells:
+    for cell in cells:
         key = (cell.method, cell.backbone, cell.task)
-        if cell.id in pairs and (key not in best or (cell.dev or 0) > (best[key].dev or 0)):
+        if key not in best or (cell.dev or 0) > (best[key].dev or 0):
             best[key] = cell
     by_pair: dict[tuple[str, str], list[Cell]] = {}
     for cell in best.values():
-        by_pair.setdefault(pairs[cell.id], []).append(cell)
+        pair = pairs[cell.method]
+        if pair is not None and len({repr([one.get(key) for key in pair]) for one in by_cell[cell.id]["params"]}) > 1:
+            by_pair.setdefault(pair, []).append(cell)
     ranked = sorted(by_pair, key=lambda pair: [_rank(key) for key in pair])
     return [_of_search(pair, by_pair[pair], by_cell) for pair in ranked]
 
 
-def _two_searched(trials: pd.DataFrame) -> tuple[str, str] | None:
-    """Return the two preferred keys of which the trials had a few values, if these make a table.
+def _two_searched(searches: Sequence[pd.DataFrame]) -> tuple[str, str] | None:
+    """Return the two preferred keys of which the searches of a method had a few values.
 
-    Values drawn from a range differ from trial to trial; those of a list come again.
+    Values drawn from a range differ from trial to trial; those of a list come again. All cells of the method are looked
+    at, as in one of them a short search may have tried a single value of a key.
     """
     found = set()
-    for key in set().union(*trials["params"]) - {"seed"}:
-        count = len({repr(params.get(key)) for params in trials["params"]})
-        if 1 < count <= MAX_VALUES and count < len(trials):
+    for key in set().union(*(params for trials in searches for params in trials["params"])) - {"seed"}:
+        values = [[repr(params.get(key)) for params in trials["params"]] for trials in searches]
+        together = [value for tried in values for value in tried]
+        varied, count = any(len(set(tried)) > 1 for tried in values), len(set(together))
+        if varied and count <= MAX_VALUES and count < len(together):
             found.add(key)
-    pair = _first_two(found) if len(found) >= 2 else None
-    fields = {tuple(repr(params.get(key)) for key in pair) for params in trials["params"]} if pair else set()
-    return pair if len(fields) >= MIN_FIELDS else None
+    return _first_two(found) if len(found) >= 2 else None
 
 
 def _of_search(pair: tuple[str, str], cells: Sequence[Cell], by_cell: Mapping[str, pd.DataFrame]) -> Sensitivity:

@@ -90,10 +90,24 @@ def test_many_values_make_no_table() -> None:
     assert sensitivities(made.summary()) == []
 
 
-def test_two_fields_make_no_table() -> None:
+def test_a_method_has_the_same_keys_in_all_cells_even_where_few_trials_tried_one_value() -> None:
     made = Made()
-    made.cell([trial(0.5, tokens=m, experts=m) for m in (2, 4, 4)])
-    assert sensitivities(made.summary()) == []
+    made.cell([trial(0.5, tokens=2, experts=m, rate=0.1) for m in (2, 4)], task="cb")
+    made.cell([trial(0.5, tokens=m, experts=2, rate=0.2) for m in (2, 4)], task="rte")
+    made.cell([trial(0.5, tokens=2, experts=2, rate=rate) for rate in (0.1, 0.2)], task="wic")
+    assert only(made).pair == ("num_virtual_tokens", "num_experts")
+    assert [(panel.title, list(panel.fields)) for panel in only(made).panels] == [
+        ("cb", [(0, 0), (0, 1)]),
+        ("rte", [(0, 0), (1, 0)]),
+    ]
+
+
+def test_an_axis_is_not_taken_for_a_searched_key() -> None:
+    made = Made()
+    for experts in (2, 4):
+        axes = {"num_experts": experts}
+        made.cell([trial(0.5, tokens=m, rate=r) for m in (2, 4) for r in (0.1, 0.2)], axes=axes)
+    assert only(made).pair == ("num_virtual_tokens", "learning_rate")
 
 
 def test_one_searched_key_makes_no_table() -> None:
