@@ -11,13 +11,16 @@ from torch import Tensor
 
 BUCKET = 32
 """Batches whose examples are sorted by length together; more means less padding and less randomness."""
+STEP = 8
+"""Tokens by which lengths must differ to be told apart. A finer order would put each task of a mixture into batches of
+its own, as the lengths of a task are alike."""
 
 
 def training_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
     """Return one epoch's batches: every example once, neighbours of similar length, batches in random order.
 
-    Examples are shuffled, sorted by length within buckets of ``BUCKET`` batches, cut into batches, and the batches are
-    shuffled. The result depends on the arguments alone.
+    Examples are shuffled, sorted by length in steps of ``STEP`` tokens within buckets of ``BUCKET`` batches, cut into
+    batches, and the batches are shuffled. The result depends on the arguments alone.
 
     Args:
         lengths: tokens of each example.
@@ -27,11 +30,11 @@ def training_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: 
     """
     random = np.random.default_rng((seed, epoch))
     order = random.permutation(len(lengths))
-    size = np.asarray(lengths)
+    steps = -(-np.asarray(lengths) // STEP)
     batches: list[list[int]] = []
     for start in range(0, len(order), BUCKET * batch_size):
         bucket = order[start : start + BUCKET * batch_size]
-        bucket = bucket[np.argsort(size[bucket], kind="stable")]
+        bucket = bucket[np.argsort(steps[bucket], kind="stable")]
         batches += [bucket[i : i + batch_size].tolist() for i in range(0, len(bucket), batch_size)]
     return [batches[i] for i in random.permutation(len(batches))]
 

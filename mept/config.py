@@ -117,6 +117,9 @@ class TrialConfig(Frozen):
     """Seeds initialisation, dropout, noise and the order of the batches; never the split of the data."""
     evaluate_test: bool = False
     """Score the test split once, with the best checkpoint, after training (confirmed runs only)."""
+    map_states: bool = False
+    """With `evaluate_test`, for a mixture: draw where its test examples lie among the final states (one confirmed run
+    of each cell, as t-SNE takes as long as a small search)."""
 
     learning_rate: float = Field(3e-4, gt=0)
     optimizer: Literal["adafactor", "adamw"] = "adafactor"

@@ -76,7 +76,7 @@ def train(
     A directory that holds a checkpoint is resumed: the evaluations already made are yielded again, with their numbers
     and times, then training goes on. A finished one is replayed whole. At the end the directory holds ``adapter/`` (the
     best on dev), ``routing/<split>.json`` where the method routes and, if the test split was scored,
-    ``predictions.jsonl`` and, of a mixture, ``states/test.json``.
+    ``predictions.jsonl`` and, of a mixture with `map_states`, ``states/test.json``.
 
     Args:
         config: of the trial.
@@ -371,11 +371,11 @@ class _Run:
         return dataclasses.replace(last, done=True, summary=summary)
 
     def _write_test(self, splits: list[_Split], scored: _Scored) -> None:
-        """Write the predictions and, of a mixture, where its tasks' examples lie without and with the adapter."""
+        """Write the predictions and, if wanted, where a mixture's examples lie without and with the adapter."""
         tasks = [part.task for part in self._data.parts]
         examples = [split.examples for split in splits]
         write_predictions(self._directory, list(zip(tasks, examples, scored.scores.values(), strict=True)))
-        if len(splits) == 1:
+        if len(splits) == 1 or not self._config.map_states:
             return
         chosen = [sample(len(split.examples)) for split in splits]
         ends = np.cumsum([len(indices) for indices in chosen])[:-1]

@@ -15,6 +15,7 @@ from statistics import fmean, median
 from typing import Any
 
 from mept.errors import InputError
+from orchestration.keys import OF_A_RUN
 from orchestration.plan import Cell
 from orchestration.progress import duration
 from orchestration.space import extremes
@@ -23,8 +24,7 @@ from orchestration.track import RecordedTrial
 RATE = "time/examples_per_second"
 TRAINING = "time/train_seconds"
 NOT_OF_SPEED = (
-    "seed",
-    "evaluate_test",
+    *OF_A_RUN,
     "learning_rate",
     "weight_decay",
     "warmup_ratio",
@@ -147,7 +147,7 @@ def summary(found: Sequence[Estimate]) -> list[str]:
 
 def _fixed(cell: Cell) -> dict[str, str]:
     """Return the complete configuration of a cell's trials as MLflow holds it, without what varies among them."""
-    varying = {*cell.space, "seed", "evaluate_test"}
+    varying = {*cell.space, *OF_A_RUN}
     corners = itertools.product(*(extremes(distribution) for distribution in cell.space.values()))
     for values in corners:
         try:

@@ -22,9 +22,13 @@ RESERVED = {
     "data": "it is a section of its own beside `train`",
     "seed": "use `search.seed` for the search and `confirm.seeds` for the confirmed runs",
     "evaluate_test": "confirmed runs score the test split, trials of the search never do",
+    "map_states": "the confirmed run of a mixture with the lowest seed does it",
     "space": "give it for a method, such as `methods: {mept: {space: default}}`",
 }
 """Keys that a grid decides elsewhere, and where."""
+
+OF_A_RUN = frozenset({"seed", "evaluate_test", "map_states"})
+"""Keys in which the runs of a cell differ though nothing is searched."""
 
 _OUT_OF_RANGE = ("greater_than", "less_than", "multiple_of", "too_", "value_error", "string_too", "finite_number")
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mept.config import TrialConfig
 from mept.errors import InputError
+from mept.tasks import SEPARATOR
 from orchestration.grid import COORDINATES, Axis, Distribution, Grid, SearchSettings, enumerated, extremes
 from orchestration.overrides import NAMED
 
@@ -65,7 +66,9 @@ class Cell:
 
     def confirm_config(self, params: Mapping[str, Any], seed: int) -> TrialConfig:
         """Return the configuration of a confirmed run of the winner's `params`; as :meth:`search_config`."""
-        return TrialConfig.from_flat(self._flat(params) | {"seed": seed, "evaluate_test": True})
+        # The figure of final states shows one run of a mixture, the one whose routing is shown too.
+        mapped = SEPARATOR in self.task and seed == min(self.seeds)
+        return TrialConfig.from_flat(self._flat(params) | {"seed": seed, "evaluate_test": True, "map_states": mapped})
 
     def problem_with(self, params: Mapping[str, Any]) -> str | None:
         """Return why a trial with these values cannot run, or None."""

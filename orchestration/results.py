@@ -25,6 +25,7 @@ from ruamel.yaml import YAML, YAMLError
 
 from mept.errors import InputError
 from orchestration.grid import ConfirmSettings
+from orchestration.keys import OF_A_RUN
 from orchestration.track import connect, public
 
 OBJECTIVE = "dev/score"
@@ -374,7 +375,7 @@ def _outcome(status: str) -> str:
 
 
 def _belongs(record: Mapping[str, Any], params: Mapping[str, Any], best: Mapping[str, Any] | None) -> bool:
-    wanted = {key: value for key, value in params.items() if key not in ("seed", "evaluate_test")}
+    wanted = {key: value for key, value in params.items() if key not in OF_A_RUN}
     if record["stage"] == "confirm":
         wanted |= best or {}
     found = record["params"]

@@ -400,14 +400,16 @@ def test_a_mixtures_routing_is_kept_by_task_beside_the_whole_and_each_task_count
     assert math.isclose(last.summary["routing/test/effective_experts"], expected, rel_tol=1e-5)
 
 
-def test_only_a_confirmed_mixture_keeps_where_its_examples_lie(mixed, data, tmp_path) -> None:
-    list(train(mixture(epochs=1), random_backbone("bert"), mixed, tmp_path / "mixture"))
+def test_a_confirmed_mixture_keeps_where_its_examples_lie_if_asked(mixed, data, tmp_path) -> None:
+    list(train(mixture(epochs=1, map_states=True), random_backbone("bert"), mixed, tmp_path / "mixture"))
     states = json.loads((tmp_path / "mixture" / "states" / "test.json").read_text())
     assert (states["perplexity"], states["seed"]) == (30, 42)
     for part in mixed.parts:
         entry = states["tasks"][part.task.name]
         assert entry["label"] == [part.task.labels[example.label] for example in part.test]
         assert np.shape(entry["before"]) == np.shape(entry["after"]) == (len(part.test), 2)
-    list(train(mixture(epochs=1, evaluate_test=False), random_backbone("bert"), mixed, tmp_path / "search"))
-    list(train(trial("mept", epochs=1), random_backbone("bert"), data, tmp_path / "single"))
-    assert not list(tmp_path.glob("se*/states")) and not list(tmp_path.glob("si*/states"))
+    searched = mixture(epochs=1, map_states=True, evaluate_test=False)
+    list(train(searched, random_backbone("bert"), mixed, tmp_path / "search"))
+    list(train(mixture(epochs=1), random_backbone("bert"), mixed, tmp_path / "not asked"))
+    list(train(trial("mept", epochs=1, map_states=True), random_backbone("bert"), data, tmp_path / "single"))
+    assert [path.parent.name for path in tmp_path.glob("*/states")] == ["mixture"]

@@ -127,6 +127,7 @@ def finish(stem: str, title: str, caption: str, figure: Figure) -> Drawing:
     """Write a figure in both forms; the same figure gives the same bytes."""
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=160, facecolor="white", metadata={"Software": None})
+    figure.set_layout_engine("none")  # placed once; doing it again for the other form takes as long as drawing
     svg = io.StringIO()
     nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
     figure.savefig(svg, format="svg", transparent=True, metadata=nothing)

@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from orchestration.keys import OF_A_RUN
 from orchestration.report.drawing import Drawing
 from orchestration.report.load import Load
 from orchestration.report.main_table import COST_COLUMNS, DASH, MainTable, Row, build_mixtures
@@ -206,6 +207,5 @@ def _common_settings(summary: Summary) -> list[tuple[str, str]]:
     params: list[dict[str, Any]] = list(summary.results.trials["params"])
     if not params:
         return []
-    skipped = {"seed", "evaluate_test"}
-    keys = sorted(set.intersection(*(set(item) for item in params)) - skipped)
+    keys = sorted(set.intersection(*(set(item) for item in params)) - OF_A_RUN)
     return [(key, str(params[0][key])) for key in keys if len({repr(item[key]) for item in params}) == 1]

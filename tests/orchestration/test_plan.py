@@ -135,6 +135,13 @@ def test_configurations_hold_what_the_cell_says(tmp_path: Path) -> None:
         assert TrialConfig.from_flat(config.flat()) == config
 
 
+def test_the_first_confirmed_run_of_a_mixture_maps_its_states(tmp_path: Path) -> None:
+    for task, mapped in (("cb+wic", [2]), ("cb", [])):
+        (cell,) = cells(tmp_path, "confirm: {seeds: [3, 2, 4]}", BASE.replace("cb", task))
+        assert [seed for seed in cell.seeds if cell.confirm_config({}, seed).map_states] == mapped
+        assert not cell.search_config({}).map_states
+
+
 def test_a_cell_travels_to_workers(tmp_path: Path) -> None:
     (cell,) = cells(tmp_path, "train: {layers: [0, 1], learning_rate: {choice: [1e-3, 1e-2]}}")
     assert pickle.loads(pickle.dumps(cell)) == cell
