@@ -40,8 +40,9 @@ class Family:
     max_positions: Callable[[PretrainedConfig], int | None]
     """Longest text, prompt excluded where the prompt takes no positions; None where nothing limits it."""
     after_attention: str | None = None
-    """Where the head reads the first position alone: the module in a block that takes what attention gives and the
-    block's input, and after which positions no longer meet."""
+    """Where the prompts stand last and the head reads the first position alone: the module in a block that takes what
+    attention gives and the block's input, after which positions no longer meet, so that those nobody reads are left
+    out."""
 
 
 FAMILIES: dict[str, Family] = {

@@ -4,7 +4,8 @@ For the time of a call, hooks on the stack make room for m placeholders and hook
 
 1. before the stack: m placeholder embeddings, a wider 2-D mask, shifted positions;
 2. before each prompted block: the m positions are replaced by that layer's prompts, and where a method trains keys and
-   values, those projections' outputs at the m positions likewise;
+   values, those projections' outputs at the m positions likewise; they are dropped before it where the family's
+   blocks allow that after their attention;
 3. after the stack: the positions are dropped (Llama, BERT), or kept for the decoder, whose cross-attention mask is
    widened (T5).
 
@@ -87,6 +88,9 @@ class Injection:
             yield self._blocks[layer].register_forward_pre_hook(self._hide_prompts, with_kwargs=True)
         for layer in self._method.prompted_layers:
             yield self._blocks[layer].register_forward_pre_hook(self._replace_prompts(layer))
+        for layer in self._leaving_layers():
+            sublayer = self._blocks[layer].get_submodule(self._family.after_attention)
+            yield sublayer.register_forward_pre_hook(self._drop_prompts)
         for layer in self._method.key_value_layers:
             for role in ("key", "value"):
                 (projection,) = self._backbone.modules_of(role, self._blocks[layer]).values()
@@ -97,6 +101,15 @@ class Injection:
         prompted = self._method.prompted_layers
         end = prompted[0] if self._method.prompts_persist else len(self._blocks)
         return [layer for layer in range(end) if layer not in prompted]
+
+    def _leaving_layers(self) -> list[int]:
+        """Return the layers after whose attention the prompts need not be computed, as the next layer has its own.
+
+        Where blocks are recomputed in the backward pass, they are computed whole.
+        """
+        if self._family.after_attention is None or self._model.is_activation_checkpointing:
+            return []
+        return [layer - 1 for layer in self._method.prompted_layers if layer > 0]
 
     # 1. Before the stack.
 
@@ -199,6 +212,10 @@ class Injection:
             return (self._join(prompts.to(text.dtype), text), *args[1:])
 
         return hook
+
+    def _drop_prompts(self, sublayer: torch.nn.Module, args: tuple) -> tuple:
+        assert self._pass is not None
+        return tuple(states[:, self._text_slice(self._pass.text_length)] for states in args)
 
     def _replace_projected(self, layer: int, role: str) -> Callable:
         def hook(projection: torch.nn.Module, args: tuple, output: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -148,8 +149,11 @@ def main() -> None:
     budget = BUDGET | {"epochs": options.epochs, "max_train_examples": options.examples}
     cells = [(method, task) for method in options.methods for task in options.tasks]
     with ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
+        learned = {}
         results = pool.map(_learn_alone, *zip(*((*cell, budget) for cell in cells), strict=True))
-        learned = dict(zip(cells, results, strict=True))
+        for cell, result in zip(cells, results, strict=True):
+            learned[cell] = result
+            print(f"{len(learned)} of {len(cells)}:", *cell, f"{100 * result.trained:.1f}", file=sys.stderr, flush=True)
     data = {task: load_task(task, "embedded") for task in options.tasks}
     rows = {
         "majority class": [majority_score(data[task]) for task in options.tasks],

