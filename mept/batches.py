@@ -72,10 +72,30 @@ class Collator:
         rows = [self._input_ids[i] for i in indices]
         input_ids = _padded(rows, self._pad_token_id)
         mask = _padded([[1] * len(row) for row in rows], 0)
+        batch = {"input_ids": input_ids.to(self._device), "attention_mask": mask.to(self._device)}
+        return batch | {"labels": self.targets(indices)}
+
+    def targets(self, indices: list[int]) -> Tensor:
+        """Return ``labels`` alone."""
         labels = [self._labels[i] for i in indices]
         target = torch.tensor(labels) if self._targets is None else _padded([self._targets[i] for i in labels], -100)
-        batch = {"input_ids": input_ids, "attention_mask": mask, "labels": target}
-        return {name: tensor.to(self._device) for name, tensor in batch.items()}
+        return target.to(self._device)
+
+
+class StateCollator:
+    """Gives batches of states that were computed once, in the place of texts.
+
+    Args:
+        states: [N, d], of the examples that `collate` knows.
+        collate: gives their labels.
+    """
+
+    def __init__(self, states: Tensor, collate: Collator) -> None:
+        self._states, self._collate = states, collate
+
+    def __call__(self, indices: list[int]) -> dict[str, Tensor]:
+        """Return ``head_states`` [B, d] and ``labels`` [B]."""
+        return {"head_states": self._states[indices], "labels": self._collate.targets(indices)}
 
 
 def _padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:

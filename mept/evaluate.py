@@ -35,7 +35,7 @@ def score_examples(
 
     Args:
         model: in evaluation mode afterwards.
-        collate: makes a batch of example indices.
+        collate: makes a batch of example indices: the model's inputs and ``labels``.
         lengths: tokens of each example.
         batch_size: examples a pass.
         label_ids: token ids of each label's word for text-to-text models; None for classification.
@@ -51,7 +51,7 @@ def score_examples(
     scores: np.ndarray | None = None
     for indices in evaluation_batches(lengths, batch_size):
         batch = collate(indices)
-        inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
         with autocast(model.device, precision):
             if label_ids is None:
                 result = model(**inputs).logits.float().log_softmax(-1)
@@ -64,6 +64,24 @@ def score_examples(
         scores[indices] = result.cpu().numpy()
     assert scores is not None
     return scores
+
+
+@torch.no_grad()
+def head_states(
+    model: PromptModel,
+    collate: Callable[[list[int]], dict[str, Tensor]],
+    lengths: Sequence[int],
+    batch_size: int,
+    precision: Literal["float32", "bf16"] = "float32",
+) -> Tensor:
+    """Return what the head reads of all examples, [N, d], in their order; as :func:`score_examples`."""
+    model.eval()
+    result: dict[int, Tensor] = {}
+    for indices in evaluation_batches(lengths, batch_size):
+        batch = collate(indices)
+        with autocast(model.device, precision):
+            result |= zip(indices, model.head_states(batch["input_ids"], batch["attention_mask"]), strict=True)
+    return torch.stack([result[index] for index in range(len(lengths))])
 
 
 def score_words(model: PromptModel, input_ids: Tensor, attention_mask: Tensor, words: list[list[int]]) -> Tensor:

@@ -155,7 +155,8 @@ class PromptModel(nn.Module):
             attention_mask: 1 at text, 0 at padding, [B, S]; None for no padding.
             labels: class indices [B] with a head; token ids with -100 where no loss is wanted, [B, T] for T5 (T its own
                 length) and [B, S] for a causal language model, whose labelled tokens do not choose the experts.
-            **kwargs: passed on to the backbone.
+            **kwargs: passed on to the backbone; or, in the place of texts, ``head_states`` [B, d]: what
+                :meth:`head_states` gave for them.
 
         Returns:
             The Hugging Face output of the task: ``loss`` (None without labels), ``logits``, and what the backbone adds.
@@ -184,21 +185,45 @@ class PromptModel(nn.Module):
     def _classify(
         self, input_ids: Tensor | None, attention_mask: Tensor | None, labels: Tensor | None, kwargs: dict
     ) -> SequenceClassifierOutput:
-        if self.family.name == "llama":
-            kwargs.setdefault("use_cache", False)
-        with self._injection.installed(), self._first_alone(kwargs):
-            output = self._call("__call__", input_ids=input_ids, attention_mask=attention_mask, **kwargs)
-        states = output.last_hidden_state
-        if self.family.prompts_first:
-            states = last_unpadded(states, attention_mask)
-        else:
-            states = states[:, 0]
+        states, output = kwargs.pop("head_states", None), {}
+        if states is None:
+            states, output = self._head_states(input_ids, attention_mask, kwargs)
         assert self.adapter.head is not None
         logits = self.adapter.head(states).float()
         loss = None if labels is None else F.cross_entropy(logits, labels)
         return SequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=output.get("hidden_states"), attentions=output.get("attentions")
         )
+
+    def _head_states(
+        self, input_ids: Tensor | None, attention_mask: Tensor | None, kwargs: dict
+    ) -> tuple[Tensor, Mapping[str, Any]]:
+        """Return the states the head reads, [B, d], and the backbone's whole output."""
+        if self.family.name == "llama":
+            kwargs.setdefault("use_cache", False)
+        with self._injection.installed(), self._first_alone(kwargs):
+            output = self._call("__call__", input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        states = output.last_hidden_state
+        if self.family.prompts_first:
+            return last_unpadded(states, attention_mask), output
+        return states[:, 0], output
+
+    @property
+    def only_head_learns(self) -> bool:
+        """Whether a text has the same :meth:`head_states` at every step: nothing acts on the backbone, nor dropout."""
+        method = self.adapter.method
+        acts = method.prompted_layers or method.key_value_layers or method.overrides() or method.replacements()
+        return self.adapter.head is not None and not acts and not self.backbone_dropout
+
+    @torch.no_grad()
+    def head_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return the states the classification head reads, [B, d].
+
+        Args:
+            input_ids: [B, S].
+            attention_mask: [B, S].
+        """
+        return self._head_states(input_ids, attention_mask, {})[0]
 
     @contextmanager
     def _first_alone(self, kwargs: Mapping[str, Any]) -> Iterator[None]:

@@ -18,13 +18,13 @@ import torch
 
 from mept.artifacts import Loads, write_predictions, write_routing, write_states
 from mept.backbones import Backbone
-from mept.batches import Collator, parts, training_batches
+from mept.batches import Collator, StateCollator, parts, training_batches
 from mept.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint, write_atomically
 from mept.config import TrialConfig
 from mept.errors import InputError, NonFiniteLossError
-from mept.evaluate import autocast, score_examples
+from mept.evaluate import autocast, head_states, score_examples
 from mept.memory import PeakMemory
-from mept.model import get_prompt_model
+from mept.model import PromptModel, get_prompt_model
 from mept.optim import build_optimizer, build_schedule
 from mept.routing import RoutingStatistics, collect_routing, pooled
 from mept.seeding import random_state, restore_random_state, seed_everything
@@ -172,14 +172,20 @@ class _Split:
         examples: list[Example],
         encoded: datasets.Dataset,
         backbone: Backbone,
-        device: torch.device,
+        model: PromptModel,
+        config: TrialConfig,
     ) -> None:
         tokenizer = backbone.tokenizer
         assert tokenizer is not None
         self.examples = examples
         self.lengths = encoded["length"][:]
         self.words = verbalizer_ids(task, tokenizer) if backbone.family.text_to_text else None
-        self.collate = Collator(encoded, tokenizer.pad_token_id, self.words, device)
+        self.texts = Collator(encoded, tokenizer.pad_token_id, self.words, model.device)
+        self.collate: Collator | StateCollator = self.texts
+        if model.only_head_learns:
+            # In the batches of evaluation, so that a resumed run has the same states to the last bit.
+            states = head_states(model, self.texts, self.lengths, config.eval_batch_size, config.precision)
+            self.collate = StateCollator(states, self.texts)
 
 
 class _Run:
@@ -206,11 +212,13 @@ class _Run:
         else:
             self._model.activation_checkpointing_disable()
         self._memory = PeakMemory(self._model.device)
+        started = time.perf_counter()
         self._train = self._training_split()
+        # States computed once are the most of such a training; else this is tokenising, which is kept for other trials.
+        self._train_seconds = time.perf_counter() - started if self._model.only_head_learns else 0.0
         self._dev = [self._split(part.task, part.dev) for part in data.parts]
         self._begin_phase(0)
         self._step = 0
-        self._train_seconds = 0.0
         self._best_state: dict[str, torch.Tensor] = {}
 
     def _training_split(self) -> _Split:
@@ -220,10 +228,10 @@ class _Run:
         encoded = [self._encode(part, examples) for part, examples in subsets]
         joined = join(encoded, [label_columns(task, part) for part, _ in subsets])
         together = [example for _, examples in subsets for example in examples]
-        return _Split(task, together, joined, self._backbone, self._model.device)
+        return _Split(task, together, joined, self._backbone, self._model, self._config)
 
     def _split(self, task: Task, examples: list[Example]) -> _Split:
-        return _Split(task, examples, self._encode(task, examples), self._backbone, self._model.device)
+        return _Split(task, examples, self._encode(task, examples), self._backbone, self._model, self._config)
 
     def _encode(self, task: Task, examples: list[Example]) -> datasets.Dataset:
         tokenizer = self._backbone.tokenizer
@@ -392,7 +400,7 @@ class _Run:
     def _pooled(self, split: _Split, indices: list[int], tuned: bool) -> np.ndarray:
         return pooled_states(
             self._model,
-            lambda batch: split.collate([indices[place] for place in batch]),
+            lambda batch: split.texts([indices[place] for place in batch]),
             [split.lengths[index] for index in indices],
             self._config.eval_batch_size,
             self._config.precision,

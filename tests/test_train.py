@@ -66,6 +66,24 @@ def test_resuming_from_any_evaluation_gives_the_same_numbers_bit_for_bit(config,
         assert weights[0] == weights[1]
 
 
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_where_only_the_head_learns_each_text_is_read_once(family, data, tmp_path, monkeypatch) -> None:
+    settings, backbone, read = trial("linear_head", backbone_dropout=False, max_length=48), random_backbone(family), []
+    backbone.stack.register_forward_pre_hook(
+        lambda _, args, kwargs: read.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    whole = list(train(settings, backbone, data, tmp_path / "whole"))
+    assert sum(read) == len(data.train) + len(data.dev) + len(data.test)
+    run = train(settings, random_backbone(family), data, tmp_path / "stopped")
+    next(run)
+    run.close()
+    assert numbers(list(train(settings, random_backbone(family), data, tmp_path / "stopped"))) == numbers(whole)
+    monkeypatch.setattr(PromptModel, "only_head_learns", False)
+    again = numbers(list(train(settings, random_backbone(family), data, tmp_path / "again")))
+    for found, wanted in zip(numbers(whole), again, strict=True):
+        assert found == pytest.approx(wanted, rel=1e-4)
+
+
 def test_replayed_evaluations_keep_their_times(data, tmp_path) -> None:
     run = train(trial("mept"), random_backbone("bert"), data, tmp_path)
     first = next(run)
