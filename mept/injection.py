@@ -88,9 +88,7 @@ class Injection:
             yield self._blocks[layer].register_forward_pre_hook(self._hide_prompts, with_kwargs=True)
         for layer in self._method.prompted_layers:
             yield self._blocks[layer].register_forward_pre_hook(self._replace_prompts(layer))
-        for layer in self._leaving_layers():
-            sublayer = self._blocks[layer].get_submodule(self._family.after_attention)
-            yield sublayer.register_forward_pre_hook(self._drop_prompts)
+        yield from (sublayer.register_forward_pre_hook(self._drop_prompts) for sublayer in self._where_prompts_leave())
         for layer in self._method.key_value_layers:
             for role in ("key", "value"):
                 (projection,) = self._backbone.modules_of(role, self._blocks[layer]).values()
@@ -102,14 +100,15 @@ class Injection:
         end = prompted[0] if self._method.prompts_persist else len(self._blocks)
         return [layer for layer in range(end) if layer not in prompted]
 
-    def _leaving_layers(self) -> list[int]:
-        """Return the layers after whose attention the prompts need not be computed, as the next layer has its own.
+    def _where_prompts_leave(self) -> list[torch.nn.Module]:
+        """Return the modules from which on the prompts need not be computed, as the next layer has its own.
 
         Where blocks are recomputed in the backward pass, they are computed whole.
         """
-        if self._family.after_attention is None or self._model.is_activation_checkpointing:
+        name = self._family.after_attention
+        if name is None or self._model.is_activation_checkpointing:
             return []
-        return [layer - 1 for layer in self._method.prompted_layers if layer > 0]
+        return [self._blocks[layer - 1].get_submodule(name) for layer in self._method.prompted_layers if layer > 0]
 
     # 1. Before the stack.
 

@@ -185,7 +185,8 @@ class PromptModel(nn.Module):
     def _classify(
         self, input_ids: Tensor | None, attention_mask: Tensor | None, labels: Tensor | None, kwargs: dict
     ) -> SequenceClassifierOutput:
-        states, output = kwargs.pop("head_states", None), {}
+        states: Tensor | None = kwargs.pop("head_states", None)
+        output: Mapping[str, Any] = {}
         if states is None:
             states, output = self._head_states(input_ids, attention_mask, kwargs)
         assert self.adapter.head is not None
