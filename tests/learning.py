@@ -40,8 +40,8 @@ PROMPT: dict[str, Any] = {"num_virtual_tokens": 5}
 SETTINGS: dict[str, dict[str, Any]] = {
     "mept": PROMPT | {"num_experts": 4, "learning_rate": 1e-2},
     # Its prompts grow with the batch: scored in batches of the size it was trained in.
-    "mept_released": PROMPT | {"num_experts": 4, "learning_rate": 3e-3, "eval_batch_size": 8},
-    "smop": PROMPT | {"num_experts": 4, "learning_rate": 0.1},
+    "mept_released": PROMPT | {"num_experts": 4, "learning_rate": 3e-3, "eval_batch_size": 4},
+    "smop": PROMPT | {"num_experts": 4, "learning_rate": 0.01},
     "pt_moe": PROMPT | {"rank": 4, "learning_rate": 3e-2},
     "dpt": PROMPT | {"rank": 4, "learning_rate": 3e-2},
     "attempt": PROMPT | {"num_sources": 3, "learning_rate": 3e-2},
@@ -52,7 +52,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "xprompt": PROMPT | {"learning_rate": 3e-2},
     "p_tuning": PROMPT | {"learning_rate": 1e-3},
     "p_tuning_v2": PROMPT | {"learning_rate": 1e-2},
-    "residual_prompt": PROMPT | {"learning_rate": 1e-2},
+    "residual_prompt": PROMPT | {"learning_rate": 1e-3},
     "superpos": PROMPT | {"learning_rate": 1e-2},
     "vfpt": PROMPT | {"learning_rate": 1e-3},  # the transform multiplies what it is given by sqrt(m d)
     "linear_head": {"learning_rate": 3e-2},
