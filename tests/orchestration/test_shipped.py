@@ -209,10 +209,10 @@ def test_a_result_is_made_and_used_from_the_wheel_in_an_empty_directory(site: Pa
     assert all(Path(path).is_relative_to(site) for path in where)
     sets = [word for text in SMALL for word in ("--set", text)]
     assert "mept" in call(*mept, "run", "quickstart", "--num-cpus", "1", *sets)
-    assert "complete" in call(*mept, "status", "quickstart")
+    assert "complete" in call(*mept, "status", "quickstart", *sets)
     page = tmp_path / "runs" / "reports" / "quickstart" / "index.html"
     page.unlink()
-    call(*mept, "report", "quickstart")
+    call(*mept, "report", "quickstart", *sets)
     assert page.is_file()
     champion = "models:/quickstart.mept-minilm-cb@champion"
     answer = json.loads(call(*mept, "predict", champion, "rows.jsonl"))
