@@ -208,14 +208,11 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """Return a time as a person would say it."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+    """Return seconds, minutes or hours, whichever reads best, with two digits or more."""
+    units = ((size, unit) for size, unit in ((1, "s"), (60, "min")) if seconds < 59.5 * size)
+    size, unit = next(units, (3600, "h"))
+    value = seconds / size
+    return f"{value:.1f} {unit}" if value < 9.95 else f"{value:.0f} {unit}"
 
 
 class _Filter:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mept.errors import InputError, unknown_name
+from orchestration.progress import duration
 from orchestration.report.load import COLLAPSED
 from orchestration.report.summary import CONFIRM, Cell, Summary, distinct, is_mixture, tasks_of, value_of
 
@@ -283,10 +284,3 @@ def metric_name(metric: str) -> str:
 def percent(value: float) -> str:
     """Return a percentage with three significant digits and no exponent."""
     return "<0.0001" if 0 < value < 1e-4 else f"{value:.3g}"
-
-
-def duration(seconds: float) -> str:
-    """Return seconds, minutes or hours, whichever reads best."""
-    if seconds < 59.5:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"

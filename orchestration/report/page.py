@@ -13,6 +13,7 @@ import jinja2
 from markupsafe import Markup
 
 from orchestration.keys import OF_A_RUN
+from orchestration.progress import duration
 from orchestration.report.drawing import Drawing
 from orchestration.report.load import Load
 from orchestration.report.main_table import COST_COLUMNS, DASH, MainTable, Row, build_mixtures
@@ -160,7 +161,7 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
     facts = [("Cells", f"{len(summary.cells)}"), ("Search trials", f"{searched}")]
     facts.append(("Confirmed runs", f"{int(((trials['stage'] == CONFIRM) & (trials['outcome'] == 'complete')).sum())}"))
     if "time/train_seconds" in trials:
-        facts.append(("Training time", f"{trials['time/train_seconds'].sum() / 3600:.1f} h"))
+        facts.append(("Training time", duration(trials["time/train_seconds"].sum())))
     for key, name in (("backbone", "Backbones"), ("data", "Data")):
         values = sorted({str(params[key]) for params in trials["params"] if key in params})
         if values:

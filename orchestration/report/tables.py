@@ -9,7 +9,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from orchestration.report.main_table import COST_COLUMNS, DASH, Entry, MainTable, build_mixtures, duration, percent
+from orchestration.progress import duration
+from orchestration.report.main_table import COST_COLUMNS, DASH, Entry, MainTable, build_mixtures, percent
 from orchestration.report.summary import Cell, Summary
 
 LATEX_SPECIAL = {

@@ -51,10 +51,10 @@ def test_the_time_left_is_measured_epochs_times_those_that_remain() -> None:
     progress.trial_started("a", "mept-cb", "trial 0", 10)
     begun = progress.running["a"].since
     progress.evaluated("a", 1, begun + 60, 0.5)
-    assert "at 60 s each" in progress.time_left()
+    assert "at 1.0 min each" in progress.time_left()
     progress.evaluated("a", 2, begun + 64, 0.5)
     progress.evaluated("a", 3, begun + 68, 0.5)
-    assert progress.time_left() == "at most 94 s left (47 epochs at 4.0 s each, 2 at a time)"
+    assert progress.time_left() == "at most 1.6 min left (47 epochs at 4.0 s each, 2 at a time)"
 
 
 def test_replayed_evaluations_are_not_measured() -> None:
@@ -89,7 +89,18 @@ def test_what_ray_prints_about_a_dead_worker_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(4.04, "4.0 s"), (70, "70 s"), (600, "10 min"), (9000, "2.5 h")], ids=str
+    ("seconds", "text"),
+    [
+        (4.04, "4.0 s"),
+        (9.97, "10 s"),
+        (42, "42 s"),
+        (59.7, "1.0 min"),
+        (90, "1.5 min"),
+        (600, "10 min"),
+        (3580, "1.0 h"),
+        (9000, "2.5 h"),
+    ],
+    ids=str,
 )
 def test_durations_read_as_a_person_says_them(seconds: float, text: str) -> None:
     assert duration(seconds) == text

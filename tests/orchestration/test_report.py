@@ -26,7 +26,7 @@ from mept.routing import RoutingStatistics
 from orchestration.report import experts, write_report
 from orchestration.report import states as state_figure
 from orchestration.report.load import effective_experts, row_shares
-from orchestration.report.main_table import build, duration, percent
+from orchestration.report.main_table import build, percent
 from orchestration.report.summary import summarise
 from orchestration.report.tables import latex_escape, markdown, markdown_escape
 from orchestration.results import ReportSettings, load_results
@@ -492,13 +492,6 @@ def test_latex_compiles(report: Report, tmp_path: Path, grid: str) -> None:
 )
 def test_markdown_escapes(text: str, escaped: str) -> None:
     assert markdown_escape(text) == escaped
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(3.21, "3.2 s"), (42.0, "42 s"), (90.0, "1.5 min"), (5400.0, "1.5 h"), (59.7, "1.0 min")]
-)
-def test_durations_read_well(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 @pytest.mark.parametrize(("value", "text"), [(100.0, "100"), (0.04061, "0.0406"), (0.00001, "<0.0001"), (0.0, "0")])
