@@ -8,6 +8,7 @@ import importlib.util
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from os.path import isfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+LEAST_TEXT = 8
+"""Tokens that a prompt and the limits must leave for the text."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +173,24 @@ class Backbone:
         """Rows of the embedding matrix."""
         return self.model.get_input_embeddings().num_embeddings
 
+    def text_limit(self, max_tokens: int, prompt: int) -> int:
+        """Return the longest text in tokens: `max_tokens`, within the positions that a prompt of that length leaves.
+
+        Raises:
+            InputError: the prompt leaves fewer than 8 positions.
+        """
+        positions = self.family.max_positions(self.model.config)
+        if positions is None:
+            return max_tokens
+        # BERT's prompts take no position of their own; Llama's do.
+        limit = min(max_tokens, positions - (prompt if self.family.prompts_first else 0))
+        if limit < LEAST_TEXT:
+            raise InputError(
+                f"the prompt must leave at least {LEAST_TEXT} tokens for the text, but `num_virtual_tokens` is "
+                f"{prompt} and backbone {self.name!r} has {positions} positions"
+            )
+        return limit
+
     def modules_of(self, role: str, within: Any = None) -> dict[str, nn.Module]:
         """Return the modules with a role of ``family.roles``, by name; of the whole model, or within one block."""
         pattern = re.compile(self.family.roles[role] + "$")
@@ -221,9 +243,10 @@ def locate(name: str, model_dir: Path | None = None) -> str:
     Raises:
         InputError: the name is none of these.
     """
-    if model_dir is not None and (model_dir / name / "config.json").is_file():
+    # Not `Path.is_file`, which raises where a name is too long for a file's.
+    if model_dir is not None and isfile(model_dir / name / "config.json"):
         return str(model_dir / name)
-    if (Path(name) / "config.json").is_file():
+    if isfile(Path(name) / "config.json"):
         return name
     if name in BACKBONES:
         return _packaged(BACKBONES[name]) or BACKBONES[name].hub

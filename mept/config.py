@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NoReturn, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
-from mept.errors import InputError, unknown_name
+from mept.errors import InputError, shown, unknown_name
 
 PROTOCOL_VERSION = 1
 """Raised by every change after which an old result would no longer be reproduced by the same configuration."""
@@ -236,5 +236,5 @@ def describe(error: ValidationError) -> str:
     for item in error.errors():
         where = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
-        lines.append(f"`{where}`: {message}, but got {item['input']!r}" if where else message)
+        lines.append(f"`{where}`: {message}, but got {shown(item['input'])}" if where else message)
     return "; ".join(lines)

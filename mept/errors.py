@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from difflib import SequenceMatcher, get_close_matches
 from os.path import commonprefix
+from typing import Any
 
 
 class InputError(ValueError):
@@ -23,8 +24,18 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     # Of equally close ones the one with the same beginning: 'mpet' means 'mept' rather than 'peft'.
     best = max(close, key=lambda near: _closeness(near, str(name)), default="")
     hint = f"; did you mean {best!r}?" if best else ";"
-    return f"unknown {kind} {str(name)!r}{hint} known: {', '.join(names)}"
+    return f"unknown {kind} {_short(repr(str(name)))}{hint} known: {', '.join(names)}"
 
 
 def _closeness(known: str, name: str) -> tuple[float, int]:
     return SequenceMatcher(None, known, name).ratio(), len(commonprefix([known, name]))
+
+
+def shown(value: Any) -> str:
+    """Return a short JSON-like form of a value for an error message."""
+    words = {True: "true", False: "false"}
+    return words[value] if isinstance(value, bool) else "null" if value is None else _short(ascii(value))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -30,6 +30,22 @@ if TYPE_CHECKING:
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 CONFIG_NAME = "adapter_config.json"
+
+Content = TypeVar("Content", bound=BaseModel)
+
+
+class AdapterFile(BaseModel):
+    """What ``adapter_config.json`` must hold; metadata may stand beside it."""
+
+    model_config = ConfigDict(frozen=True, strict=True, use_attribute_docstrings=True)
+
+    method: str
+    options: dict[str, Any]
+    """Of the method's configuration."""
+    num_labels: int | None = Field(ge=1)
+    """Rows of the classification head; None without one."""
+    base_model_name_or_path: str | None = None
+    """The backbone's name."""
 
 
 class Adapter(nn.Module):
@@ -332,17 +348,14 @@ class PromptModel(nn.Module):
             InputError: no adapter there, an unreadable one, or one that does not fit the backbone.
         """
         directory = Path(directory)
-        content = read_adapter_config(directory)
-        method = get_method(content["method"])
+        saved = read_adapter_config(directory, AdapterFile)
+        config = _validated(get_method(saved.method).config, saved.options, directory / CONFIG_NAME)
         try:
-            config = method.config(**content["options"])
             weights = load_file(directory / WEIGHTS_NAME)
-        except ValidationError as error:
-            raise InputError(f"{directory / CONFIG_NAME}: {describe(error)}") from None
         except Exception as error:  # safetensors raises its own bare exception type for a damaged file
             raise InputError(f"{directory / WEIGHTS_NAME} cannot be read: {error}") from None
         prompt_model = get_prompt_model(
-            model, config.for_rebuilding(), num_labels=content["num_labels"], tokenizer=tokenizer
+            model, config.for_rebuilding(), num_labels=saved.num_labels, tokenizer=tokenizer
         )
         prompt_model.method_config = config
         try:
@@ -352,8 +365,12 @@ class PromptModel(nn.Module):
         return prompt_model
 
 
-def read_adapter_config(directory: Path) -> dict[str, Any]:
+def read_adapter_config(directory: Path, kind: type[Content]) -> Content:
     """Return the content of a saved adapter's configuration.
+
+    Args:
+        directory: of the adapter.
+        kind: which keys are read: :class:`AdapterFile`, or more.
 
     Raises:
         InputError: it is missing or damaged.
@@ -367,11 +384,18 @@ def read_adapter_config(directory: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
         missing = {"method", "options", "num_labels"} - content.keys()
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(f"{directory} holds no readable adapter: {path.name}: {error}") from None
     if missing:
         raise InputError(f"{path} must hold the keys {', '.join(sorted(missing))}, but they are missing")
-    return content
+    return _validated(kind, content, path)
+
+
+def _validated(kind: type[Content], content: Mapping[str, Any], path: Path) -> Content:
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise InputError(f"{path}: {describe(error)}; mend it, or save the adapter anew") from None
 
 
 def last_unpadded(states: Tensor, attention_mask: Tensor | None) -> Tensor:

@@ -12,16 +12,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from mept.backbones import Backbone, load_backbone
+from mept.backbones import LEAST_TEXT, Backbone, load_backbone
 from mept.batches import Collator
-from mept.errors import InputError, unknown_name
+from mept.errors import InputError, shown, unknown_name
 from mept.evaluate import score_examples
-from mept.model import PromptModel, read_adapter_config
+from mept.model import CONFIG_NAME, AdapterFile, PromptModel, read_adapter_config
 from mept.routing import Router, find_routers
 from mept.tasks import get_task
-from mept.tasks.base import Example, RowError, Task, shown, text_field
+from mept.tasks.base import Example, RowError, Task, text_field
 from mept.tasks.features import encode, token_counts, verbalizer_ids
 from mept.tasks.mixture import Mixture, label_columns
 
@@ -78,21 +79,36 @@ def _task_of(task: Task | Mixture, row: Mapping[str, Any]) -> Task:
     )
 
 
-def read_task(adapter_dir: str | Path) -> tuple[Task | Mixture, int]:
-    """Return the task an adapter was trained on, and the most tokens it takes of a text.
+class TrainedOn(AdapterFile):
+    """What an adapter's file says of its training."""
+
+    task: str | None = None
+    max_tokens: int | None = Field(None, ge=LEAST_TEXT)
+    """The most tokens it takes of a text."""
+
+
+def read_task(adapter_dir: str | Path) -> tuple[Task | Mixture, int, str]:
+    """Return the task an adapter was trained on, the most tokens it takes of a text, and its backbone's name.
 
     Raises:
         InputError: the adapter is unreadable or was not trained on a task.
     """
-    config = read_adapter_config(Path(adapter_dir))
-    missing = [key for key in ("task", "max_tokens", "base_model_name_or_path") if not config.get(key)]
-    if missing:
+    saved = read_adapter_config(Path(adapter_dir), TrainedOn)
+    if not (saved.task and saved.max_tokens and saved.base_model_name_or_path):
+        missing = [key for key in ("task", "max_tokens", "base_model_name_or_path") if not getattr(saved, key)]
         raise InputError(
             f"the adapter in {adapter_dir} does not say what it was trained on ({', '.join(missing)} in its "
             "configuration); predictions are made with adapters of `mept run`, or with ones saved by "
             '`save_pretrained(..., metadata={"task": "cb", "max_tokens": 128})`'
         )
-    return get_task(config["task"]), config["max_tokens"]
+    task = get_task(saved.task)
+    if saved.num_labels not in (None, len(task.labels)):
+        raise InputError(
+            f"{Path(adapter_dir) / CONFIG_NAME}: `num_labels` must be the number of the task's labels, but task "
+            f"{task.name!r} has {len(task.labels)} and num_labels={saved.num_labels}; name the task the adapter was "
+            "trained on"
+        )
+    return task, saved.max_tokens, saved.base_model_name_or_path
 
 
 class Predictor:
@@ -110,11 +126,12 @@ class Predictor:
     def __init__(
         self, adapter_dir: str | Path, model_dir: Path | None = None, backbone: Backbone | None = None
     ) -> None:
-        self.task, self.max_tokens = read_task(adapter_dir)
+        self.task, max_tokens, name = read_task(adapter_dir)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        name = read_adapter_config(Path(adapter_dir))["base_model_name_or_path"]
         self._backbone = backbone or load_backbone(name, model_dir, device)
         self._model = PromptModel.from_pretrained(self._backbone, adapter_dir)
+        prompt = getattr(self._model.method_config, "num_virtual_tokens", 0)
+        self.max_tokens = self._backbone.text_limit(max_tokens, prompt)
 
     @property
     def fields(self) -> tuple[str, ...]:

@@ -128,17 +128,7 @@ def input_limit(config: TrialConfig, backbone: Backbone) -> int:
         InputError: the prompt leaves fewer than 8 positions.
     """
     prompt = getattr(config.method_options, "num_virtual_tokens", 0)
-    limit = config.max_length - prompt
-    positions = backbone.family.max_positions(backbone.model.config)
-    if positions is not None:
-        # BERT's prompts take no position of their own; Llama's do.
-        limit = min(limit, positions - (prompt if backbone.family.prompts_first else 0))
-    if limit < 8:
-        raise InputError(
-            f"the prompt must leave at least 8 tokens for the text, but `num_virtual_tokens` is {prompt}, "
-            f"`max_length` {config.max_length} and backbone {backbone.name!r} has {positions} positions"
-        )
-    return limit
+    return backbone.text_limit(config.max_length - prompt, prompt)
 
 
 @dataclass(frozen=True)

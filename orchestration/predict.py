@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 import tempfile
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from mept.errors import InputError
+from mept.errors import InputError, shown
 
 if TYPE_CHECKING:
     from mept.predict import Text
@@ -25,8 +24,9 @@ def predict_file(
 ) -> None:
     """Write one JSON object a line: the predicted label and what the adapter says besides.
 
-    A file is checked before anything is written; what cannot be read twice, such as standard input, is labelled as it
-    comes. Texts that had to be shortened are told on standard error.
+    A file is checked before anything is written; what cannot be read twice, such as standard input, is labelled some
+    lines at a time (``mept.predict.CHUNK``), the last ones at its end. Texts that had to be shortened are told on
+    standard error.
 
     Args:
         model: an adapter's directory, a trial's directory that holds one, or ``models:/NAME@ALIAS``.
@@ -45,7 +45,7 @@ def predict_file(
         from mept.predict import Predictor, read_task
 
         disable_progress_bar()
-        task, _ = read_task(adapter)
+        task, *_ = read_task(adapter)
         if file.is_file():
             for _ in _texts(file, task):
                 pass
@@ -99,28 +99,47 @@ def _texts(file: Path, task: Task | Mixture) -> Iterator[Text]:
 
 def _lines(file: Path, name: str) -> Iterator[tuple[int, str]]:
     """Yield the lines that are not blank, with their numbers."""
+    if str(file) == "-" and sys.stdin is None:
+        raise InputError("standard input is closed; pipe the rows in, or give a file")
     try:
-        # Editors of Windows begin a file with a byte order mark.
-        given = io.TextIOWrapper(sys.stdin.buffer, "utf-8-sig") if str(file) == "-" else file.open(encoding="utf-8-sig")
-        with given as lines:
+        # Bytes, since text mode also ends a line at a lone carriage return, which JSON has as white space.
+        with sys.stdin.buffer if str(file) == "-" else file.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield number, line
+                # Editors of Windows begin a file with a byte order mark.
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                if text.strip():
+                    yield number, text
     except OSError as error:
         raise InputError(f"{name} cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
-        raise InputError(f"{name} must be UTF-8 text, but has {error.object[error.start : error.end]!r}") from None
+        wrong = error.object[error.start : error.end]
+        raise InputError(f"{name}, line {number}: each line must be UTF-8 text, but this one has {wrong!r}") from None
 
 
 def _row(line: str) -> dict[str, Any]:
     from mept.tasks.base import RowError
 
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        row = json.loads(line, object_pairs_hook=_unique)
+    except RowError:
+        raise
+    except (json.JSONDecodeError, RecursionError) as error:
         raise RowError(f"not JSON, {error}; each line must be one JSON object") from None
+    except ValueError:  # Python reads no integer of so many digits, and its message is advice to programmers.
+        raise RowError(f"numbers must have at most {sys.get_int_max_str_digits()} digits, but one has more") from None
     if not isinstance(row, dict):
         raise RowError(f"each line must be one JSON object, but this one is of type {type(row).__name__}")
+    return row
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    from mept.tasks.base import RowError
+
+    row: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in row:
+            raise RowError(f"an object must have each key once, but {shown(key)} is there twice")
+        row[key] = value
     return row
 
 

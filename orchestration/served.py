@@ -111,10 +111,10 @@ def _columns(adapter: Path, example: Mapping[str, str]) -> dict[str, bool]:
     """Return the columns of a table to predict, and whether every row needs them."""
     if "task" not in example:
         return {name: True for name in example}
-    from mept.model import read_adapter_config
-    from mept.tasks import get_task
+    from mept.predict import read_task
 
-    return {name: name == "task" for name in get_task(read_adapter_config(adapter)["task"]).fields}
+    task, *_ = read_task(adapter)
+    return {name: name == "task" for name in task.fields}
 
 
 def _version(name: str) -> str | None:

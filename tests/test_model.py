@@ -107,16 +107,35 @@ def test_the_scale_of_an_expert_does_not_depend_on_their_number(initialization) 
         (lambda d: (d / "adapter_config.json").write_text("[]"), "holds no readable adapter"),
         (lambda d: (d / "adapter_config.json").write_text("{}"), "must hold the keys"),
         (lambda d: (d / "adapter_model.safetensors").write_bytes(b"junk"), "cannot be read"),
-        (lambda d: (d / "adapter_config.json").write_text(
-            json.dumps(json.loads((d / "adapter_config.json").read_text()) | {"num_labels": 9})), "does not fit"),
+        (lambda d: change(d, num_labels=9), "does not fit"),
+        (lambda d: change(d, num_labels="3"), "config.json: `num_labels`: .*valid integer, but got '3'; mend it"),
+        (lambda d: change(d, num_labels=-3), "`num_labels`: Input should be greater than or equal to 1, but got -3"),
+        (lambda d: change(d, num_labels=True), "`num_labels`: Input should be a valid integer, but got true"),
+        (lambda d: change(d, method=["mept"]), r"`method`: Input should be a valid string, but got \['mept'\]"),
+        (lambda d: change(d, options=None), "adapter_config.json: `options`: .*valid dictionary, but got null"),
+        (lambda d: change(d, options={"num_experts": "x" * 5000}), r"config.json: `num_experts`: .* 'x{56}\.{3}; mend"),
     ],
-    ids=["missing", "list", "empty", "weights", "shape"],
+    ids=[
+        "missing", "list", "empty", "weights", "shape", "labels as text", "labels negative", "labels true",
+        "method not text", "no options", "wrong option",
+    ],
 )  # fmt: skip
 def test_a_damaged_adapter_is_named(damage, message, tmp_path) -> None:
     build(MeptConfig(num_virtual_tokens=3, num_experts=4), "bert").save_pretrained(tmp_path)
     damage(tmp_path)
     with pytest.raises(InputError, match=message):
         PromptModel.from_pretrained(random_backbone("bert"), tmp_path)
+
+
+def change(directory: Path, **keys: object) -> None:
+    path = directory / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | keys))
+
+
+def test_metadata_of_any_kind_is_no_damage(tmp_path) -> None:
+    metadata = {"task": ["my own"], "max_tokens": "62", "notes": {"by": "me"}}
+    build(MeptConfig(num_virtual_tokens=3, num_experts=4), "bert").save_pretrained(tmp_path, metadata)
+    PromptModel.from_pretrained(random_backbone("bert"), tmp_path)
 
 
 # Under the Hugging Face Trainer

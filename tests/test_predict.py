@@ -72,6 +72,17 @@ def test_texts_that_are_too_long_are_labelled_with_one_warning(trained, caplog) 
     )
 
 
+def test_texts_are_shortened_to_the_backbones_positions(trained, tmp_path) -> None:
+    directory, data, family = trained
+    shutil.copytree(directory / "adapter", tmp_path / "adapter")
+    path = tmp_path / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"max_tokens": 1024}))
+    predictor = Predictor(tmp_path / "adapter", backbone=random_backbone(family))
+    assert predictor.max_tokens == {"bert": 128, "t5": 1024}[family]
+    [result] = predictor.predict([data.test[0].fields | {"premise": "It rains. " * 60}])
+    assert result["label"] in data.task.labels
+
+
 @pytest.fixture(scope="module", params=["bert", "t5"])
 def trained_mixture(request, tmp_path_factory):
     directory = tmp_path_factory.mktemp("mixture")

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from mept.errors import shown
+
 Row = Mapping[str, Any]
 """One object of an official SuperGLUE JSONL file."""
 
@@ -135,10 +137,3 @@ def field(row: Row, *path: str) -> Any:
             raise RowError(f"field {'.'.join(path[: depth + 1])!r} is missing; the object has: {', '.join(value)}")
         value = value[key]
     return value
-
-
-def shown(value: Any) -> str:
-    """Return a short JSON-like form of a value for an error message."""
-    words = {True: "true", False: "false"}
-    text = words[value] if isinstance(value, bool) else "null" if value is None else ascii(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -310,14 +310,17 @@ GOOD = json.dumps(ROWS["cb"][0])
         ('{"premise": "A.", "hypothesis": "\\ud800"}', "line 1: field 'hypothesis' must be valid Unicode text"),
         (GOOD + "\n" + GOOD[:-1], "line 2: not JSON"),
         ("[" * 100_000, "line 1: not JSON"),
+        (GOOD + '\n{"premise": "A.", "premise": "B."}', "line 2: an object must have each key once, but 'premise' is"),
+        ('{"premise": ' + "1" * 5000 + "}", "line 1: numbers must have at most 4300 digits, but one has more"),
+        ('{"' + "x" * 5000 + '": "A."}', f"line 1: unknown field '{'x' * 56}...; known: hypothesis, premise"),
         (f"[{GOOD}]", "line 1: each line must be one JSON object, but this one is of type list"),
         ("", "has no rows, so there is nothing to predict; give one JSON object a line, with the fields"),
         (" \n\n", "has no rows"),
-        (b'{"premise": "\xff"}', r"must be UTF-8 text, but has b'\xff'"),
+        (GOOD.encode() + b'\n{"premise": "\xff"}', r"line 2: each line must be UTF-8 text, but this one has b'\xff'"),
     ],
     ids=[
-        "unknown field", "missing field", "not text", "no Unicode", "not JSON", "deep", "a list", "empty", "blank",
-        "not UTF-8",
+        "unknown field", "missing field", "not text", "no Unicode", "not JSON", "deep", "a key twice", "a long number",
+        "a long name", "a list", "empty", "blank", "not UTF-8",
     ],
 )  # fmt: skip
 def test_a_file_that_cannot_be_used_is_one_message_and_nothing_is_written(
@@ -339,12 +342,18 @@ def test_a_file_that_cannot_be_read_is_one_message(
     assert f"{tmp_path / name} cannot be read: {message}" in one_line(capfd)
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_row(
-    store: Store, call: Call, tmp_path: Path, capfd: Captured
+@pytest.mark.parametrize(
+    "content",
+    [f"\ufeff{GOOD}\n{GOOD}", f"{GOOD}\r\n{GOOD}\r\n", f"{GOOD}\n" + GOOD.replace(", ", ",\r")],
+    ids=["a byte order mark", "line ends of Windows", "a carriage return within a row"],
+)
+def test_what_editors_add_is_no_part_of_the_rows(
+    content: str, store: Store, call: Call, tmp_path: Path, capfd: Captured
 ) -> None:
-    (tmp_path / "rows.jsonl").write_text(GOOD + "\n", encoding="utf-8-sig")
+    (tmp_path / "rows.jsonl").write_bytes(content.encode())
     assert call(store.trials["cb"], tmp_path / "rows.jsonl") == 0
-    assert len(labelled(capfd.readouterr().out)) == 1
+    first, second = labelled(capfd.readouterr().out)
+    assert first == second
 
 
 def test_texts_that_are_too_long_are_labelled_and_told(
@@ -365,14 +374,26 @@ def test_texts_that_are_too_long_are_labelled_and_told(
     [
         (lambda d: (d / "adapter_model.safetensors").write_bytes(b"junk"), "adapter_model.safetensors cannot be read"),
         (lambda d: (d / "adapter_config.json").write_text("{"), "holds no readable adapter"),
+        (lambda d: (d / "adapter_config.json").write_text("[" * 100_000), "holds no readable adapter"),
         (lambda d: (d / "adapter_config.json").unlink(), "models:/NAME@champion"),
         (lambda d: change(d, task=None), "does not say what it was trained on (task in its configuration)"),
+        (lambda d: change(d, task=["cb"]), "config.json: `task`: Input should be a valid string, but got ['cb']"),
+        (lambda d: change(d, task="rte"), "task 'rte' has 2 and num_labels=3; name the task the adapter was"),
+        (lambda d: change(d, max_tokens="62"), "`max_tokens`: Input should be a valid integer, but got '62'"),
+        (lambda d: change(d, max_tokens=3.7), "`max_tokens`: Input should be a valid integer, but got 3.7"),
+        (lambda d: change(d, max_tokens=True), "`max_tokens`: Input should be a valid integer, but got true"),
+        (lambda d: change(d, max_tokens=2), "`max_tokens`: Input should be greater than or equal to 8, but got 2"),
+        (lambda d: change(d, base_model_name_or_path=5), "`base_model_name_or_path`: Input should be a valid string"),
         (lambda d: change(d, task="bc"), "unknown task 'bc'; did you mean 'cb'?"),
         (lambda d: change(d, base_model_name_or_path="no/such-model"), "backbone 'no/such-model' cannot be loaded"),
         (lambda d: change(d, base_model_name_or_path="/gone"), "unknown backbone '/gone'"),
     ],
-    ids=["weights", "not JSON", "no configuration", "no task", "unknown task", "no hub", "no directory"],
-)
+    ids=[
+        "weights", "not JSON", "deep", "no configuration", "no task", "task not text", "task of fewer labels",
+        "limit as text", "limit not whole", "limit true", "limit too low", "backbone not text", "unknown task",
+        "no hub", "no directory",
+    ],
+)  # fmt: skip
 def test_an_adapter_that_cannot_be_used_is_one_message(
     damage: Callable[[Path], Any], message: str, store: Store, call: Call, tmp_path: Path, capfd: Captured
 ) -> None:
@@ -392,15 +413,16 @@ def change(directory: Path, **keys: Any) -> None:
 # Pipes
 
 
-def test_standard_input_is_labelled_as_it_comes(
-    store: Store, call: Call, capfd: Captured, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_standard_input_is_labelled(store: Store, call: Call, capfd: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(f"{GOOD}\n{GOOD}\n".encode())))
     assert call(store.trials["cb"], "-") == 0
     assert len(labelled(capfd.readouterr().out)) == 2
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
     assert call(store.trials["cb"], "-") == 2
     assert one_line(capfd).startswith("standard input has no rows")
+    monkeypatch.setattr(sys, "stdin", None)  # As Python does where a shell closed it: `<&-`.
+    assert call(store.trials["cb"], "-") == 2
+    assert one_line(capfd).startswith("standard input is closed")
 
 
 def test_a_reader_that_goes_away_ends_the_command_quietly(store: Store) -> None:

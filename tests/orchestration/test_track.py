@@ -639,6 +639,7 @@ def test_a_mixtures_model_takes_the_fields_of_all_its_tasks_and_needs_the_name_o
     from orchestration.served import _columns
 
     content = {"method": "mept", "options": {}, "num_labels": 5, "task": "wic+cb", "max_tokens": 64}
+    content["base_model_name_or_path"] = "minilm"
     (tmp_path / "adapter_config.json").write_text(json.dumps(content))
     columns = _columns(tmp_path, {"task": "cb", "premise": "It rains.", "hypothesis": "It is wet."})
     assert [name for name, needed in columns.items() if needed] == ["task"]
