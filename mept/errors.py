@@ -20,11 +20,16 @@ class NonFiniteLossError(ArithmeticError):
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     """Return "unknown <kind> 'x'; did you mean 'y'? known: ..." for an error message."""
     names = sorted(known)
-    close = get_close_matches(str(name), names, n=5, cutoff=0.5)
-    # Of equally close ones the one with the same beginning: 'mpet' means 'mept' rather than 'peft'.
-    best = max(close, key=lambda near: _closeness(near, str(name)), default="")
+    best = nearest(str(name), names)
     hint = f"; did you mean {best!r}?" if best else ";"
     return f"unknown {kind} {_short(repr(str(name)))}{hint} known: {', '.join(names)}"
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
+    """Return the one of `known` that `name` most likely means; "" if none is at least `cutoff` alike (in [0, 1])."""
+    close = get_close_matches(name, list(known), n=5, cutoff=cutoff)
+    # Of equally close ones the one with the same beginning: 'mpet' means 'mept' rather than 'peft'.
+    return max(close, key=lambda near: _closeness(near, name), default="")
 
 
 def _closeness(known: str, name: str) -> tuple[float, int]:

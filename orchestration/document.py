@@ -8,10 +8,9 @@ of values.
 
 from __future__ import annotations
 
-import difflib
 import re
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from ruamel.yaml.events import (
 )
 from ruamel.yaml.reader import ReaderError
 
-from mept.errors import InputError
+from mept.errors import InputError, nearest
 
 Location = tuple[str | int, ...]
 """Keys and list indices that lead to a value."""
@@ -63,14 +62,18 @@ class Document:
         return str(self.source)
 
 
-def read_document(path: Path) -> Document:
+def read_document(path: Path, words: Sequence[str] = ()) -> Document:
     """Read a YAML file.
+
+    Args:
+        path: the file.
+        words: what may stand in place of a file; a misspelt one is recognised.
 
     Raises:
         InputError: the file cannot be read, is not UTF-8, or is not YAML of the accepted kind; the message starts with
             ``file:line``.
     """
-    text = _read_text(path)
+    text = _read_text(path, words)
     places: dict[Location, str] = {}
     data = _Reader(str(path), places).read(text)
     return Document(data, places, path, text)
@@ -94,12 +97,12 @@ def shown(value: object) -> str:
     return short.repr(value)
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: Path, words: Sequence[str]) -> str:
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file{_nearest_file(path)}") from None
+        raise InputError(f"{path}: there is no such file{_hint(path, words)}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read, {error.strerror or error}") from None
     if len(content) > MAX_BYTES:
@@ -113,10 +116,12 @@ def _read_text(path: Path) -> str:
         ) from None
 
 
-def _nearest_file(path: Path) -> str:
-    near = [found for pattern in ("*.yaml", "*/*.yaml") for found in sorted(path.parent.glob(pattern))]
-    close = difflib.get_close_matches(path.stem, [found.stem for found in near], n=1, cutoff=0.6)
-    return next((f"; did you mean {found}?" for found in near if [found.stem] == close), "")
+def _hint(path: Path, words: Sequence[str]) -> str:
+    files = [found for pattern in ("*/*.yaml", "*.yaml") for found in sorted(path.parent.glob(pattern))]
+    known = {found.stem: str(found) for found in files} | {word: f"`{word}`" for word in words}
+    # One wrong letter of three is a slip; three common letters of four and six (peft, defult) are chance.
+    best = nearest(path.stem, known, cutoff=0.65)
+    return f"; did you mean {known[best]}?" if best else ""
 
 
 class _Reader:

@@ -59,6 +59,6 @@ def _read(document: Document, location: Location, given: Any) -> Document:
             f"{', '.join(known)}); write its keys here"
         )
     try:
-        return read_document(known[method] if given == DEFAULT else document.source.parent / given)
+        return read_document(known[method] if given == DEFAULT else document.source.parent / given, [DEFAULT])
     except InputError as error:
         raise InputError(f"{document.place(location)}: `{KEY}: {given}`: {error}") from None

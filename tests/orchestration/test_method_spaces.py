@@ -198,6 +198,20 @@ def test_a_space_file_that_is_not_there_is_named_with_the_grids_line(tmp_path: P
     assert f"there is no such file; did you mean {tmp_path / 'own.yaml'}?" in said
 
 
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [("defult", "; did you mean `default`?"), ("mpet", "; did you mean {}/methods/mept.yaml?"), ("ept2000", "")],
+    ids=["word", "file", "neither"],
+)
+def test_what_is_nearly_the_word_or_a_file_is_recognised(tmp_path: Path, given: str, hint: str) -> None:
+    (tmp_path / "methods").mkdir()
+    for name in ("peft", "mept"):
+        (tmp_path / "methods" / f"{name}.yaml").write_text(SPACE)
+    assert refusal(tmp_path, BASE, f"methods.mept={{space: {given}}}").endswith(
+        f"there is no such file{hint.format(tmp_path)}"
+    )
+
+
 def test_a_method_without_a_space_of_its_own_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shipped, "spaces", lambda: {"lora": tmp_path / "lora.yaml"})
     said = refusal(tmp_path, BASE)
