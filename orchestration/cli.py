@@ -42,13 +42,29 @@ def _methods(incomplete: str) -> list[str]:
     return [name for name in spaces() if name.startswith(incomplete)]
 
 
+def _folder(context: typer.Context, option: typer.CallbackParam, path: Path | None) -> Path | None:
+    """Refuse a path that is no folder; a run directory need not be there yet."""
+    # What `submit` is given are places on the cluster; `doctor` has a line of its own for each.
+    if path is None or os.path.isdir(path) or context.command.name in ("submit", "doctor"):
+        return path
+    there = os.path.exists(path)
+    if option.name == "root" and not there:
+        return path
+    from mept.errors import InputError
+
+    names = " or ".join([*option.opts, *([str(option.envvar)] if option.envvar else [])])
+    raise InputError(f"{names} must be a folder, but {path} {'is none' if there else 'does not exist'}; check the path")
+
+
 GridArgument = Annotated[
     Path,
     typer.Argument(
         metavar="GRID", help="A grid file (YAML), or the name of a shipped one: quickstart.", autocompletion=_grids
     ),
 ]
-RootOption = Annotated[Path, typer.Option("--root", help="Run directory: checkpoints, databases, reports.")]
+RootOption = Annotated[
+    Path, typer.Option("--root", callback=_folder, help="Run directory: checkpoints, databases, reports.")
+]
 TrackingOption = Annotated[
     str | None,
     typer.Option("--tracking-uri", help="MLflow's address; default MLFLOW_TRACKING_URI, then SQLite in --root."),
@@ -58,15 +74,23 @@ StorageOption = Annotated[
 ]
 DataOption = Annotated[
     Path | None,
-    typer.Option("--data-dir", envvar="MEPT_DATA_DIR", help="Folder with <TASK>/{train,val}.jsonl, for `data: jsonl`."),
+    typer.Option(
+        "--data-dir",
+        envvar="MEPT_DATA_DIR",
+        callback=_folder,
+        help="Folder with <TASK>/{train,val}.jsonl, for `data: jsonl`.",
+    ),
 ]
 ModelOption = Annotated[
-    Path | None, typer.Option("--model-dir", envvar="MEPT_MODEL_DIR", help="Folder whose subfolders are backbones.")
+    Path | None,
+    typer.Option(
+        "--model-dir", envvar="MEPT_MODEL_DIR", callback=_folder, help="Folder whose subfolders are backbones."
+    ),
 ]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the grid; wins over the file.")
 ]
-CpusOption = Annotated[int | None, typer.Option("--num-cpus", min=1, help="CPUs of a local Ray; default all.")]
+CpusOption = Annotated[int | None, typer.Option("--num-cpus", min=1, help="CPUs of a run's local Ray; default all.")]
 ROOT = Path("runs")
 
 
@@ -79,12 +103,13 @@ def plan(
     data_dir: DataOption = None,
     model_dir: ModelOption = None,
     set: SetOption = None,
+    num_cpus: CpusOption = None,
 ) -> None:
     """Show the cells of a grid, how much work they are, what is done already, and the estimated time."""
     loaded, cells = _load(grid, set, model_dir, tolerant=True)
     from orchestration.overview import show_plan
 
-    show_plan(loaded, cells, _options(root, tracking_uri, optuna_storage, data_dir, model_dir))
+    show_plan(loaded, cells, _options(root, tracking_uri, optuna_storage, data_dir, model_dir, num_cpus))
 
 
 @app.command()
@@ -115,12 +140,13 @@ def status(
     data_dir: DataOption = None,
     model_dir: ModelOption = None,
     set: SetOption = None,
+    num_cpus: CpusOption = None,
 ) -> None:
     """Show how far each cell of a grid is, as recorded by its runs so far."""
     loaded, cells = _load(grid, set, model_dir, tolerant=True)
     from orchestration.overview import show_status
 
-    show_status(loaded, cells, _options(root, tracking_uri, optuna_storage, data_dir, model_dir))
+    show_status(loaded, cells, _options(root, tracking_uri, optuna_storage, data_dir, model_dir, num_cpus))
 
 
 @app.command()
@@ -128,9 +154,16 @@ def report(
     grid: GridArgument,
     root: RootOption = ROOT,
     tracking_uri: TrackingOption = None,
+    optuna_storage: StorageOption = None,
+    data_dir: DataOption = None,
+    model_dir: ModelOption = None,
     set: SetOption = None,
+    num_cpus: CpusOption = None,
 ) -> None:
-    """Write tables, figures and page of a grid from what MLflow holds."""
+    """Write tables, figures and page of a grid from what MLflow holds.
+
+    It takes the options of `run`; those for Optuna, data, models and CPUs only go into the commands to try next.
+    """
     from rich.console import Console
 
     from orchestration.grid import load_grid
@@ -140,7 +173,8 @@ def report(
 
     loaded = load_grid(find_grid(grid), set or ())
     check_root(root)
-    write(loaded, _options(root, tracking_uri, None, None, None), Console(stderr=True))
+    options = _options(root, tracking_uri, optuna_storage, data_dir, model_dir, num_cpus)
+    write(loaded, options, Console(stderr=True))
 
 
 @app.command()

@@ -217,8 +217,8 @@ def _compare(options: Options, summary: Summary) -> Step:
 def _go_on(grid: Grid, options: Options, summary: Summary, shape: Shape) -> Step | None:
     """Finish the grid, or extend it by a method or by seeds; where trials failed, looking comes first."""
     again, outcomes = _again(grid, options), set(summary.results.cells["outcome"])
-    # `mept report` is not told where the data are; the plan can do without.
-    has_data = grid.data != "jsonl" or options.data_dir is not None or bool(os.environ.get("MEPT_DATA_DIR"))
+    # `mept report` need not be told where the data are; the plan can do without.
+    has_data = grid.data != "jsonl" or options.data_dir is not None
     if outcomes - {"complete", "impossible", "failed"}:
         return Step("Continue where the run stopped", again("run")) if has_data else None
     if "failed" in outcomes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -47,6 +48,8 @@ def show_plan(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
 def show_status(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
     """Print how many trials of each cell are complete, pruned, failed, running and confirmed."""
     console = make_console()
+    if not options.root.exists():
+        print(f"note: there is no run directory at {options.root} yet; see --root", file=sys.stderr)
     check_root(options.root)
     runs = finished_runs(options.tracking_uri, options.root.absolute())
     storage = _existing_storage(options)

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from mept.errors import InputError
-from orchestration import cli
+from orchestration import cli, doctor
 from orchestration.campaign import Campaign, Site
 from orchestration.progress import Progress
-from orchestration.run import Interrupted, _signals, prepare_root
+from orchestration.run import Interrupted, Options, _signals, prepare_root
 from tests.models import save_backbone
 
 GRID = """\
@@ -89,6 +90,73 @@ def test_a_root_that_is_a_file_is_one_message(tmp_path: Path) -> None:
         prepare_root(tmp_path / "file")
 
 
+COMMANDS = {
+    **{f"{verb} {{grid}}": ("--root", "--data-dir", "--model-dir") for verb in ("plan", "run", "status", "report")},
+    "tasks": ("--data-dir",),
+    "backbones": ("--model-dir",),
+    "predict adapter rows.jsonl": ("--root", "--model-dir"),
+}
+
+
+@pytest.mark.parametrize(
+    ("line", "option", "what"),
+    [
+        (line, option, what)
+        for line, options in COMMANDS.items()
+        for option in options
+        for what in ("is none", "does not exist")
+        if (option, what) != ("--root", "does not exist")
+    ],
+)
+def test_a_path_that_is_no_folder_is_one_line_and_exit_code_2(
+    line: str, option: str, what: str, call: Any, tmp_path: Path, backbone: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    path = tmp_path / ("file" if what == "is none" else "nothing")
+    words = line.format(grid=write_grid(tmp_path, backbone)).split()
+    assert call(*words, option, path) == 2
+    said = capfd.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1
+    assert said.err.startswith(f"error: {option} ") and f" must be a folder, but {path} {what}; " in said.err
+
+
+def test_a_folder_of_the_environment_is_named_by_its_variable(
+    call: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MEPT_MODEL_DIR", "/nothing")
+    assert call("backbones") == 2
+    assert capfd.readouterr().err.startswith("error: --model-dir or MEPT_MODEL_DIR must be a folder, but /nothing ")
+
+
+def test_doctor_has_lines_of_its_own_for_paths_that_are_no_folders(
+    call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    names = ("run directory", "backbones", "data")
+    monkeypatch.setattr(doctor, "CHECKS", {name: doctor.CHECKS[name] for name in names})
+    (tmp_path / "file").touch()
+    options = [word for name in ("--root", "--data-dir", "--model-dir") for word in (name, tmp_path / "file")]
+    assert call("doctor", *options) == 1
+    lines = capfd.readouterr().out.splitlines()
+    assert [name for name in names for line in lines if line.startswith(f"error   {name}: ")] == list(names)
+
+
+def test_the_line_of_a_run_works_with_the_verbs_that_look() -> None:
+    commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    taken = {name: {item.name for item in command.params} for name, command in commands.items()}
+    assert taken["plan"] == taken["run"] == taken["status"] == taken["report"]
+    assert taken["run"] - taken["submit"] == {"num_cpus"}
+
+
+def test_report_hands_the_options_of_a_run_on(
+    call: Any, tmp_path: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Options] = []
+    monkeypatch.setattr("orchestration.run.report", lambda grid, options, console: given.append(options))
+    places = ("--root", tmp_path, "--data-dir", tmp_path, "--model-dir", tmp_path, "--optuna-storage", "sqlite://")
+    assert call("report", write_grid(tmp_path, backbone), *places, "--num-cpus", 2) == 0
+    assert given == [Options(tmp_path, None, "sqlite://", tmp_path, tmp_path, 2)]
+
+
 def test_missing_data_are_one_line_and_exit_code_2(
     call: Any, tmp_path: Path, backbone: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -120,8 +188,9 @@ def test_plan_and_status_only_look(
     assert "3 cells (1 impossible), 2 trials of search and 6 confirmed runs, at most 16 trial-epochs" in shown
     assert "time: unknown" in shown
     assert call("status", grid, "--root", tmp_path / "runs") == 0
-    shown = capfd.readouterr().out
-    assert "not begun" in shown and "impossible" in shown
+    said = capfd.readouterr()
+    assert "not begun" in said.out and "impossible" in said.out
+    assert said.err == f"note: there is no run directory at {tmp_path / 'runs'} yet; see --root\n"
     assert not (tmp_path / "runs").exists()
 
 
