@@ -15,6 +15,7 @@ class BalancingLoss(nn.Module):
 
     ``alpha N sum_i f_i P_i`` a layer, with ``f_i`` the share of the batch's choices that fell on expert i and ``P_i``
     the batch mean of its probability; alpha at even load. The paper's alpha is 0.01. No gradient goes through f.
+    Where gradients are accumulated, f and P are those of each part, as the paper's are those of each device's.
 
     Args:
         strength: alpha.
@@ -64,7 +65,7 @@ class LossFreeBalancing(nn.Module):
 
     @torch.no_grad()
     def observe(self, probabilities: Tensor, indices: Tensor) -> None:
-        """Move the bias by a training batch's chosen experts [B, k]."""
+        """Move the bias by a training batch's chosen experts [B, k]; by each part's where gradients are accumulated."""
         load = torch.bincount(indices.flatten(), minlength=len(self.bias)).to(self.bias.dtype)
         self.bias += self.strength * torch.sign(load.mean() - load)
 

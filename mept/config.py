@@ -133,7 +133,8 @@ class TrialConfig(Frozen):
     batch_size: int = Field(16, ge=1)
     """Examples an optimiser step."""
     gradient_accumulation_steps: int = Field(1, ge=1)
-    """A batch is processed in this many parts; the gradient is that of the whole batch."""
+    """A batch is processed in this many parts; the gradient is that of the whole batch, but `balancing` looks at
+    each part by itself."""
     eval_batch_size: int = Field(32, ge=1)
     patience: int = Field(10, ge=1)
     """Training stops after this many evaluations in a row without a better dev score."""

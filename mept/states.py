@@ -26,7 +26,6 @@ MAX_EXAMPLES = 200
 """Of each task."""
 PERPLEXITY = 30
 SEED = 42
-SETTINGS = {"perplexity": PERPLEXITY, "seed": SEED, "max_examples": MAX_EXAMPLES}
 
 
 def sample(number: int) -> list[int]:
@@ -64,11 +63,16 @@ def pooled_states(
     return np.stack([result[index] for index in range(len(lengths))])
 
 
+def map_settings(number: int) -> dict[str, float]:
+    """Return how so many states are mapped; the perplexity is at most a third of the others, t-SNE's own bound."""
+    return {"perplexity": min(PERPLEXITY, (number - 1) / 3), "seed": SEED, "max_examples": MAX_EXAMPLES}
+
+
 def map_states(states: np.ndarray) -> np.ndarray:
     """Return t-SNE coordinates, [N, 2], of states [N, d]; the same for the same states."""
     if not np.ptp(states, axis=0).any():
         return np.zeros((len(states), 2))
-    # The neighbourhood must be smaller than the set; a third is t-SNE's own bound on its neighbours.
-    perplexity = min(PERPLEXITY, (len(states) - 1) / 3)
     with threadpool_limits(1):
-        return TSNE(2, perplexity=perplexity, random_state=SEED, init="pca").fit_transform(states)
+        return TSNE(2, perplexity=map_settings(len(states))["perplexity"], random_state=SEED, init="pca").fit_transform(
+            states
+        )

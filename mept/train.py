@@ -28,7 +28,7 @@ from mept.model import PromptModel, get_prompt_model
 from mept.optim import build_optimizer, build_schedule
 from mept.routing import RoutingStatistics, collect_routing, pooled
 from mept.seeding import random_state, restore_random_state, seed_everything
-from mept.states import SETTINGS, map_states, pooled_states, sample
+from mept.states import map_settings, map_states, pooled_states, sample
 from mept.tasks.base import Example, Task
 from mept.tasks.data import MixtureData, TaskData
 from mept.tasks.features import encode, join, verbalizer_ids
@@ -385,7 +385,7 @@ class _Run:
             task.name: [task.labels[own[index].label] for index in indices]
             for task, own, indices in zip(tasks, examples, chosen, strict=True)
         }
-        write_states(self._directory, "test", self._data.task.name, SETTINGS, labels, maps)
+        write_states(self._directory, "test", self._data.task.name, map_settings(sum(map(len, chosen))), labels, maps)
 
     def _pooled(self, split: _Split, indices: list[int], tuned: bool) -> np.ndarray:
         return pooled_states(

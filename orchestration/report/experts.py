@@ -65,8 +65,10 @@ def routing(summary: Summary) -> Drawing | None:
     _colour_bar(figure, mesh, panels)
     caption = (
         "Mean probability of each expert in each layer over the test examples; every row sums to 1. "
-        f"{_which_run(summary, shown)} A row with a single dark field is a layer whose router collapsed on one expert; "
-        "in an even row it does not choose. Compare tasks by how concentrated rows are, not by which expert is dark."
+        f"{_which_run(summary, shown)} A row with a single dark field is a router sure of one expert, "
+        "an even row one that is not sure. Compare tasks by how concentrated rows are, not by which expert is dark. "
+        "How often an expert was chosen is the next figure: a router temperature above 1 evens out probabilities and "
+        "leaves the choice as it is, a balancing bias moves the choice and leaves them."
     )
     return finish("routing", "Routing by layer and expert", caption, figure)
 
@@ -105,30 +107,30 @@ def utilisation(summary: Summary) -> Drawing | None:
 
 
 def pathways(summary: Summary) -> Drawing | None:
-    """Layer x expert heat maps of each task of a mixture, with the line through the most probable experts."""
+    """Layer x expert heat maps of each task of a mixture, with the line through the experts chosen most."""
     shown = _routed_mixtures(summary)
     if not shown:
         return None
     drawn = [
-        (cell, task, summary.results.routing[cell.first_run]["layers"], row_shares(part["mean_probability"]))
+        (cell, task, summary.results.routing[cell.first_run]["layers"], part)
         for cell in shown
         for task, part in by_task(summary.results.routing[cell.first_run]).items()
     ]
     # One row a mixture, so that tasks stand above each other.
     columns = max(map(len, map(tasks_of, {cell.task for cell in shown})))
     columns, width = (columns, {4: 2.5}.get(columns)) if columns <= 4 else (3, None)
-    height = 0.75 + 0.17 * max(len(matrix) for *_, matrix in drawn)
-    figure, panels = make_panels(len(drawn), height, width, columns)
-    top = max(float(matrix.max()) for *_, matrix in drawn)
-    for (cell, task, layers, matrix), axes in zip(drawn, panels, strict=True):
+    matrices = [row_shares(part["mean_probability"]) for *_, part in drawn]
+    figure, panels = make_panels(len(drawn), 0.75 + 0.17 * max(map(len, matrices)), width, columns)
+    top = max(float(matrix.max()) for matrix in matrices)
+    for (cell, task, layers, part), matrix, axes in zip(drawn, matrices, panels, strict=True):
         mesh = _heat_map(axes, matrix, layers, top)
-        path = matrix.argmax(axis=1)
+        path = row_shares(part["counts"]).argmax(axis=1)
         axes.plot(path, range(len(path)), color=SERIES[1], linewidth=1.1, marker="o", markersize=3.6, markeredgewidth=0)
         axes.set(title=_part_title(cell, task, shown), xlabel="expert", ylabel="layer")
     _colour_bar(figure, mesh, panels)
     caption = (
         "Mean probability of each expert in each layer over the test examples, by task of a mixture; every row sums "
-        "to 1. The dots mark the most probable expert of a layer, the line through them is the task's pathway. One "
+        "to 1. The dots mark the expert chosen most often in a layer, the line through them is the task's pathway. One "
         "adapter serves all tasks of a mixture, so an expert is the same in all its panels. "
         f"{_which_run(summary, shown)} Look for layers where the lines of two tasks part: there the router tells the "
         "tasks apart. Lines that agree everywhere mean that the tasks share their prompts."

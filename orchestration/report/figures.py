@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from orchestration.report.drawing import (
     DASHES,
@@ -186,8 +186,10 @@ def _search(summary: Summary, key: str, points: dict[str, list[tuple[float, floa
             best = {x: max(y for other, y in pairs if other == x) for x, _ in pairs}
             if len(best) <= 8:
                 axes.plot(list(best), list(best.values()), linewidth=0.9, alpha=0.7, **style)
-            x, y = max(pairs, key=lambda pair: (pair[1], -pair[0]))
-            axes.plot([x], [y], linestyle="none", marker="D", markersize=6, color=style["color"], markeredgecolor=INK)
+            # Several values may share the best score; the study's winner is one of them.
+            if (x := cell.best[key]) in best:
+                diamond: dict[str, Any] = {"linestyle": "none", "marker": "D", "markersize": 6, "markeredgecolor": INK}
+                axes.plot([x], [best[x]], color=style["color"], **diamond)
         axes.set(title=task, xlabel=key, ylabel="dev score (%)")
         _value_axis(axes, values)
     add_legend(figure, styles)
@@ -202,6 +204,8 @@ def _search(summary: Summary, key: str, points: dict[str, list[tuple[float, floa
 def _value_axis(axes: Axes, values: Sequence[float]) -> None:
     if values[0] > 0 and values[-1] / values[0] >= 8:
         axes.set_xscale("log")
+        # The default writes powers as mathematics, which these figures do not parse.
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
     if len(values) <= 6:
         axes.set_xticks(values, [f"{value:g}" for value in values])

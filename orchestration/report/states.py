@@ -12,7 +12,7 @@ from orchestration.report.experts import best_cells
 from orchestration.report.summary import Cell, Summary
 
 MARKERS = ("o", "^", "s", "D")
-"""Of a task's labels, in the order of their first use."""
+"""Of a task's labels, in their alphabetical order."""
 
 
 def states(summary: Summary) -> Drawing | None:
@@ -64,12 +64,13 @@ def _scatter(axes: Axes, tasks: Mapping[str, Any], key: str, colors: Mapping[str
 
 def _caption(summary: Summary, shown: Sequence[Cell]) -> str:
     content = summary.results.states[shown[0].first_run]
-    perplexity, seed, most = (content.get(name, "?") for name in ("perplexity", "seed", "max_examples"))
+    perplexity, seed, most = (content[name] for name in ("perplexity", "seed", "max_examples"))
     seeds = ", ".join(sorted({str(min(cell.scores)) for cell in shown if cell.scores}))
     return (
-        f"t-SNE (perplexity {perplexity}, seed {seed}) of the mean of each text's final states, at most {most} test "
-        "examples a task: of the frozen backbone first, then of the same texts with each trained adapter. Colours "
-        f"are tasks, shapes a task's labels; a single run a panel, the first confirmation seed ({seeds}). The axes "
+        f"t-SNE (perplexity {perplexity:.3g}, seed {seed}) of the mean of each text's final states, at most {most} "
+        "test examples a task: of the frozen backbone first, then of the same texts with each trained adapter. Colours "
+        "are tasks, shapes (circle, triangle, square, diamond) a task's labels in alphabetical order; "
+        f"a single run a panel, the first confirmation seed ({seeds}). The axes "
         "have no meaning and panels have no common scale. Look for tasks that form groups of their own, and for "
         "shapes that lie apart within a colour: labels that the states tell apart."
     )

@@ -136,6 +136,8 @@ def mixture_routing(parts: Sequence[str], layers: int, experts: int) -> dict[str
         entry = routing_statistics(layers, experts, number)
         for name in ("counts", "mean_probability"):
             entry[name][0] = routing_statistics(1, experts, 0)[name][0]
+        # As with a balancing bias, the expert chosen most is not the most probable one.
+        entry["counts"] = [[*row[1:], row[0]] for row in entry["counts"]]
         tasks[part] = {name: entry[name] for name in ("counts", "mean_probability")}
     whole = {
         name: np.mean([task[name] for task in tasks.values()], axis=0).tolist()

@@ -18,13 +18,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from mept.errors import InputError
 from mept.routing import RoutingStatistics
-from orchestration.report import experts, write_report
+from orchestration.report import experts, figures, write_report
 from orchestration.report import states as state_figure
+from orchestration.report.drawing import STYLE
 from orchestration.report.load import effective_experts, row_shares
 from orchestration.report.main_table import build, percent
 from orchestration.report.summary import summarise
@@ -298,6 +301,28 @@ def test_sensitivity_figure_shows_each_mean_and_deviation(report: Report) -> Non
     assert all(f">{value}</text>" in svg for value in ("65.3", "68.0", "68.5", "± 0.7", "—"))
 
 
+def test_a_diamond_of_the_search_figure_is_at_the_studys_winner(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "finish", lambda *arguments: arguments[-1])
+    summary = summarise(load_results(store, "superglue"))
+    # As if a tie had been broken for another value than the smallest.
+    cells = [replace(cell, best=cell.best and {"learning_rate": 0.03}) for cell in summary.cells]
+    (figure,) = figures.search(replace(summary, cells=cells))
+    diamonds = [line for axes in figure.axes for line in axes.lines if line.get_marker() == "D"]
+    points = sorted((float(x), float(y)) for line in diamonds for x, y in zip(*line.get_data(), strict=True))
+    np.testing.assert_allclose(points, [(0.03, 60), (0.03, 69), (0.03, 85), (0.03, 88)])
+
+
+@pytest.mark.parametrize("count", [4, 8])
+def test_values_over_decades_are_numbers_and_no_mathematics(count: int) -> None:
+    with rc_context(STYLE):
+        axes = Figure().subplots()
+        values = np.logspace(-4, 0, count).tolist()
+        axes.plot(values, values)
+        figures._value_axis(axes, values)
+        labels = [label.get_text() for label in axes.get_xticklabels()]
+    assert "0.0001" in labels and not any("$" in label for label in labels)
+
+
 # Mixtures
 
 
@@ -344,13 +369,14 @@ def test_utilisation_shows_the_shares_of_each_layer_and_the_effective_number_of_
     assert [text.get_text() for text in axes.texts] == [f"{value:.1f}" for value in effective]
 
 
-def test_a_pathway_goes_through_the_most_probable_expert_of_each_layer(
+def test_a_pathway_goes_through_the_expert_chosen_most_in_each_layer(
     figure_of: Callable[..., Any], entries: dict[str, Any]
 ) -> None:
     panels = figure_of(experts, "pathways")
     for task in ("cb", "wic"):
         (line,) = panels[task].lines
-        expected = np.argmax(entries[task]["mean_probability"], axis=1)
+        expected = np.argmax(entries[task]["counts"], axis=1)
+        assert (expected != np.argmax(entries[task]["mean_probability"], axis=1)).all()
         assert (list(line.get_xdata()), list(line.get_ydata())) == (expected.tolist(), [0, 1, 2])
 
 
