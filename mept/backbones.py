@@ -173,21 +173,21 @@ class Backbone:
         """Rows of the embedding matrix."""
         return self.model.get_input_embeddings().num_embeddings
 
-    def text_limit(self, max_tokens: int, prompt: int) -> int:
-        """Return the longest text in tokens: `max_tokens`, within the positions that a prompt of that length leaves.
+    def text_limit(self, max_length: int, prompt: int) -> int:
+        """Return the longest text in tokens that a prompt of that length leaves of `max_length` and of the positions.
 
         Raises:
-            InputError: the prompt leaves fewer than 8 positions.
+            InputError: these are fewer than 8.
         """
+        limit = max_length - prompt
         positions = self.family.max_positions(self.model.config)
-        if positions is None:
-            return max_tokens
-        # BERT's prompts take no position of their own; Llama's do.
-        limit = min(max_tokens, positions - (prompt if self.family.prompts_first else 0))
+        if positions is not None:
+            # BERT's prompts take no position of their own; Llama's do.
+            limit = min(limit, positions - (prompt if self.family.prompts_first else 0))
         if limit < LEAST_TEXT:
             raise InputError(
                 f"the prompt must leave at least {LEAST_TEXT} tokens for the text, but `num_virtual_tokens` is "
-                f"{prompt} and backbone {self.name!r} has {positions} positions"
+                f"{prompt}, `max_length` {max_length} and backbone {self.name!r} has {positions} positions"
             )
         return limit
 

@@ -131,7 +131,7 @@ class Predictor:
         self._backbone = backbone or load_backbone(name, model_dir, device)
         self._model = PromptModel.from_pretrained(self._backbone, adapter_dir)
         prompt = getattr(self._model.method_config, "num_virtual_tokens", 0)
-        self.max_tokens = self._backbone.text_limit(max_tokens, prompt)
+        self.max_tokens = self._backbone.text_limit(max_tokens + prompt, prompt)
 
     @property
     def fields(self) -> tuple[str, ...]:

@@ -128,7 +128,7 @@ def input_limit(config: TrialConfig, backbone: Backbone) -> int:
         InputError: the prompt leaves fewer than 8 positions.
     """
     prompt = getattr(config.method_options, "num_virtual_tokens", 0)
-    return backbone.text_limit(config.max_length - prompt, prompt)
+    return backbone.text_limit(config.max_length, prompt)
 
 
 @dataclass(frozen=True)
