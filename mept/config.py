@@ -1,24 +1,14 @@
-"""Frozen, validated configurations, their flat form and their fingerprint.
-
-A trial is a function of its :class:`TrialConfig`, of its data and of :data:`PROTOCOL_VERSION`. The flat form (one
-level of keys, as in grid files and in MLflow's parameters) and the typed form convert into each other without loss.
-"""
+"""Frozen, validated models: what every configuration is made of."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, Self
+from typing import Annotated, Any, NoReturn, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
 
-from mept.errors import InputError, shown, unknown_name
-
-PROTOCOL_VERSION = 1
-"""Raised by every change after which an old result would no longer be reproduced by the same configuration."""
+from mept.errors import shown
 
 
 class Frozen(BaseModel):
@@ -94,141 +84,6 @@ class PromptConfig(MethodConfig):
 
     num_virtual_tokens: int = Field(10, ge=1)
     """Prompt length m, in tokens."""
-
-
-class TrialConfig(Frozen):
-    """Everything that decides the numbers of one training run, except the method's own options' types.
-
-    ``method_options`` holds an instance of the configuration class that ``mept.methods.METHODS[method]`` names.
-    """
-
-    backbone: str
-    """An alias of ``mept.backbones.BACKBONES``, a Hugging Face id or a directory."""
-    task: str
-    """A name of ``mept.tasks.TASKS``, or several joined by ``+``: a mixture trained as one."""
-    method: str
-    """A name of ``mept.methods.METHODS``."""
-    method_options: MethodConfig
-    """The method's own options."""
-    data: Literal["embedded", "jsonl", "hub"] = "hub"
-    """Where examples come from: generated in the package, ``--data-dir`` in SuperGLUE's layout, or the Hugging Face
-    hub."""
-    seed: int = Field(0, ge=0)
-    """Seeds initialisation, dropout, noise and the order of the batches; never the split of the data."""
-    evaluate_test: bool = False
-    """Score the test split once, with the best checkpoint, after training (confirmed runs only)."""
-    map_states: bool = False
-    """With `evaluate_test`, for a mixture: draw where its test examples lie among the final states (one confirmed run
-    of each cell, as t-SNE takes as long as a small search)."""
-
-    learning_rate: float = Field(3e-4, gt=0)
-    optimizer: Literal["adafactor", "adamw"] = "adafactor"
-    """Adafactor with a fixed learning rate, as in the paper (relative_step=False, scale_parameter=False), or AdamW."""
-    weight_decay: float = Field(1e-2, ge=0)
-    warmup_ratio: float = Field(0.06, ge=0, le=1)
-    """Share of all optimiser steps over which the learning rate rises linearly from 0."""
-    schedule: Literal["linear", "constant"] = "linear"
-    """After the warm-up the learning rate falls linearly to 0, or stays."""
-    epochs: int = Field(70, ge=1)
-    batch_size: int = Field(16, ge=1)
-    """Examples an optimiser step."""
-    gradient_accumulation_steps: int = Field(1, ge=1)
-    """A batch is processed in this many parts; the gradient is that of the whole batch, but `balancing` looks at
-    each part by itself."""
-    eval_batch_size: int = Field(32, ge=1)
-    patience: int = Field(10, ge=1)
-    """Training stops after this many evaluations in a row without a better dev score."""
-    eval_every: int = Field(1, ge=1)
-    """Epochs between evaluations."""
-    max_length: int = Field(512, ge=8)
-    """Longest input in tokens, the prompt included (paper B.3)."""
-    precision: Literal["float32", "bf16"] = "float32"
-    """bf16 runs the backbone under autocast; parameters and optimiser stay float32."""
-    backbone_dropout: bool = True
-    """Whether the frozen backbone's own dropout is active in training, as in the released code."""
-    gradient_checkpointing: bool = False
-    """Recompute the blocks' activations in the backward pass: less memory, more time."""
-    prediction: Literal["score", "generate"] = "score"
-    """Text-to-text backbones: score each verbalizer after one encoder pass, or generate and compare text."""
-    max_train_examples: int | None = Field(None, ge=1)
-    """Train on the first this many examples of a seed-independent shuffle, of each task of a mixture; None for all."""
-
-    @model_validator(mode="after")
-    def _relations(self) -> TrialConfig:
-        if self.batch_size % self.gradient_accumulation_steps:
-            raise ValueError(
-                "`batch_size` must be a multiple of `gradient_accumulation_steps`, "
-                f"but got batch_size={self.batch_size}, gradient_accumulation_steps={self.gradient_accumulation_steps}"
-            )
-        if self.gradient_checkpointing and not self.backbone_dropout:
-            raise ValueError(
-                "`gradient_checkpointing` needs `backbone_dropout` (transformers recomputes blocks only in training "
-                "mode), but got gradient_checkpointing=True, backbone_dropout=False"
-            )
-        prompt = getattr(self.method_options, "num_virtual_tokens", 0)
-        if prompt + 8 > self.max_length:
-            raise ValueError(
-                "`num_virtual_tokens` + 8 <= `max_length` must hold (the prompt counts towards the input limit), "
-                f"but got num_virtual_tokens={prompt}, max_length={self.max_length}"
-            )
-        return self
-
-    @classmethod
-    def from_flat(cls, flat: Mapping[str, Any]) -> TrialConfig:
-        """Build a configuration from one level of keys.
-
-        Raises:
-            InputError: an unknown key (the nearest valid one is named), a value out of range, or values that exclude
-                each other.
-        """
-        from mept.methods import get_method
-
-        method = get_method(str(flat.get("method", "")))
-        common, options = {}, {}
-        for key, value in flat.items():
-            if key in cls.common_keys():
-                common[key] = value
-            elif key in method.config.model_fields:
-                options[key] = value
-            else:
-                known = [*cls.common_keys(), *method.config.model_fields]
-                raise InputError(unknown_name(f"key for method {flat['method']!r},", key, known))
-        try:
-            return cls(**common, method_options=method.config(**options))
-        except ValidationError as error:
-            raise InputError(describe(error)) from None
-
-    @classmethod
-    def common_keys(cls) -> tuple[str, ...]:
-        """Return the flat keys that do not belong to a method."""
-        return tuple(name for name in cls.model_fields if name != "method_options")
-
-    def flat(self) -> dict[str, Any]:
-        """Return one level of JSON-able keys and values; ``from_flat`` inverts it."""
-        common = self.model_dump(mode="json", exclude={"method_options"})
-        return common | self.method_options.model_dump(mode="json")
-
-    def fingerprint(self, identity: str) -> str:
-        """Hash the complete configuration and protocol version together with what it acts on.
-
-        Args:
-            identity: a string that changes whenever the backbone's weights or the data's content do.
-
-        Returns:
-            16 hexadecimal digits.
-        """
-        content: dict[str, Any] = {"config": self.flat(), "identity": identity, "protocol": PROTOCOL_VERSION}
-        if adapters := self.method_options.adapters():
-            content["adapters"] = [_digest(Path(directory) / "adapter_model.safetensors") for directory in adapters]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _digest(path: Path) -> str | None:
-    """Return the hash of a file's content; None for a missing one, which the method refuses when it is built."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        return None
 
 
 def describe(error: ValidationError) -> str:

@@ -20,7 +20,6 @@ from mept.artifacts import Loads, write_predictions, write_routing, write_states
 from mept.backbones import Backbone
 from mept.batches import Collator, StateCollator, parts, training_batches
 from mept.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint, write_atomically
-from mept.config import TrialConfig
 from mept.errors import InputError, NonFiniteLossError
 from mept.evaluate import autocast, head_states, score_examples
 from mept.memory import PeakMemory
@@ -33,6 +32,7 @@ from mept.tasks.base import Example, Task
 from mept.tasks.data import MixtureData, TaskData
 from mept.tasks.features import encode, join, verbalizer_ids
 from mept.tasks.mixture import Mixture, combined_metrics, label_columns
+from mept.trial import TrialConfig
 
 RESULT = "result.json"
 

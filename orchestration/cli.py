@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 import typer
 
 if TYPE_CHECKING:
-    from orchestration.grid import Grid
-    from orchestration.plan import Cell
-    from orchestration.run import Options
+    from orchestration.grid.grid import Grid
+    from orchestration.plan.cells import Cell
+    from orchestration.run.driver import Options
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,7 +25,7 @@ app = typer.Typer(
 
 def _grids(incomplete: str) -> list[str]:
     """Complete a grid: shipped names, then files and folders."""
-    from orchestration.shipped import grids
+    from orchestration.grid.shipped import grids
 
     names = [*grids(), *(path.stem for path in grids().values())]
     path = Path(incomplete)
@@ -37,7 +37,7 @@ def _grids(incomplete: str) -> list[str]:
 
 def _methods(incomplete: str) -> list[str]:
     """Complete a method, without the seconds that importing the methods takes: each has a search space."""
-    from orchestration.shipped import spaces
+    from orchestration.grid.shipped import spaces
 
     return [name for name in spaces() if name.startswith(incomplete)]
 
@@ -107,7 +107,7 @@ def plan(
 ) -> None:
     """Show the cells of a grid, how much work they are, what is done already, and the estimated time."""
     loaded, cells = _load(grid, set, model_dir, tolerant=True)
-    from orchestration.overview import show_plan
+    from orchestration.screens.overview import show_plan
 
     show_plan(loaded, cells, _options(root, tracking_uri, optuna_storage, data_dir, model_dir, num_cpus))
 
@@ -125,7 +125,7 @@ def run(
 ) -> None:
     """Make the cells of a grid done, and write the report. After any crash the same command continues."""
     loaded, cells = _load(grid, set, model_dir)
-    from orchestration.run import run as run_grid
+    from orchestration.run.driver import run as run_grid
 
     options = _options(root, tracking_uri, optuna_storage, data_dir, model_dir, num_cpus)
     raise typer.Exit(run_grid(loaded, cells, options))
@@ -144,7 +144,7 @@ def status(
 ) -> None:
     """Show how far each cell of a grid is, as recorded by its runs so far."""
     loaded, cells = _load(grid, set, model_dir, tolerant=True)
-    from orchestration.overview import show_status
+    from orchestration.screens.overview import show_status
 
     show_status(loaded, cells, _options(root, tracking_uri, optuna_storage, data_dir, model_dir, num_cpus))
 
@@ -166,10 +166,10 @@ def report(
     """
     from rich.console import Console
 
-    from orchestration.grid import load_grid
-    from orchestration.run import check_root
-    from orchestration.run import report as write
-    from orchestration.shipped import find_grid
+    from orchestration.grid.grid import load_grid
+    from orchestration.grid.shipped import find_grid
+    from orchestration.run.driver import check_root
+    from orchestration.run.driver import report as write
 
     loaded = load_grid(find_grid(grid), set or ())
     check_root(root)
@@ -190,9 +190,9 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job's output to its end.")] = False,
 ) -> None:
     """Run a grid as a Ray job; paths other than GRID are those of the cluster."""
-    from orchestration.grid import load_grid
-    from orchestration.shipped import find_grid
-    from orchestration.submit import submit as submit_grid
+    from orchestration.grid.grid import load_grid
+    from orchestration.grid.shipped import find_grid
+    from orchestration.run.submit import submit as submit_grid
 
     loaded = load_grid(find_grid(grid), set or ())
     options = {
@@ -223,7 +223,7 @@ def predict(
 ) -> None:
     """Predict the labels of examples with a saved or registered adapter; writes JSON Lines."""
     _avoid_dead_hub()
-    from orchestration.predict import predict_file
+    from orchestration.screens.predict import predict_file
 
     predict_file(model, file, sys.stdout, model_dir=model_dir, tracking_uri=tracking_uri, root=root)
 
@@ -235,8 +235,8 @@ def methods(
     ] = None,
 ) -> None:
     """List the methods: families, trained parameters, paper; or one method's options and search space."""
-    from orchestration import catalogue
-    from orchestration.terminal import make_console
+    from orchestration.screens import catalogue
+    from orchestration.screens.terminal import make_console
 
     if name is None:
         catalogue.show_methods(make_console())
@@ -247,8 +247,8 @@ def methods(
 @app.command()
 def tasks(data_dir: DataOption = None) -> None:
     """List the tasks: metric, labels, and which sources have their data."""
-    from orchestration.catalogue import show_tasks
-    from orchestration.terminal import make_console
+    from orchestration.screens.catalogue import show_tasks
+    from orchestration.screens.terminal import make_console
 
     show_tasks(data_dir, make_console())
 
@@ -256,8 +256,8 @@ def tasks(data_dir: DataOption = None) -> None:
 @app.command()
 def backbones(model_dir: ModelOption = None) -> None:
     """List the backbones known by name: family, layers, hidden size, and where they are."""
-    from orchestration.catalogue import show_backbones
-    from orchestration.terminal import make_console
+    from orchestration.screens.catalogue import show_backbones
+    from orchestration.screens.terminal import make_console
 
     show_backbones(model_dir, make_console())
 
@@ -265,7 +265,7 @@ def backbones(model_dir: ModelOption = None) -> None:
 @app.command()
 def schema() -> None:
     """Print a JSON schema of grid files, with which editors complete and check them."""
-    from orchestration.schema import grid_schema, text
+    from orchestration.grid.schema import grid_schema, text
 
     print(text(grid_schema()), end="")
 
@@ -279,7 +279,7 @@ def doctor(
     model_dir: ModelOption = None,
 ) -> None:
     """Check this machine: packages, accelerators, disk, servers, backbones, data; what is wrong and what to do."""
-    from orchestration.doctor import examine
+    from orchestration.screens.doctor import examine
 
     options = _options(root, tracking_uri, optuna_storage, data_dir, model_dir)
     raise typer.Exit(0 if examine(options) else 1)
@@ -315,9 +315,9 @@ def _load(
     """
     _avoid_dead_hub()
     from mept.backbones import describe_backbone
-    from orchestration.grid import load_grid
-    from orchestration.plan import plan as plan_cells
-    from orchestration.shipped import find_grid
+    from orchestration.grid.grid import load_grid
+    from orchestration.grid.shipped import find_grid
+    from orchestration.plan.cells import plan as plan_cells
 
     grid = load_grid(find_grid(path), sets or ())
     return grid, plan_cells(grid, lambda name: describe_backbone(name, model_dir, planning=tolerant))
@@ -343,7 +343,7 @@ def _options(
     model_dir: Path | None,
     num_cpus: int | None = None,
 ) -> Options:
-    from orchestration.run import Options
+    from orchestration.run.driver import Options
 
     return Options(root, tracking_uri, optuna_storage, data_dir, model_dir, num_cpus)
 

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mept.config import TrialConfig
 from mept.errors import InputError
 from mept.methods import METHODS
+from mept.trial import TrialConfig
 
 BASE = {"backbone": "minilm", "task": "cb", "method": "mept"}
 

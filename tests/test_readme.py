@@ -78,7 +78,7 @@ def test_the_method_of_the_example_keeps_the_contracts(test, arguments, scaled, 
 
 
 def test_the_grid_of_the_example_is_valid(tmp_path) -> None:
-    from orchestration.grid import load_grid
+    from orchestration.grid.grid import load_grid
 
     path = tmp_path / "example.yaml"
     path.write_text(block("Writing a grid", "yaml"))

@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import load_file
 
 from mept.batches import Collator, training_batches
-from mept.config import TrialConfig
 from mept.errors import InputError, NonFiniteLossError
 from mept.evaluate import score_examples
 from mept.model import PromptModel
 from mept.tasks.data import MixtureData, TaskData, load_task
 from mept.tasks.features import encode, verbalizer_ids
 from mept.train import Evaluation, _Run, _Scored, train
+from mept.trial import TrialConfig
 from tests.contract.matrix import SMALL, configurations
 from tests.models import FAMILIES, random_backbone
 

@@ -1,16 +1,16 @@
-"""Tables, figures and a page from :mod:`orchestration.results`; the same results always give the same bytes."""
+"""Tables, figures and a page from :mod:`orchestration.record.results`; the same results always give the same bytes."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+from orchestration.record.results import Results
 from orchestration.report.figures import STEMS, draw_all
 from orchestration.report.main_table import build
 from orchestration.report.page import page
 from orchestration.report.summary import summarise
 from orchestration.report.tables import latex, markdown, tidy_csv
-from orchestration.results import Results
 
 __all__ = ["write_report"]
 

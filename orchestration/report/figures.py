@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+from orchestration.record.results import OBJECTIVE, natural_key
 from orchestration.report.drawing import (
     DASHES,
     INK,
@@ -32,7 +33,6 @@ from orchestration.report.main_table import metric_name
 from orchestration.report.sensitivity import Field, Panel, Sensitivity, sensitivities, value_text
 from orchestration.report.states import states
 from orchestration.report.summary import CONFIRM, Cell, Summary
-from orchestration.results import OBJECTIVE, natural_key
 
 STEMS = ("learning_curves", "sensitivity", "routing", "utilisation", "pathways", "similarity", "states", "search")
 """What the names of all figure files begin with."""

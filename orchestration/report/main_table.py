@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mept.errors import InputError, unknown_name
-from orchestration.progress import duration
 from orchestration.report.load import COLLAPSED
 from orchestration.report.summary import CONFIRM, Cell, Summary, distinct, is_mixture, tasks_of, value_of
+from orchestration.run.progress import duration
 
 DASH = "—"
 

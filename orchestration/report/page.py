@@ -12,13 +12,13 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from orchestration.keys import OF_A_RUN
-from orchestration.progress import duration
+from orchestration.grid.keys import OF_A_RUN
 from orchestration.report.drawing import Drawing
 from orchestration.report.load import Load
 from orchestration.report.main_table import COST_COLUMNS, DASH, MainTable, Row, build_mixtures
 from orchestration.report.summary import CONFIRM, Cell, Summary
 from orchestration.report.tables import costs_text, shown
+from orchestration.run.progress import duration
 
 OUTCOMES = {
     "complete": "complete",

@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from orchestration.record.results import OBJECTIVE
 from orchestration.report.drawing import panel_title
 from orchestration.report.summary import SEARCH, Cell, Summary, distinct
-from orchestration.results import OBJECTIVE
 
 FIRST = ("num_virtual_tokens", "num_experts", "learning_rate")
 """Keys to prefer, the first one for the rows: the prompt's length stands on the left, as in MEPT's Table 5."""

@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
+from orchestration.record.results import OBJECTIVE, Results, natural_key
 from orchestration.report.load import Load, measured_load
-from orchestration.results import OBJECTIVE, Results, natural_key
 
 CONFIRM, SEARCH = "confirm", "search"
 

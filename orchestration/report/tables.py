@@ -9,9 +9,9 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from orchestration.progress import duration
 from orchestration.report.main_table import COST_COLUMNS, DASH, Entry, MainTable, build_mixtures, percent
 from orchestration.report.summary import Cell, Summary
+from orchestration.run.progress import duration
 
 LATEX_SPECIAL = {
     "\\": r"\textbackslash{}",

@@ -28,7 +28,6 @@ import torch
 
 from mept.backbones import load_backbone
 from mept.batches import Collator
-from mept.config import TrialConfig
 from mept.evaluate import score_examples
 from mept.model import get_prompt_model
 from mept.routing import RoutingStatistics, collect_routing, pooled
@@ -37,6 +36,7 @@ from mept.tasks.data import load_task
 from mept.tasks.features import encode
 from mept.tasks.mixture import combined_metrics, label_columns
 from mept.train import input_limit, train
+from mept.trial import TrialConfig
 
 UNTRAINED = "untrained"
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -9,9 +9,10 @@ import json
 from typing import Any
 
 from mept import states
-from orchestration import cli, run
-from orchestration.campaign import Campaign
-from orchestration.worker import Worker
+from orchestration import cli
+from orchestration.run import driver
+from orchestration.run.campaign import Campaign
+from orchestration.run.worker import Worker
 
 
 def train_here(campaign: Campaign, *_: Any) -> None:
@@ -26,6 +27,6 @@ def train_here(campaign: Campaign, *_: Any) -> None:
 
 
 if __name__ == "__main__":
-    run._schedule = train_here
+    driver._schedule = train_here
     states.MAX_EXAMPLES = 40  # t-SNE of all points would take half of the time
     cli.main()

@@ -5,9 +5,9 @@ import torch
 from transformers import BertConfig, BertModel, T5Config, T5ForConditionalGeneration
 
 from mept import AdapterConfig, get_prompt_model
-from mept.config import TrialConfig
 from mept.errors import InputError
 from mept.methods.adapter import AdaptedSublayer
+from mept.trial import TrialConfig
 from tests.contract.matrix import batch, build
 from tests.models import FAMILIES, random_backbone, random_model
 

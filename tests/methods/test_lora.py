@@ -6,8 +6,8 @@ import torch
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, T5Config, T5ForConditionalGeneration
 
 from mept import LoraConfig, get_prompt_model
-from mept.config import TrialConfig
 from mept.errors import InputError
+from mept.trial import TrialConfig
 from tests.contract.matrix import batch, build
 from tests.models import FAMILIES, random_backbone, random_model
 

@@ -17,10 +17,11 @@ from peft.utils.peft_types import PeftType
 from pydantic import ValidationError
 
 from mept import PeftConfig, PromptModel, get_prompt_model
-from mept.config import FrozenMapping, TrialConfig
+from mept.config import FrozenMapping
 from mept.errors import InputError
 from mept.methods import METHODS
 from mept.methods.peft import REFUSED_OPTIONS, REFUSED_TYPES, peft_types
+from mept.trial import TrialConfig
 from tests.contract.matrix import batch, cut
 from tests.models import FAMILIES, random_backbone, random_model
 

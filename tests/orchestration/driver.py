@@ -9,7 +9,7 @@ from typing import Any
 
 from mlflow import MlflowClient
 
-from orchestration.tracker import Tracker
+from orchestration.record.tracker import Tracker
 
 EPOCHS = 4
 CELL, IMPOSSIBLE = "mept-cb-num_virtual_tokens=10", "mept-copa"

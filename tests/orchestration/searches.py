@@ -8,8 +8,15 @@ from typing import Any
 
 import pandas as pd
 
+from orchestration.record.results import (
+    CELL_COLUMNS,
+    HISTORY_COLUMNS,
+    OBJECTIVE,
+    TRIAL_COLUMNS,
+    ReportSettings,
+    Results,
+)
 from orchestration.report.summary import Summary, summarise
-from orchestration.results import CELL_COLUMNS, HISTORY_COLUMNS, OBJECTIVE, TRIAL_COLUMNS, ReportSettings, Results
 
 TINY = """\
 title: Made up

@@ -1,0 +1,453 @@
+"""A grid file, validated: which cells of a table are wanted and how each is searched and confirmed.
+
+Every complaint is an :class:`~mept.errors.InputError` that begins with ``file:line`` (or with the ``--set`` it came
+from). Configuration keys may be given at six levels; the later one wins: the search space a method names
+(``methods.X.space``), ``train``, ``backbones.X``, ``tasks.X``, ``methods.X``, ``--set key=value``. A space holds where
+the grid says nothing: so epochs, batch size and length given under ``train`` are the same for all methods of a grid,
+whatever their papers used. Cells know values, not where they came from: studies and fingerprints are the same.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
+
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+
+from mept.config import Frozen
+from mept.errors import InputError, unknown_name
+from orchestration.grid import keys
+from orchestration.grid.document import Document, Location, read_document, shown
+from orchestration.grid.forms import (
+    Axis,
+    Choice,
+    Distribution,
+    IntRange,
+    LogUniform,
+    Uniform,
+    enumerated,
+    extremes,
+    read_form,
+)
+from orchestration.grid.method_spaces import KEY as SPACE
+from orchestration.grid.method_spaces import read_spaces
+from orchestration.grid.overrides import FLAT, NAMED, SECTIONS, apply_sets, as_mapping, effective_text
+
+__all__ = [
+    "Axis",
+    "Choice",
+    "ConfirmSettings",
+    "Distribution",
+    "Grid",
+    "IntRange",
+    "LogUniform",
+    "PrunerSettings",
+    "ReportSettings",
+    "Resources",
+    "SearchSettings",
+    "Uniform",
+    "apply_set",
+    "enumerated",
+    "extremes",
+    "load_grid",
+]
+
+Whole = Annotated[int, Field(strict=True)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
+Values = Mapping[str, Any]
+"""Configuration key -> plain value, :class:`Axis` or distribution."""
+
+COORDINATES = ("backbone", "task", "method")
+
+
+class PrunerSettings(Frozen):
+    """Successive halving among the trials of one cell."""
+
+    min_epochs: Whole = Field(2, ge=1)
+    """Epochs every trial may train before the first comparison."""
+    reduction_factor: Whole = Field(3, ge=2)
+    """One in this many trials goes on after each comparison."""
+
+
+class SearchSettings(Frozen):
+    """How the searched keys of a cell are explored."""
+
+    sampler: Literal["grid", "tpe", "random"] = "grid"
+    trials: Whole | None = Field(None, ge=1)
+    """Trials a cell; None goes through the whole product, which only the grid sampler can."""
+    round: Whole = Field(4, ge=1)
+    """Trials asked for at once; the sampler sees their results before it is asked again."""
+    seed: Seed = 0
+    """Seeds the sampler and every trial of the search."""
+    pruner: PrunerSettings | None = None
+
+    @field_validator("pruner", mode="before")
+    @classmethod
+    def _none(cls, value: Any) -> Any:
+        return None if value == "none" else value
+
+
+class ConfirmSettings(Frozen):
+    """With which seeds a cell's winner is trained again and scored on the test split."""
+
+    seeds: tuple[Seed, ...] = (1, 2, 3)
+    """None listed: nothing is confirmed and the test split is not read."""
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) != len(seeds):
+            raise ValueError("each seed must stand once")
+        return seeds
+
+
+class Resources(Frozen):
+    """What a trial occupies; None leaves it to the scheduler."""
+
+    gpus: Number | None = Field(None, ge=0)
+    """GPUs, a fraction to share one."""
+    cpus: Number | None = Field(None, gt=0)
+
+    @field_validator("gpus")
+    @classmethod
+    def _whole_above_one(cls, gpus: float | None) -> float | None:
+        if gpus is not None and gpus > 1 and gpus != math.floor(gpus):
+            raise ValueError("above 1 the number of GPUs must be whole")
+        return gpus
+
+
+class ReportSettings(Frozen):
+    """The shape of the table: a coordinate (backbone, task, method) or an axis for its rows and columns."""
+
+    rows: str = "method"
+    columns: str = "task"
+    value: str = "test/score"
+    """A metric of confirmed runs, or of the best trial when nothing is confirmed."""
+
+    @field_validator("value")
+    @classmethod
+    def _metric(cls, value: str) -> str:
+        if not re.fullmatch(r"(dev|test|params|time|memory)/\S+", value):
+            raise ValueError("must be a metric such as test/score, dev/score, params/percent or time/train_seconds")
+        return value
+
+    @model_validator(mode="after")
+    def _different(self) -> ReportSettings:
+        if self.rows == self.columns:
+            raise ValueError(f"`rows` and `columns` must differ, but both are {self.rows!r}")
+        return self
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A validated grid file."""
+
+    name: str
+    """The file's stem; also MLflow's experiment."""
+    title: str
+    data: Literal["embedded", "jsonl", "hub"]
+    backbones: Mapping[str, Values]
+    tasks: Mapping[str, Values]
+    methods: Mapping[str, Values]
+    spaces: Mapping[str, Values]
+    """Search spaces of the methods that name one; they yield to all levels."""
+    train: Values
+    overrides: Values
+    """Keys given by ``--set``; they win over all levels."""
+    search: SearchSettings
+    confirm: ConfirmSettings
+    resources: Resources
+    report: ReportSettings
+    sets: tuple[str, ...]
+    """The ``--set`` arguments applied, in order."""
+    original: Document = field(repr=False, compare=False)
+    """The file, without ``--set``."""
+    document: Document = field(repr=False, compare=False)
+    """The file with ``--set`` applied and the methods' search spaces written out."""
+
+    @property
+    def text(self) -> str:
+        """The file's text, without ``--set``."""
+        return self.original.text
+
+    @property
+    def effective_text(self) -> str:
+        """A grid file that asks for the same without ``--set`` and other files; the file's own text if it does."""
+        alone = not self.sets and self.document.data == self.original.data
+        return self.text if alone else effective_text(self.document, self.sets, keys.keys_of)
+
+    def place(self, *location: str | int) -> str:
+        """Return ``file:line`` of a value, or the ``--set`` it came from."""
+        return self.document.place(location)
+
+    def values(self, backbone: str, task: str, method: str) -> dict[str, Any]:
+        """Return the keys that hold for a combination, by precedence, without those the method does not have."""
+        known = keys.keys_of(method)
+        names = (self.backbones[backbone], self.tasks[task], self.methods[method])
+        levels = (self.spaces.get(method, {}), self.train, *names, self.overrides)
+        merged: dict[str, Any] = {}
+        for level in levels:
+            merged |= {key: value for key, value in level.items() if key in known}
+        return merged
+
+    def levels(self) -> Iterator[tuple[Location, Values]]:
+        """Yield each level at which keys may be given, with its location, the later ones winning."""
+        for method, values in self.spaces.items():
+            yield ("methods", method, SPACE), values
+        yield ("train",), self.train
+        for section in NAMED:
+            for name, values in getattr(self, section).items():
+                yield (section, name), values
+        yield (FLAT,), self.overrides
+
+
+def load_grid(path: Path | str, sets: Sequence[str] = ()) -> Grid:
+    """Read and validate a grid file.
+
+    Args:
+        path: a YAML file.
+        sets: ``key=value`` arguments as for :func:`apply_set`.
+
+    Raises:
+        InputError: the file or an argument cannot be used; the message begins with where.
+    """
+    return _build(read_document(Path(path)), tuple(sets))
+
+
+def apply_set(grid: Grid, sets: Sequence[str]) -> Grid:
+    """Return the grid with values replaced, validated anew.
+
+    Args:
+        grid: stays as it is.
+        sets: ``key=value`` each. A key is a configuration key (``epochs=2``), which then holds for every cell, a
+            section (``data=jsonl``, ``tasks=[cb]``) or a dotted path into one (``search.trials=2``,
+            ``methods.mept.top_k=2``; ``methods.smop={}`` adds a method). Values are YAML, so
+            ``learning_rate={choice: [1e-3, 1e-2]}`` works.
+
+    Raises:
+        InputError: an argument is not ``key=value`` or the grid is not valid with it.
+    """
+    return _build(grid.original, grid.sets + tuple(sets))
+
+
+def _build(original: Document, sets: tuple[str, ...]) -> Grid:
+    _check_sections(original)
+    document = apply_sets(original, sets)
+    named = {section: _named(document, section) for section in NAMED}
+    _check_names(document, named)
+    methods = list(named["methods"])
+    document = read_spaces(document)
+    named["methods"], spaces = _without_spaces(_named(document, "methods"))
+    by_name = {
+        section: {name: _values(document, (section, name), raw, methods) for name, raw in entries.items()}
+        for section, entries in named.items()
+    }
+    confirm = _settings(document, "confirm", ConfirmSettings)
+    grid = Grid(
+        name=re.sub(r"[^A-Za-z0-9._-]+", "-", original.source.stem),
+        title=_title(document),
+        data=_data(document),
+        backbones=by_name["backbones"],
+        tasks=by_name["tasks"],
+        methods=by_name["methods"],
+        spaces={name: _values(document, ("methods", name, SPACE), raw, methods) for name, raw in spaces.items()},
+        train=_values(document, ("train",), document.data.get("train"), methods),
+        overrides=_values(document, (FLAT,), document.data.get(FLAT), methods),
+        search=_settings(document, "search", SearchSettings),
+        confirm=confirm,
+        resources=_settings(document, "resources", Resources),
+        report=_report(document, confirm),
+        sets=sets,
+        original=original,
+        document=document,
+    )
+    _check_report(grid)
+    _check_search(grid)
+    return grid
+
+
+def _check_sections(document: Document) -> None:
+    if document.data is None:
+        _fail(document, (), "the file is empty; a grid needs at least `title`, `backbones`, `tasks` and `methods`")
+    if not isinstance(document.data, dict):
+        _fail(document, (), f"a grid file must be a mapping (`title: ...`), but got {shown(document.data)}")
+    for section in document.data:
+        if section not in SECTIONS:
+            _fail(document, (section,), unknown_name("section", section, SECTIONS))
+
+
+def _title(document: Document) -> str:
+    title = document.data.get("title")
+    if not isinstance(title, str) or not title.strip():
+        _fail(document, ("title",), f"`title` must be text that names the table, but got {shown(title)}")
+    return title.strip()
+
+
+def _data(document: Document) -> Literal["embedded", "jsonl", "hub"]:
+    data = document.data.get("data", "hub")
+    if data not in ("embedded", "jsonl", "hub"):
+        _fail(document, ("data",), unknown_name("source in `data`:", data, ("embedded", "jsonl", "hub")))
+    return data
+
+
+def _named(document: Document, section: str) -> dict[str, Any]:
+    """Return a section's names with what is given for each; a list or a single name gives nothing."""
+    raw = document.data.get(section)
+    if isinstance(raw, list):
+        for index, name in enumerate(raw):
+            if name in raw[:index]:
+                _fail(document, (section, index), f"`{section}` must list each name once, but got {shown(name)} twice")
+            document.places[section, str(name)] = document.place((section, index))
+    raw = as_mapping(raw)
+    if not isinstance(raw, dict) or not raw:
+        _fail(
+            document,
+            (section,),
+            f"`{section}` must list at least one name, such as [x] or x: {{...}}, but got {shown(raw)}",
+        )
+    for name, values in raw.items():
+        if values is not None and not isinstance(values, dict):
+            _fail(document, (section, name), f"`{section}.{name}` must be a mapping of keys, but got {shown(values)}")
+    return raw
+
+
+def _without_spaces(methods: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the methods' own keys, and the search spaces of those that have one."""
+    own = {name: raw and {key: value for key, value in raw.items() if key != SPACE} for name, raw in methods.items()}
+    return own, {name: raw[SPACE] for name, raw in methods.items() if raw and SPACE in raw}
+
+
+def _check_names(document: Document, named: Mapping[str, Mapping[str, Any]]) -> None:
+    from mept.methods import get_method
+    from mept.tasks import get_task
+
+    for section, find in (("tasks", get_task), ("methods", get_method)):
+        for name in named[section]:
+            try:
+                find(str(name))
+            except InputError as error:
+                _fail(document, (section, name), str(error))
+
+
+def _values(document: Document, location: Location, raw: Any, methods: Sequence[str]) -> Values:
+    """Return the configuration keys given at one level, each in its form and type."""
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        _fail(document, location, f"`{'.'.join(map(str, location))}` must be a mapping of keys, but got {shown(raw)}")
+    holders = [str(location[1])] if location[0] == "methods" else methods
+    return {key: _value(document, (*location, key), value, holders) for key, value in raw.items()}
+
+
+def _value(document: Document, location: Location, raw: Any, methods: Sequence[str]) -> Any:
+    key = str(location[-1])
+    having = [method for method in methods if key in keys.keys_of(method)]
+    if not having:
+        _fail(document, location, _unknown_key(key, methods))
+    outcome: Any = None
+    try:
+        for method in reversed(having):
+
+            def check(value: Any, method: str = method) -> Any:
+                return keys.checked(key, value, method)
+
+            def check_axis(value: Any, method: str = method) -> Any:
+                try:
+                    return keys.checked(key, value, method)
+                except keys.OutOfRange:
+                    return value  # gives a cell that says why it cannot exist, beside those that can
+
+            outcome = read_form(raw, check, check_axis, keys.takes_mapping(key, method))
+    except ValueError as error:
+        _fail(document, location, str(error) if f"`{key}`" in str(error) else f"`{key}`: {error}")
+    return outcome
+
+
+def _unknown_key(key: str, methods: Sequence[str]) -> str:
+    from mept.methods import METHODS
+
+    if key in keys.RESERVED:
+        return f"`{key}` cannot be set there: {keys.RESERVED[key]}"
+    known = dict.fromkeys(key for method in methods for key in keys.keys_of(method))
+    owners = [method for method in METHODS if key in keys.keys_of(method)]
+    if owners:
+        here = ", ".join(methods)
+        return f"`{key}` belongs to {', '.join(owners)}, but is given for {here}, which know: {', '.join(known)}"
+    kind = f"key of method {methods[0]!r}:" if len(methods) == 1 else "configuration key"
+    return unknown_name(kind, key, known)
+
+
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+def _settings(document: Document, section: str, model: type[Settings]) -> Settings:
+    raw = document.data.get(section)
+    if raw is not None and not isinstance(raw, dict):
+        _fail(document, (section,), f"`{section}` must be a mapping, but got {shown(raw)}")
+    try:
+        return model.model_validate(raw or {})
+    except ValidationError as error:
+        item = error.errors()[0]
+        location: Location = (section, *item["loc"])
+        fields = (PrunerSettings if item["loc"][:1] == ("pruner",) else model).model_fields
+        if item["type"] == "extra_forbidden":
+            _fail(document, location, unknown_name(f"key in `{section}`:", location[-1], fields))
+        name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
+        _fail(document, location, keys.describe_item(item, name))
+
+
+def _report(document: Document, confirm: ConfirmSettings) -> ReportSettings:
+    report = _settings(document, "report", ReportSettings)
+    if confirm.seeds or not report.value.startswith("test/"):
+        return report
+    if "value" in report.model_fields_set:
+        _fail(
+            document,
+            ("report", "value"),
+            f"`report.value` must not be a test metric when `confirm.seeds` is empty, but got {report.value!r}; "
+            "did you mean 'dev/score'?",
+        )
+    return report.model_copy(update={"value": "dev/score"})
+
+
+def _check_report(grid: Grid) -> None:
+    axes = {key for _, level in grid.levels() for key, value in level.items() if isinstance(value, Axis)}
+    for side in ("rows", "columns"):
+        name = getattr(grid.report, side)
+        if name not in axes | set(COORDINATES):
+            message = unknown_name(f"axis in `report.{side}`:", name, axes | set(COORDINATES))
+            _fail(grid.document, ("report", side), message)
+
+
+def _check_search(grid: Grid) -> None:
+    search = grid.search
+    if search.sampler != "grid" and search.trials is None:
+        message = f"`search.trials` must be given with sampler {search.sampler!r}: its space has no end"
+        _fail(grid.document, ("search", "sampler"), message)
+    if search.sampler != "grid":
+        return
+    for location, level in grid.levels():
+        for key, value in level.items():
+            endless = isinstance(value, Distribution) and enumerated(value) is None
+            if endless and not _is_hidden(grid, location, key):
+                _fail(
+                    grid.document,
+                    (*location, key),
+                    f"`{key}`: the grid sampler goes through values (`choice` or a short `int`), but got {value}; "
+                    "use them, or `search: {sampler: tpe, trials: ...}`",
+                )
+
+
+def _is_hidden(grid: Grid, location: Location, key: str) -> bool:
+    """Whether a key of a method's space is given for all of the method's cells elsewhere."""
+    levels = (grid.train, grid.methods[str(location[1])], grid.overrides) if location[-1] == SPACE else ()
+    return any(key in level for level in levels)
+
+
+def _fail(document: Document, location: Location, message: str) -> NoReturn:
+    raise InputError(f"{document.place(location)}: {message}")

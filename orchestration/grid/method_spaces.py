@@ -1,0 +1,64 @@
+"""``space``: a method's search space in a file of its own, written into the grid's document before it is validated.
+
+A space file is a mapping of configuration keys in the forms of a grid file. ``space: default`` names the one that
+comes with the method (``search_spaces/methods/<method>.yaml``), anything else a file beside the grid. A mapping stands
+for the file's content, which is how a grid that must stand alone is written out.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from mept.errors import InputError
+from orchestration.grid import shipped
+from orchestration.grid.document import Document, Location, read_document, shown
+
+KEY = "space"
+DEFAULT = "default"
+
+
+def read_spaces(document: Document) -> Document:
+    """Return the document with the content of every space file in place of its name.
+
+    Args:
+        document: its ``methods`` are a mapping of names to mappings, or have no keys at all.
+
+    Raises:
+        InputError: a file cannot be read or holds no keys; the message begins with the file's line, or the grid's.
+    """
+    methods = document.data["methods"]
+    named = [name for name, keys in methods.items() if keys and KEY in keys] if isinstance(methods, dict) else []
+    if not named:
+        return document
+    data, places = copy.deepcopy(document.data), dict(document.places)
+    for name in named:
+        location = ("methods", name, KEY)
+        raw = data["methods"][name].pop(KEY)
+        if isinstance(raw, str):
+            space = _read(document, location, raw)
+            raw = space.data
+            places |= {(*location, *inner): place for inner, place in space.places.items()}
+        if raw is None:
+            continue
+        if not isinstance(raw, dict):
+            raise InputError(
+                f"{places[location]}: `{KEY}` must be `{DEFAULT}`, a file of keys or a mapping of keys, "
+                f"but got {shown(raw)}"
+            )
+        data["methods"][name][KEY] = raw
+    return Document(data, places, document.source, document.text)
+
+
+def _read(document: Document, location: Location, given: Any) -> Document:
+    method = str(location[1])
+    known = shipped.spaces()
+    if given == DEFAULT and method not in known:
+        raise InputError(
+            f"{document.place(location)}: method {method!r} comes with no search space (those that do: "
+            f"{', '.join(known)}); write its keys here"
+        )
+    try:
+        return read_document(known[method] if given == DEFAULT else document.source.parent / given, [DEFAULT])
+    except InputError as error:
+        raise InputError(f"{document.place(location)}: `{KEY}: {given}`: {error}") from None

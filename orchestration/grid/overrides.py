@@ -1,0 +1,104 @@
+"""``--set key=value``: values of the command line, written into a grid file's document before it is validated."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from mept.errors import InputError, unknown_name
+from orchestration.grid.document import Document, Location, parse_value, shown
+
+NAMED = ("backbones", "tasks", "methods")
+"""Sections that list names, each with keys of its own."""
+SECTIONS = ("title", "data", *NAMED, "train", "search", "confirm", "resources", "report")
+FLAT = "--set"
+"""Pseudo section of the configuration keys given without a section; they win over all others."""
+
+
+def apply_sets(original: Document, sets: Sequence[str]) -> Document:
+    """Return the document with every ``key=value`` of `sets` written into it.
+
+    Raises:
+        InputError: an argument is not ``key=value`` with YAML as its value, or its path leads nowhere.
+    """
+    document = Document(copy.deepcopy(original.data), dict(original.places), original.source, original.text)
+    for text in sets:
+        source = f"--set {text}"
+        path, equals, value = text.partition("=")
+        path = path.strip()
+        if not equals or not path:
+            raise InputError(f"{source}: must be key=value, such as epochs=2 or search.trials=4")
+        location = _set_location(document, path, source)
+        _write(document, location, parse_value(value, source), source)
+    return document
+
+
+def effective_text(document: Document, sets: Sequence[str], keys_of: Callable[[str], Sequence[str]]) -> str:
+    """Return a grid file that says what a document says after :func:`apply_sets`.
+
+    Keys given without a section are written into every method that has them, the level that wins over the others.
+    """
+    data = copy.deepcopy(document.data)
+    flat = data.pop(FLAT, None) or {}
+    data["methods"] = {
+        method: (values or {}) | {key: value for key, value in flat.items() if key in keys_of(method)}
+        for method, values in as_mapping(data["methods"]).items()
+    }
+    stream = io.StringIO()
+    yaml = YAML()
+    yaml.representer.ignore_aliases = lambda _: True  # the reader refuses the anchors of values used twice
+    yaml.dump(data, stream)
+    given = "".join(f"# with --set {' '.join(text.split())}\n" for text in sets)
+    return given + stream.getvalue()
+
+
+def _set_location(document: Document, path: str, source: str) -> Location:
+    section, dot, rest = path.partition(".")
+    if section not in SECTIONS:
+        if dot:
+            raise InputError(f"{source}: {unknown_name('section', section, SECTIONS)}")
+        return (FLAT, path)
+    if not dot:
+        return (section,)
+    if section not in NAMED:
+        return (section, *rest.split("."))
+    # Names of backbones may hold dots themselves.
+    names = as_mapping(document.data.get(section)) or {}
+    for name in sorted(names, key=len, reverse=True):
+        if rest == name:
+            return (section, name)
+        if rest.startswith(f"{name}."):
+            return (section, name, *rest.removeprefix(f"{name}.").split("."))
+    if rest and "." not in rest:
+        return (section, rest)  # a new one, given as a whole
+    raise InputError(f"{source}: {unknown_name(f'entry of `{section}`:', rest.partition('.')[0], map(str, names))}")
+
+
+def _write(document: Document, location: Location, value: Any, source: str) -> None:
+    inside: Any = document.data
+    for depth, key in enumerate(location[:-1]):
+        inner = inside.get(key)
+        inner = as_mapping(inner) if key in NAMED and depth == 0 else inner
+        inside[key] = inner = {} if inner is None else inner
+        if not isinstance(inner, dict):
+            whole = ".".join(map(str, location[: depth + 1]))
+            raise InputError(
+                f"{source}: `{whole}` is {shown(inner)}, not a mapping; replace it as a whole, {whole}=..."
+            )
+        inside = inner
+    inside[location[-1]] = value
+    for old in [place for place in document.places if place[: len(location)] == location]:
+        del document.places[old]
+    document.places[location] = source
+
+
+def as_mapping(raw: Any) -> Any:
+    """Return a list of distinct names or a single name as a mapping, anything else as it is."""
+    names = [raw] if isinstance(raw, str) else raw
+    if isinstance(names, list) and all(isinstance(n, str) for n in names) and len(set(names)) == len(names):
+        return dict.fromkeys(names)
+    return raw

@@ -1,0 +1,1 @@
+"""Cells, their trials and fingerprints, and how long they take; pure."""

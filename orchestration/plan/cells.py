@@ -1,0 +1,362 @@
+"""Grid -> cells: ids, the configuration of every trial, how much work it is, and what cannot exist. Pure.
+
+Heavy packages are imported inside functions, so that the command line starts fast.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from mept.errors import InputError
+from mept.tasks import SEPARATOR
+from mept.trial import TrialConfig
+from orchestration.grid.grid import COORDINATES, Axis, Distribution, Grid, SearchSettings, enumerated, extremes
+from orchestration.grid.overrides import NAMED
+
+if TYPE_CHECKING:
+    from mept.backbones import BackboneInfo
+
+MAX_CANDIDATES = 10_000
+"""Most combinations of searched values that are gone through."""
+MAX_ID = 100
+"""Longest cell id, in characters."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry of the table: fixed values, and a space that is searched for the best trial."""
+
+    id: str
+    """Readable, of ``[a-z0-9._=-]``, unique in the grid; the same whenever the same values are asked for."""
+    grid: str
+    backbone: str
+    task: str
+    method: str
+    axes: Mapping[str, Any]
+    """The cell's value on each of the grid's axes."""
+    fixed: Mapping[str, Any]
+    """Configuration keys with one value, and ``data``."""
+    space: Mapping[str, Distribution]
+    """Configuration keys that are searched."""
+    search: SearchSettings
+    seeds: tuple[int, ...]
+    """Of the confirmed runs."""
+    problem: str | None = None
+    """Why the cell cannot exist."""
+    info: BackboneInfo | None = field(default=None, repr=False)
+    """The backbone's shape; None where it is not known yet, which leaves its checks to later."""
+
+    def search_config(self, params: Mapping[str, Any]) -> TrialConfig:
+        """Return the configuration of a trial of the search.
+
+        Args:
+            params: a value for each key of ``space``.
+
+        Raises:
+            InputError: the values exclude each other.
+        """
+        return TrialConfig.from_flat(self._flat(params) | {"seed": self.search.seed, "evaluate_test": False})
+
+    def confirm_config(self, params: Mapping[str, Any], seed: int) -> TrialConfig:
+        """Return the configuration of a confirmed run of the winner's `params`; as :meth:`search_config`."""
+        # The figure of final states shows one run of a mixture, the one whose routing is shown too.
+        mapped = SEPARATOR in self.task and seed == min(self.seeds)
+        return TrialConfig.from_flat(self._flat(params) | {"seed": seed, "evaluate_test": True, "map_states": mapped})
+
+    def problem_with(self, params: Mapping[str, Any]) -> str | None:
+        """Return why a trial with these values cannot run, or None."""
+        try:
+            config = self.search_config(params)
+        except InputError as error:
+            return str(error)
+        return misfit(config, self.info)
+
+    def candidates(self) -> list[dict[str, Any]]:
+        """Return the combinations the grid sampler goes through, in a fixed order, without the impossible ones.
+
+        Raises:
+            InputError: there are too many, or infinitely many.
+        """
+        choices = {key: enumerated(distribution) for key, distribution in self.space.items()}
+        endless = [key for key, values in choices.items() if values is None]
+        total = math.prod(len(values) for values in choices.values() if values is not None)
+        if endless or total > MAX_CANDIDATES:
+            count = f"`{endless[0]}` has no end" if endless else f"there are {total} combinations"
+            raise InputError(
+                f"the grid sampler goes through at most {MAX_CANDIDATES} combinations, but in cell {self.id} {count}; "
+                "use `search: {sampler: tpe, trials: ...}`"
+            )
+        combinations = _product({key: values or () for key, values in choices.items()})
+        return [params for params in combinations if self.problem_with(params) is None]
+
+    @property
+    def search_trials(self) -> int:
+        """Trials of the search: 0 where nothing is searched and the confirmed runs give the result, 1 without those."""
+        if self.problem is not None:
+            return 0
+        if not self.space:
+            return 0 if self.seeds else 1
+        limit = self.search.trials
+        if self.search.sampler != "grid":
+            assert limit is not None
+            return limit
+        found = len(self.candidates())
+        return found if limit is None else min(found, limit)
+
+    @property
+    def confirm_trials(self) -> int:
+        """Confirmed runs."""
+        return 0 if self.problem is not None else len(self.seeds)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of a trial at most."""
+        if "epochs" in self.space:
+            return max(extremes(self.space["epochs"]))
+        return int({**self.fixed, **self.axes}.get("epochs", TrialConfig.model_fields["epochs"].default))
+
+    @property
+    def trial_epochs(self) -> int:
+        """Epochs of all trials at most; patience and pruning save some."""
+        return self.epochs * (self.search_trials + self.confirm_trials)
+
+    @property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that change with anything that makes an older study of this cell another one."""
+        content = {
+            "cell": [self.grid, self.backbone, self.task, self.method],
+            "values": {**self.fixed, **self.axes},
+            "space": {key: [type(value).__name__, asdict(value)] for key, value in self.space.items()},
+            "search": self.search.model_dump(exclude={"trials", "round", "pruner"}),
+        }
+        return _digest(content, 12)
+
+    def _flat(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        coordinates = {"backbone": self.backbone, "task": self.task, "method": self.method}
+        return {**coordinates, **self.fixed, **self.axes, **params}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much work cells are at most; impossible cells are none."""
+
+    cells: int
+    """All cells, the impossible ones included."""
+    impossible: int
+    search_trials: int
+    confirm_trials: int
+    trial_epochs: int
+
+    @property
+    def trials(self) -> int:
+        """Trials of search and confirmation."""
+        return self.search_trials + self.confirm_trials
+
+
+def size(cells: Sequence[Cell]) -> Size:
+    """Return the work `cells` are."""
+    return Size(
+        cells=len(cells),
+        impossible=sum(cell.problem is not None for cell in cells),
+        search_trials=sum(cell.search_trials for cell in cells),
+        confirm_trials=sum(cell.confirm_trials for cell in cells),
+        trial_epochs=sum(cell.trial_epochs for cell in cells),
+    )
+
+
+def plan(grid: Grid, info: Callable[[str], BackboneInfo | None] | None = None) -> list[Cell]:
+    """Return the cells of a grid: backbones, tasks, methods and axes in the file's order.
+
+    Args:
+        grid: a validated grid.
+        info: gives a backbone's shape, or None where it cannot be known yet; by default
+            :func:`mept.backbones.describe_backbone`.
+
+    Raises:
+        InputError: a backbone is unknown, the grid sampler's space is too large, or a backbone, task or method is
+            listed of which no cell can exist.
+    """
+    if info is None:
+        from mept.backbones import describe_backbone
+
+        info = describe_backbone
+    cells: list[Cell] = []
+    for backbone in grid.backbones:
+        shape = _shape(grid, backbone, info)
+        for task, method in itertools.product(grid.tasks, grid.methods):
+            cells += _cells(grid, backbone, shape, task, method, taken={cell.id for cell in cells})
+    _check_rows(grid, cells)
+    return cells
+
+
+def misfit(config: TrialConfig, info: BackboneInfo | None) -> str | None:
+    """Return why a configuration does not fit its task, its data or a backbone of this shape, or None.
+
+    Args:
+        config: valid in itself.
+        info: None skips what depends on it.
+    """
+    from mept.tasks import get_task
+
+    if config.data == "embedded" and (reason := _no_embedded(config.task)):
+        return reason
+    if info is None:
+        return None
+    from mept.backbones import FAMILIES
+    from mept.methods import get_method
+
+    method, family = get_method(config.method), FAMILIES[info.family]
+    if (reason := method.why_not(info.family, config.backbone)) is not None:
+        return reason
+    if not family.text_to_text and not get_task(config.task).labels:
+        return f"task {config.task!r} has no labels to classify, but backbone {config.backbone!r} predicts with a head"
+    return _wrong_layers(config, info) or _too_long(config, info, family.prompts_first)
+
+
+def _no_embedded(task: str) -> str | None:
+    from mept.tasks import get_task
+    from mept.tasks.embedded import GENERATORS
+
+    for part in get_task(task).parts:
+        if part.name not in GENERATORS:
+            where = f"task {task!r}" if part.name == task else f"task {task!r}: its part {part.name!r}"
+            known = ", ".join(sorted(GENERATORS))
+            return f"{where} has no embedded data (embedded: {known}); use `data: jsonl` or `data: hub`"
+    return None
+
+
+def _wrong_layers(config: TrialConfig, info: BackboneInfo) -> str | None:
+    from mept.methods.base import checked_layers
+
+    try:
+        checked_layers(getattr(config.method_options, "layers", None), info.num_layers)
+    except ValueError as error:
+        return f"{error}; backbone {config.backbone!r}"
+    return None
+
+
+def _too_long(config: TrialConfig, info: BackboneInfo, prompts_take_positions: bool) -> str | None:
+    prompt = getattr(config.method_options, "num_virtual_tokens", 0)
+    needed = config.max_length if prompts_take_positions else config.max_length - prompt
+    if info.max_positions is None or needed <= info.max_positions:
+        return None
+    what = "`max_length`" if prompts_take_positions else "`max_length` without the prompt"
+    return (
+        f"{what} must not exceed the {info.max_positions} positions of backbone {config.backbone!r}, "
+        f"but got max_length={config.max_length}, a prompt of {prompt}"
+    )
+
+
+def _check_rows(grid: Grid, cells: Sequence[Cell]) -> None:
+    """Refuse names all of whose cells are impossible: that is a mistake, not an empty entry of the table."""
+    found = []
+    for coordinate, section in zip(reversed(COORDINATES), reversed(NAMED), strict=True):
+        for name in getattr(grid, section):
+            problems = [cell.problem for cell in cells if getattr(cell, coordinate) == name]
+            reason = problems[0] if None not in problems else None
+            if reason is not None:
+                # Among several, the one the reason speaks of is at fault, else the method.
+                at_fault = f"{coordinate} {name!r}" in reason
+                found.append((not at_fault, grid.place(section, name), coordinate, name, reason))
+    if found:
+        _, place, coordinate, name, reason = min(found, key=lambda entry: entry[0])
+        raise InputError(f"{_place(grid, reason) or place}: no cell of {coordinate} {name!r} can exist: {reason}")
+
+
+def _shape(grid: Grid, backbone: str, info: Callable[[str], BackboneInfo | None]) -> BackboneInfo | None:
+    try:
+        return info(backbone)
+    except InputError as error:
+        raise InputError(f"{grid.place('backbones', backbone)}: {error}") from None
+
+
+def _cells(
+    grid: Grid, backbone: str, info: BackboneInfo | None, task: str, method: str, taken: Iterable[str]
+) -> Iterator[Cell]:
+    values = grid.values(backbone, task, method)
+    axes = {key: value.values for key, value in values.items() if isinstance(value, Axis)}
+    space = {key: value for key, value in values.items() if isinstance(value, Distribution)}
+    fixed = {key: value for key, value in values.items() if key not in axes and key not in space}
+    used = set(taken)
+    for combination in _product(axes):
+        name = _cell_id(backbone, task, method, combination, used)
+        used.add(name)
+        cell = Cell(
+            id=name,
+            grid=grid.name,
+            backbone=backbone,
+            task=task,
+            method=method,
+            axes=combination,
+            fixed={"data": grid.data, **fixed},
+            space=space,
+            search=grid.search,
+            seeds=grid.confirm.seeds,
+            info=info,
+        )
+        yield _judged(cell, grid)
+
+
+def _judged(cell: Cell, grid: Grid) -> Cell:
+    """Return the cell with its problem: all combinations of its searched values fail, and why the first one does."""
+    first = ""
+    corners = _product({key: extremes(distribution) for key, distribution in cell.space.items()})
+    for params in itertools.islice(corners, MAX_CANDIDATES):
+        reason = cell.problem_with(params)
+        if reason is None:
+            break
+        first = first or reason
+    else:
+        return replace(cell, problem=first)
+    if cell.space and grid.search.sampler == "grid":
+        try:
+            cell.candidates()
+        except InputError as error:
+            raise InputError(f"{grid.place('search')}: {error}") from None
+    return cell
+
+
+def _product(values: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    """Yield every combination, the last key's values changing fastest; one empty combination for no keys."""
+    for combination in itertools.product(*values.values()):
+        yield dict(zip(values, combination, strict=True))
+
+
+def _cell_id(backbone: str, task: str, method: str, axes: Mapping[str, Any], taken: Iterable[str]) -> str:
+    # A path or hub id counts by its last part; two that share it are told apart by the digest below.
+    short = backbone.rstrip("/").rpartition("/")[2] or backbone
+    parts = [method, short, task, *(f"{key}={_word(value)}" for key, value in axes.items())]
+    name = re.sub(r"[^a-z0-9._=-]+", "-", "-".join(parts).lower())
+    if len(name) <= MAX_ID and name not in taken:
+        return name
+    return f"{name[: MAX_ID - 9]}-{_digest([backbone, task, method, dict(axes)], 8)}"
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "-".join(f"{key}={_word(inner)}" for key, inner in value.items())
+    if not isinstance(value, list | tuple):
+        return str(value)
+    if len(value) > 2 and list(value) == list(range(value[0], value[-1] + 1)):
+        return f"{value[0]}..{value[-1]}"
+    return "-".join(map(_word, value))
+
+
+def _digest(content: Any, digits: int) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:digits]
+
+
+def _place(grid: Grid, reason: str) -> str | None:
+    """Return where the first key that a reason names was given, if any was."""
+    for key in re.findall(r"`(\w+)`", reason):
+        for location, level in reversed(list(grid.levels())):
+            if key in level:
+                return grid.place(*location, key)
+    return None

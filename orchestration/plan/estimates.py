@@ -1,0 +1,191 @@
+"""How long trials will take, from the step times of earlier ones, and how sure that is. Pure.
+
+An earlier trial says how many training examples a second it went through, and how much longer than its training it
+took as a whole (loading, evaluations). The nearest of these tell of a cell: trials with its settings, else of its
+method with other settings, else of other methods on the same backbone and task, else of its method on other tasks.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import Any
+
+from mept.errors import InputError
+from orchestration.grid.forms import extremes
+from orchestration.grid.keys import OF_A_RUN
+from orchestration.plan.cells import Cell
+from orchestration.record.writer import RecordedTrial
+from orchestration.run.progress import duration
+
+RATE = "time/examples_per_second"
+TRAINING = "time/train_seconds"
+NOT_OF_SPEED = (
+    *OF_A_RUN,
+    "learning_rate",
+    "weight_decay",
+    "warmup_ratio",
+    "schedule",
+    "epochs",
+    "patience",
+    "max_train_examples",
+)
+"""Keys on which the time for an example does not depend."""
+MOST_OVERHEAD = 4.0
+"""A trial that took longer than this multiple of its training was interrupted; it says no more than this."""
+SETTINGS, OPTIONS, METHODS, TASKS = "its own settings", "other settings", "another method", "another task"
+SURE = {SETTINGS: "sure", OPTIONS: "rough", METHODS: "a guess", TASKS: "a guess"}
+"""How sure an estimate is, by what it was made from."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What earlier trials tell of a cell's trials, in seconds for one training example of one epoch."""
+
+    basis: str
+    trials: int
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The time one cell still needs on one worker."""
+
+    left: int
+    """Trials that have not ended."""
+    speed: Speed | None
+    """None where nothing comparable was measured."""
+    examples: int | None
+    """Training examples of a trial, all epochs; None where the task's size is not known."""
+
+    @property
+    def known(self) -> bool:
+        """Whether there is anything to tell of."""
+        return self.speed is not None and self.examples is not None
+
+    def seconds(self, which: str = "mean") -> float:
+        """Return the time of one trial that trains to the end: ``mean``, ``low`` or ``high``."""
+        assert self.speed is not None and self.examples is not None
+        return float(getattr(self.speed, which)) * self.examples
+
+
+Sizes = Callable[[Cell], Sequence[int] | None]
+
+
+def estimates(cells: Iterable[Cell], trials: Sequence[RecordedTrial], sizes: Sizes) -> list[Estimate]:
+    """Return an estimate for each cell.
+
+    Args:
+        cells: of a grid.
+        trials: all that are recorded, of whatever grid.
+        sizes: gives the length of the training split of each of a cell's tasks (a mixture has several), or None.
+    """
+    measured = [trial for trial in trials if not trial.reused and trial.metrics.get(RATE, 0) > 0]
+    found = []
+    for cell in cells:
+        speed = speed_of(cell, measured) if cell.problem is None else None
+        examples = (_examples(cell, sizes) or _recorded_examples(cell, measured)) if speed is not None else None
+        found.append(Estimate(left(cell, trials), speed, examples))
+    return found
+
+
+def left(cell: Cell, trials: Iterable[RecordedTrial]) -> int:
+    """Return how many trials of a cell have not ended, as far as they are recorded."""
+    fixed = _fixed(cell)
+    own = [trial for trial in trials if (trial.grid, trial.cell) == (cell.grid, cell.id) and _has(trial, fixed)]
+    search = sum(trial.stage == "search" for trial in own)
+    seeds = {trial.params.get("seed") for trial in own if trial.stage == "confirm" and trial.outcome == "complete"}
+    confirmed = sum(str(seed) in seeds for seed in cell.seeds)
+    return max(0, cell.search_trials - search) + max(0, cell.confirm_trials - confirmed)
+
+
+def speed_of(cell: Cell, measured: Sequence[RecordedTrial]) -> Speed | None:
+    """Return what the trials nearest to a cell tell of it."""
+    backbone, task, method = ({key: getattr(cell, key)} for key in ("backbone", "task", "method"))
+    for basis, wanted in (
+        (SETTINGS, {key: value for key, value in _fixed(cell).items() if key not in NOT_OF_SPEED}),
+        (OPTIONS, backbone | task | method),
+        (METHODS, backbone | task),
+        (TASKS, backbone | method),
+    ):
+        near = [trial for trial in measured if _has(trial, wanted)]
+        if near:
+            overhead = median(_overhead(trial) for trial in near)
+            each = [overhead / trial.metrics[RATE] for trial in near]
+            return Speed(basis, len(near), fmean(each), min(each), max(each))
+    return None
+
+
+def summary(found: Sequence[Estimate]) -> list[str]:
+    """Return the time all cells still need on one worker, and how sure that is, as lines of text."""
+    if not any(item.left for item in found):
+        return ["time: nothing is left to train"]
+    known = [item for item in found if item.left and item.known]
+    if not known:
+        return ["time: unknown until a trial on one of these backbones has been recorded"]
+    totals = {which: sum(item.left * item.seconds(which) for item in known) for which in ("mean", "low", "high")}
+    mean, low, high = (duration(totals[which]) for which in ("mean", "low", "high"))
+    between = f" ({low} to {high})" if low != high else ""
+    counts: Counter[str] = Counter()
+    for item in known:
+        assert item.speed is not None
+        counts[item.speed.basis] += item.left
+    bases = ", ".join(f"{counts[basis]} by trials of {basis} ({SURE[basis]})" for basis in SURE if counts[basis])
+    lines = [
+        f"time: about {mean}{between} on one worker for {sum(counts.values())} trials if none stops early; "
+        f"divide by the number of workers",
+        f"how sure: {bases}",
+    ]
+    unknown = sum(item.left for item in found) - sum(counts.values())
+    return lines + ([f"not counted: {unknown} trials of which nothing comparable was recorded"] if unknown else [])
+
+
+def _fixed(cell: Cell) -> dict[str, str]:
+    """Return the complete configuration of a cell's trials as MLflow holds it, without what varies among them."""
+    varying = {*cell.space, *OF_A_RUN}
+    corners = itertools.product(*(extremes(distribution) for distribution in cell.space.values()))
+    for values in corners:
+        try:
+            flat = cell.search_config(dict(zip(cell.space, values, strict=True))).flat()
+        except InputError:
+            continue
+        return {key: str(value) for key, value in flat.items() if key not in varying}
+    return {}
+
+
+def _has(trial: RecordedTrial, wanted: Mapping[str, str]) -> bool:
+    return all(trial.params.get(key) == value for key, value in wanted.items())
+
+
+def _overhead(trial: RecordedTrial) -> float:
+    """Return how much longer than its training a trial took."""
+    training = trial.metrics.get(TRAINING, 0)
+    return min(max(trial.seconds / training, 1.0), MOST_OVERHEAD) if training > 0 else 1.0
+
+
+def _examples(cell: Cell, sizes: Sizes) -> int | None:
+    splits, limit = sizes(cell), _value(cell, "max_train_examples")
+    return None if splits is None else cell.epochs * sum(min(size, limit or size) for size in splits)
+
+
+def _recorded_examples(cell: Cell, measured: Iterable[RecordedTrial]) -> int | None:
+    """Return the examples of a trial from trials on the same data; one that trained all its epochs is exact."""
+    limit = "max_train_examples"
+    wanted = {key: value for key, value in _fixed(cell).items() if key in ("task", "data", limit)}
+    an_epoch = [
+        trial.metrics[RATE] * trial.metrics[TRAINING] / int(trial.params["epochs"])
+        for trial in measured
+        if _has(trial, wanted) and TRAINING in trial.metrics and trial.params.get("epochs", "").isdecimal()
+    ]
+    return round(max(an_epoch) * cell.epochs) if an_epoch else None
+
+
+def _value(cell: Cell, key: str) -> Any:
+    """Return a cell's value of a key, the largest of those searched; None where there is no limit."""
+    values = extremes(cell.space[key]) if key in cell.space else ({**cell.fixed, **cell.axes}.get(key),)
+    return None if None in values else max(values)

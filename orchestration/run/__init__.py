@@ -1,0 +1,1 @@
+"""Making cells done: campaign, search, schedule, worker, submission, progress."""

@@ -1,0 +1,226 @@
+"""``mept methods``, ``mept tasks`` and ``mept backbones``: what there is, and what of it is here."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mept.backbones import BACKBONES, FAMILIES, WEIGHT_PATTERNS, locate
+from mept.errors import InputError
+from orchestration.grid import shipped
+from orchestration.grid.document import shown
+from orchestration.grid.keys import meaning
+from orchestration.grid.schema import field_schema
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from pydantic.fields import FieldInfo
+
+    from mept.tasks import Task
+
+UNKNOWN = "?"
+
+
+# Methods
+
+
+def show_methods(console: Console) -> None:
+    """Print every method: name, title, families, trained parameters and paper; then why families are missing."""
+    from mept.methods import METHODS
+
+    headings = ("name", "title", "families", "trained parameters, head apart", "paper")
+    rows = [(m.name, m.title, ", ".join(m.families), m.formula, m.paper) for m in METHODS.values()]
+    show_columns(headings, rows, console)
+    for method in METHODS.values():
+        for family, reason in method.unavailable.items():
+            _line(f"{method.name} does not exist for {family}: {reason}", console)
+    _line("L layers, m prompt tokens, d hidden size; the options of one: mept methods NAME", console)
+
+
+def show_method(name: str, console: Console) -> None:
+    """Print what a method is, its options with their defaults, and its paper's search space.
+
+    Raises:
+        InputError: there is no such method.
+    """
+    from mept.methods import get_method
+
+    method = get_method(name)
+    console.print(Text(f"{method.name}: {method.title}", style="bold"), soft_wrap=True)
+    _line(f"paper: {method.paper}", console)
+    _line(f"trained parameters, head apart: {method.formula}", console)
+    _line(f"families: {', '.join(method.families)}", console)
+    for family, reason in method.unavailable.items():
+        _line(f"not for {family}: {reason}", console)
+    options = method.config.model_fields
+    console.print(Text("\noptions" if options else "\nit has no options of its own", style="bold"))
+    if options:
+        rows = [
+            (key, _default(field), _type(method.config, key), meaning(field.description))
+            for key, field in options.items()
+        ]
+        show_columns(("key", "default", "values", "meaning"), rows, console)
+    if (path := shipped.spaces().get(name)) is not None:
+        console.print(Text(f"\nsearch space, `methods: {{{name}: {{space: default}}}}` in a grid", style="bold"))
+        _line(path.read_text(encoding="utf-8").rstrip(), console)
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.get_default(call_default_factory=True)
+    return "must be given" if field.is_required() else shown(list(value) if isinstance(value, tuple) else value)
+
+
+def _type(config: type[BaseModel], key: str) -> str:
+    """Return the values a key takes, in the words of a YAML file."""
+    schema = field_schema(config, key)
+    return " or ".join(dict.fromkeys(map(_kind, schema.get("anyOf", [schema]))))
+
+
+def _kind(schema: Mapping[str, Any]) -> str:
+    if "enum" in schema:
+        return ", ".join(map(str, schema["enum"]))
+    if "const" in schema:
+        return str(schema["const"])
+    names = {"integer": "whole number", "boolean": "true, false", "string": "text", "array": "list"}
+    signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+    limits = [f"{sign} {schema[key]:g}" for key, sign in signs.items() if key in schema]
+    kind = str(schema.get("type", UNKNOWN))
+    return " ".join([names.get(kind, kind), ", ".join(limits)]).strip()
+
+
+# Tasks
+
+
+def show_tasks(data_dir: Path | None, console: Console) -> None:
+    """Print every task: name, title, metric, labels and the sources that have its data."""
+    from mept.tasks import TASKS
+    from mept.tasks.embedded import GENERATORS
+
+    headings = ("name", "title", "score", "labels", "embedded", "jsonl", "hub")
+    rows = []
+    for name, task in TASKS.items():
+        embedded = "yes" if name in GENERATORS else "-"
+        hub = "{} {}".format(*task.hub)
+        rows.append((name, task.title, metric(task), ", ".join(task.labels), embedded, found(task, data_dir), hub))
+    show_columns(headings, rows, console)
+    where = "give --data-dir to see what is there" if data_dir is None else f"jsonl: in {data_dir}"
+    _line(f"{where}; a grid names its source: `data: embedded`, `jsonl` or `hub`", console)
+
+
+def metric(task: Task) -> str:
+    """Return what a task's score is, from the first sentence of the metric's documentation."""
+    text = " ".join((inspect.getdoc(task.score) or "").split("\n\n")[0].split())
+    _, described, rest = text.partition("the score is ")
+    return (rest if described else text.removeprefix("Return ").partition(" (")[0]).rstrip(".").removeprefix("the ")
+
+
+def found(task: Task, data_dir: Path | None) -> str:
+    """Return what of a task's official files a folder has."""
+    files = [f"{task.folder}/{name}.jsonl" for name in ("train", "val")]
+    missing = [name for name in files if data_dir is not None and not (data_dir / name).is_file()]
+    if data_dir is None or len(missing) == len(files):
+        return f"{task.folder}/" if data_dir is None else "-"
+    return f"{missing[0]} is missing" if missing else "yes"
+
+
+# Backbones
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is known of a backbone without loading it."""
+
+    name: str
+    family: str
+    layers: int | None
+    hidden: int | None
+    place: str
+    """Where it is, or where it could be had."""
+    here: bool
+    """Whether configuration and weights are on this machine."""
+
+
+def show_backbones(model_dir: Path | None, console: Console) -> None:
+    """Print every backbone known by name: family, layers, hidden size, and where it is or how to get it."""
+    rows = []
+    for item in backbones(model_dir):
+        layers, hidden = (UNKNOWN if number is None else str(number) for number in (item.layers, item.hidden))
+        rows.append((item.name, item.family, layers, hidden, "yes" if item.here else "no", item.place))
+    show_columns(("name", "family", "layers", "hidden size", "here", "where"), rows, console)
+    types = "; ".join(f"{family.name}: {', '.join(family.model_types)}" for family in FAMILIES.values())
+    _line(f"a grid may also name a Hugging Face id or a directory of a model of these types: {types}", console)
+
+
+def backbones(model_dir: Path | None) -> list[Found]:
+    """Return the aliases, then what else is below ``--model-dir``, from their configuration files alone."""
+    folders = sorted(model_dir.iterdir()) if model_dir is not None and model_dir.is_dir() else []
+    others = [folder.name for folder in folders if (folder / "config.json").is_file() and folder.name not in BACKBONES]
+    return [_look(name, model_dir) for name in (*BACKBONES, *others)]
+
+
+def _look(name: str, model_dir: Path | None) -> Found:
+    shape = BACKBONES[name].shape if name in BACKBONES else None
+    family, layers, hidden = shape[:3] if shape else (UNKNOWN, None, None)
+    try:
+        location = locate(name, model_dir)
+    except InputError as error:
+        return Found(name, family, layers, hidden, f"damaged: {error}", here=False)
+    config, weights = _files(location)
+    if config is None:
+        package = name in BACKBONES and BACKBONES[name].package
+        place = f"hub: {location}" + (", or the extra mept-bench[minilm]" if package else ", or below --model-dir")
+        return Found(name, family, layers, hidden, place, here=False)
+    try:
+        read = json.loads(config.read_text(encoding="utf-8"))
+        kind = str(read.get("model_type"))
+    except (ValueError, AttributeError) as error:
+        return Found(name, family, layers, hidden, f"damaged: {config}: {error}", here=False)
+    families = [item.name for item in FAMILIES.values() if kind in item.model_types]
+    return Found(
+        name,
+        family=families[0] if families else f"{kind} (not supported)",
+        layers=read.get("num_hidden_layers", read.get("num_layers")),
+        hidden=read.get("hidden_size", read.get("d_model")),
+        place=str(config.parent) + ("" if weights else " (no weights)"),
+        here=weights and bool(families),
+    )
+
+
+def _files(location: str) -> tuple[Path | None, bool]:
+    """Return a model's configuration file, if it is here, and whether weights lie beside it."""
+    folder = Path(location)
+    if not folder.is_dir():
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(location, "config.json")
+        if not isinstance(cached, str):
+            return None, False
+        folder = Path(cached).parent
+    return folder / "config.json", any(True for pattern in WEIGHT_PATTERNS for _ in folder.glob(pattern))
+
+
+# Tables
+
+
+def show_columns(headings: Sequence[str], rows: Sequence[Sequence[str]], console: Console) -> None:
+    """Print texts in columns; in a terminal too narrow for them they continue below."""
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    fits = sum(widths) + 2 * len(widths) <= console.width
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for index, heading in enumerate(headings):
+        table.add_column(Text(heading), no_wrap=fits or not index, overflow="fold", style="cyan" if not index else "")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table)
+
+
+def _line(text: str, console: Console) -> None:
+    console.print(Text(text), soft_wrap=True)

