@@ -12,7 +12,17 @@ For the time of a call, hooks on the stack make room for m placeholders and hook
 Modules that stand in for the backbone's own are in its tree for the same time.
 
 Below the first prompted layer the text may not attend to the placeholders, so those blocks compute the frozen backbone;
-nor may it in any other layer without prompts, if the method's prompts do not persist.
+nor may it in any other layer without prompts, if the method's prompts do not persist. The mask that hides them is
+built by transformers' own functions and of the kind that the block uses: full, causal, or with a sliding window.
+
+In a block with a sliding window prompts are what any prefix is to transformers: a token ``window`` or more columns
+after the last prompt position no longer sees the prompt there, only what earlier tokens and layers took from it.
+Padding between the prompt and the text counts as distance, so texts for such a backbone are best padded on the right.
+
+A backbone's own dropout of the embeddings acts before the first block, so it passes over prompts, which enter there.
+PEFT and the released code of the papers concatenate prompts to the embeddings before it. With ``prompt_dropout`` the
+first block's prompts are dropped too: on T5 by the very mask that dropout drew for their places, on BERT by a draw of
+the same probability (there the text's dropout follows a norm that prompts do not pass); Llama has no such dropout.
 Hooks stay outside gradient checkpointing (transformers wraps ``forward``, not ``__call__``), so they run once.
 """
 
@@ -25,7 +35,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+from transformers.masking_utils import (
+    create_bidirectional_mask,
+    create_causal_mask,
+    create_sliding_window_causal_mask,
+)
 
 from mept.backbones import Backbone
 from mept.errors import InputError
@@ -41,8 +55,8 @@ class _Pass:
     """Tokens the method may read, [B, S], bool."""
     decoding: bool
     """Whether the cache already holds the prompts."""
-    hiding_mask: Any
-    """Attention mask of the blocks whose text does not see the prompt positions; its type is the attention
+    hiding_masks: Mapping[int, Any]
+    """Attention masks of the layers whose text does not see the prompt positions; their type is the attention
     implementation's."""
 
 
@@ -58,15 +72,16 @@ class Injection:
         self._method = method
         self._pass: _Pass | None = None
         self._routing_mask: Tensor | None = None
+        self.prompt_dropout = False
+        """Whether the backbone's dropout of the embeddings acts on the first block's prompts too."""
 
     @contextmanager
     def installed(self, routing_mask: Tensor | None = None) -> Iterator[None]:
         """Insert the prompts into every pass made while the context is open.
 
         Args:
-            routing_mask: True at the tokens the method may read, [B, S], where that is less than the attention mask
-            (the
-                answer of a causal language model's training example must not choose its experts).
+            routing_mask: True at the tokens the method may read, [B, S], where that is less than the attention mask:
+                the answer of a causal language model's training example must not choose its experts.
         """
         self._routing_mask = routing_mask
         handles = list(self._register()) if self._method.prompted_layers else []
@@ -85,7 +100,7 @@ class Injection:
         else:
             yield self._stack.register_forward_hook(self._after_stack)
         for layer in self._hiding_layers():
-            yield self._blocks[layer].register_forward_pre_hook(self._hide_prompts, with_kwargs=True)
+            yield self._blocks[layer].register_forward_pre_hook(self._hide_prompts(layer), with_kwargs=True)
         for layer in self._method.prompted_layers:
             yield self._blocks[layer].register_forward_pre_hook(self._replace_prompts(layer))
         yield from (sublayer.register_forward_pre_hook(self._drop_prompts) for sublayer in self._where_prompts_leave())
@@ -124,14 +139,18 @@ class Injection:
             kwargs.get("attention_mask"), embeds, max(0, seen - self._method.num_virtual_tokens)
         )
         length = embeds.shape[1]
+        self._refuse_packed(kwargs)
         if seen == 0:
-            embeds = self._join(embeds.new_zeros(len(embeds), self._method.num_virtual_tokens, embeds.shape[2]), embeds)
+            # Dropout scales ones by what it would scale a prompt by.
+            shape = (len(embeds), self._method.num_virtual_tokens, embeds.shape[2])
+            embeds = self._join(embeds.new_full(shape, float(self.prompt_dropout)), embeds)
         wide_mask = self._join(mask.new_ones(len(mask), self._method.num_virtual_tokens), mask)
         kwargs |= {"inputs_embeds": embeds, "attention_mask": wide_mask}
         kwargs |= self._positions(kwargs, mask, length, seen == 0)
         read = mask if self._routing_mask is None else self._routing_mask
-        hiding = self._hiding_mask(stack, embeds, wide_mask, cache, length) if self._hiding_layers() else None
-        self._pass = _Pass(length, read.bool(), seen > 0, hiding)
+        self._pass = _Pass(
+            length, read.bool(), seen > 0, self._hiding_masks(stack.config, embeds, wide_mask, cache, length)
+        )
         return (), kwargs
 
     def _two_dimensional(self, mask: Tensor | None, embeds: Tensor, cached: int) -> Tensor:
@@ -143,6 +162,17 @@ class Injection:
                 f"but got {list(mask.shape)} (static caches, which need 4-D masks, are not supported)"
             )
         return mask
+
+    def _refuse_packed(self, kwargs: dict) -> None:
+        """Refuse several texts in one row, which transformers tells from positions that start anew without a mask."""
+        positions = kwargs.get("position_ids")
+        if positions is None or kwargs.get("attention_mask") is not None or self._family.name != "llama":
+            return
+        if bool((positions.diff(dim=-1) != 1).any()):
+            raise InputError(
+                "a row must hold one text, but `position_ids` starts anew within a row (packed texts) and there is no "
+                "`attention_mask`; give each text its own row, since a prompt stands before a row"
+            )
 
     def _join(self, prompts: Tensor, text: Tensor) -> Tensor:
         return torch.cat((prompts, text) if self._family.prompts_first else (text, prompts), dim=1)
@@ -166,37 +196,56 @@ class Injection:
         nowhere = positions.new_zeros(len(mask), m)
         return {"position_ids": self._join(nowhere, positions), "token_type_ids": self._join(nowhere, segments)}
 
-    def _hiding_mask(self, stack: Any, embeds: Tensor, mask: Tensor, cache: Any, length: int) -> Any:
-        """Return the stack's mask with the placeholders hidden from the text, built as transformers builds its own.
+    def _hiding_masks(self, config: Any, embeds: Tensor, mask: Tensor, cache: Any, length: int) -> dict[int, Any]:
+        """Return masks with the placeholders hidden from the text by layer, built as transformers builds its own.
 
         Placeholders still see each other: a row that may attend to nothing would turn into NaN.
         """
-        m = self._method.num_virtual_tokens
+        m, layers = self._method.num_virtual_tokens, self._hiding_layers()
+        if layers and config._attn_implementation.startswith("flash"):
+            raise InputError(
+                "layers whose text does not see the prompts need an attention that takes any mask, but it is "
+                f"{config._attn_implementation!r}; use `model.set_attn_implementation('sdpa')`, or prompt every layer"
+            )
 
         def hidden_from_text(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             if self._family.prompts_first:
                 return (key >= m) | (query < m)
             return (key < length) | (query >= length)
 
-        if self._family.name == "llama":
-            return create_causal_mask(
-                config=stack.config,
+        kinds = {layer: self._mask_function(config, layer) for layer in layers}
+        masks = {
+            create: create(
+                config=config,
                 inputs_embeds=embeds,
                 attention_mask=mask,
                 past_key_values=cache,
                 and_mask_function=hidden_from_text,
             )
-        return create_bidirectional_mask(
-            config=stack.config, inputs_embeds=embeds, attention_mask=mask, and_mask_function=hidden_from_text
-        )
+            for create in set(kinds.values())
+        }
+        return {layer: masks[create] for layer, create in kinds.items()}
+
+    def _mask_function(self, config: Any, layer: int) -> Callable[..., Any]:
+        """Return the function by which transformers makes the mask of a layer."""
+        if self._family.name != "llama":
+            return create_bidirectional_mask
+        # Mistral slides in all layers or none, Qwen2 in those its configuration names; Llama reads neither key.
+        mistral = config.model_type == "mistral" and config.sliding_window is not None
+        qwen2 = config.model_type == "qwen2" and config.layer_types[layer] == "sliding_attention"
+        return create_sliding_window_causal_mask if mistral or qwen2 else create_causal_mask
 
     # 2. Before a block.
 
-    def _hide_prompts(self, block: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        assert self._pass is not None
-        if "attention_mask" in kwargs:
-            return args, kwargs | {"attention_mask": self._pass.hiding_mask}
-        return (args[0], self._pass.hiding_mask, *args[2:]), kwargs
+    def _hide_prompts(self, layer: int) -> Callable:
+        def hook(block: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+            assert self._pass is not None
+            mask = self._pass.hiding_masks[layer]
+            if "attention_mask" in kwargs:
+                return args, kwargs | {"attention_mask": mask}
+            return (args[0], mask, *args[2:]), kwargs
+
+        return hook
 
     def _replace_prompts(self, layer: int) -> Callable:
         def hook(block: torch.nn.Module, args: tuple) -> tuple | None:
@@ -205,12 +254,20 @@ class Injection:
                 return None
             states = args[0]
             text = states[:, self._text_slice(self._pass.text_length)]
-            prompts = self._method.prompts(layer, text, self._pass.text_mask)
+            prompts = self._method.prompts(layer, text, self._pass.text_mask).to(text.dtype)
             if layer == 0:
                 text = self._method.embeddings(text, self._pass.text_mask).to(text.dtype)
-            return (self._join(prompts.to(text.dtype), text), *args[1:])
+                if self.prompt_dropout:
+                    prompts = self._dropped(prompts, states)
+            return (self._join(prompts, text), *args[1:])
 
         return hook
+
+    def _dropped(self, prompts: Tensor, states: Tensor) -> Tensor:
+        """Return the first block's prompts after the backbone's dropout of the embeddings."""
+        if self._family.name == "t5":
+            return prompts * states[:, : prompts.shape[1]]
+        return self._stack.embeddings.dropout(prompts) if self._family.name == "bert" else prompts
 
     def _drop_prompts(self, sublayer: torch.nn.Module, args: tuple) -> tuple:
         assert self._pass is not None
@@ -244,11 +301,16 @@ class Injection:
 
     def _before_decoder(self, decoder: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         states, mask = kwargs.get("encoder_hidden_states"), kwargs.get("encoder_attention_mask")
-        if states is None or mask is None or mask.shape[1] == states.shape[1]:
+        if states is None or mask is None:
             return args, kwargs
-        return args, kwargs | {
-            "encoder_attention_mask": self._join(mask.new_ones(len(mask), states.shape[1] - mask.shape[1]), mask)
-        }
+        m = self._method.num_virtual_tokens
+        if states.shape[1] != m + mask.shape[1]:
+            raise InputError(
+                "`encoder_outputs` must be this model's own, whose prompt stands before the text of `attention_mask`: "
+                f"{m} + {mask.shape[1]} positions, but they have {states.shape[1]}; leave them out, or take them from "
+                "an earlier output of this model"
+            )
+        return args, kwargs | {"encoder_attention_mask": self._join(mask.new_ones(len(mask), m), mask)}
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from mept.backbones import Backbone, wrap
 from mept.config import MethodConfig, describe
 from mept.errors import InputError
 from mept.injection import Injection
+from mept.inputs import binary_mask, check_inputs, check_readable
 from mept.methods import build_method, get_method, method_of
 from mept.methods.base import PromptMethod
 from mept.trainable import ParameterCounts
@@ -83,6 +84,9 @@ class _Caller(nn.Module):
 class PromptModel(nn.Module):
     """A backbone whose passes carry a method's prompts; build it with :func:`get_prompt_model`.
 
+    The backbone computes in its own type (bfloat16, say); the adapter's parameters are float32, and what they compute
+    is rounded to the backbone's type where it enters.
+
     ``state_dict`` holds the adapter alone, ``adapter.<key>``. Several models may share one backbone: its hooks are in
     place only during a call.
     """
@@ -97,7 +101,8 @@ class PromptModel(nn.Module):
         self.method_config = config
         self.backbone_name = backbone.name
         self.adapter = Adapter(build_method(config, backbone), backbone.hidden_size, num_labels)
-        self.adapter.to(backbone.model.device)
+        # Beside a backbone in half precision, too: small steps would be lost in its few digits.
+        self.adapter.to(backbone.model.device).float()
         self._injection = Injection(backbone, self.adapter.method)
         self.backbone_dropout = True
         """Whether ``train()`` also switches the backbone's dropout on."""
@@ -124,6 +129,18 @@ class PromptModel(nn.Module):
     def generation_config(self) -> Any:
         """The backbone's generation configuration."""
         return self.backbone.generation_config
+
+    @property
+    def prompt_dropout(self) -> bool:
+        """Whether the backbone's dropout of the embeddings acts on prompts at the entry of the first block, too.
+
+        PEFT and the released code of the papers do so on T5; see :mod:`mept.injection`. False unless set.
+        """
+        return self._injection.prompt_dropout
+
+    @prompt_dropout.setter
+    def prompt_dropout(self, value: bool) -> None:
+        self._injection.prompt_dropout = value
 
     def activation_checkpointing_enable(
         self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
@@ -162,22 +179,54 @@ class PromptModel(nn.Module):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        decoder_inputs_embeds: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         """Run the backbone with prompts.
 
+        The Hugging Face ``Trainer`` hands on those columns of a dataset that have their name here.
+
         Args:
-            input_ids: [B, S]; or ``inputs_embeds`` [B, S, d] among `kwargs`.
-            attention_mask: 1 at text, 0 at padding, [B, S]; None for no padding.
+            input_ids: [B, S].
+            attention_mask: 1 at text, 0 at padding, [B, S]; None for no padding. BERT's texts are padded on the right.
             labels: class indices [B] with a head; token ids with -100 where no loss is wanted, [B, T] for T5 (T its own
                 length) and [B, S] for a causal language model, whose labelled tokens do not choose the experts.
-            **kwargs: passed on to the backbone; or, in the place of texts, ``head_states`` [B, d]: what
-                :meth:`head_states` gave for them.
+            token_type_ids: BERT's segments, [B, S]; other families have none and ignore what their tokenizer made.
+            position_ids: of BERT and Llama, [B, S]; None counts unpadded tokens.
+            inputs_embeds: [B, S, d], in the place of `input_ids`.
+            decoder_input_ids: of T5, [B, T]; None makes them of the labels.
+            decoder_attention_mask: of T5, [B, T].
+            decoder_inputs_embeds: of T5, [B, T, d], in the place of `decoder_input_ids`.
+            **kwargs: whatever else the backbone's ``forward`` names, ``output_hidden_states`` or
+                ``output_attentions``; or, in the place of texts, ``head_states`` [B, d]: what :meth:`head_states` gave
+                for them.
 
         Returns:
             The Hugging Face output of the task: ``loss`` (None without labels), ``logits``, and what the backbone adds.
+
+        Raises:
+            InputError: an input the backbone does not know, both or none of `input_ids` and `inputs_embeds`, a mask or
+                labels of another kind.
         """
-        output = self._run(input_ids, attention_mask, labels, kwargs)
+        named = {
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+            "decoder_input_ids": decoder_input_ids,
+            "decoder_attention_mask": decoder_attention_mask,
+            "decoder_inputs_embeds": decoder_inputs_embeds,
+        }
+        # Only what is given, as a backbone need not know the others.
+        kwargs |= {name: value for name, value in named.items() if value is not None}
+        if self.family.name != "bert":
+            kwargs.pop("token_type_ids", None)
+        check_inputs(self.backbone, input_ids, kwargs)
+        output = self._run(input_ids, binary_mask(attention_mask), labels, kwargs)
         if self.training and output.get("loss") is not None:
             auxiliary = self.adapter.method.auxiliary_loss()
             output.loss = output.loss if auxiliary is None else output.loss + auxiliary
@@ -206,7 +255,12 @@ class PromptModel(nn.Module):
         if states is None:
             states, output = self._head_states(input_ids, attention_mask, kwargs)
         assert self.adapter.head is not None
-        logits = self.adapter.head(states).float()
+        logits = self.adapter.head(states.to(self.adapter.head.weight.dtype)).float()
+        if labels is not None and (labels.ndim != 1 or labels.is_floating_point()):
+            raise InputError(
+                f"`labels` must be class indices [batch], but got {labels.dtype} {list(labels.shape)} (regression and "
+                "several labels for one text are not supported)"
+            )
         loss = None if labels is None else F.cross_entropy(logits, labels)
         return SequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=output.get("hidden_states"), attentions=output.get("attentions")
@@ -216,6 +270,7 @@ class PromptModel(nn.Module):
         self, input_ids: Tensor | None, attention_mask: Tensor | None, kwargs: dict
     ) -> tuple[Tensor, Mapping[str, Any]]:
         """Return the states the head reads, [B, d], and the backbone's whole output."""
+        check_readable(self.backbone.config, self.family.prompts_first, input_ids, attention_mask)
         if self.family.name == "llama":
             kwargs.setdefault("use_cache", False)
         with self._injection.installed(), self._first_alone(kwargs):
@@ -447,6 +502,12 @@ def get_prompt_model(
     if num_labels is None and not hasattr(backbone.model, "lm_head"):
         raise InputError(
             f"`num_labels` must be given for {type(backbone.model).__name__}, which has no language-modelling head"
+        )
+    if num_labels is not None and (num_labels < 2 or backbone.family.text_to_text):
+        raise InputError(
+            "a classification head needs a backbone of family 'llama' or 'bert' and at least 2 labels, but backbone "
+            f"{backbone.name!r} is of family {backbone.family.name!r} and num_labels={num_labels} (T5 predicts with "
+            "words; regression is not supported)"
         )
     if num_labels is None and method_of(config).name == "linear_head":
         raise InputError(

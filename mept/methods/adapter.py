@@ -85,7 +85,8 @@ class AdaptedSublayer(StandIn):
     def forward(self, states: Tensor) -> Tensor:
         """Return the sublayer's output, adapted, [..., d]."""
         output = self.replaced(states)
-        return output + self.up(self.non_linearity(self.down(output)))
+        bottleneck = self.non_linearity(self.down(output.to(self.down.weight.dtype)))
+        return output + self.up(bottleneck).to(output.dtype)
 
 
 def build(config: AdapterConfig, backbone: Backbone) -> StandIns:

@@ -107,7 +107,7 @@ class PromptAttention(nn.Module):
         Returns:
             [B, n]; rows sum to 1.
         """
-        query = self.norm(self.up(nn.functional.silu(self.down(max_text(text, text_mask)))))
+        query = self.norm(self.up(nn.functional.silu(self.down(max_text(text, text_mask).to(self.down.weight.dtype)))))
         scores = query @ prompts.amax(1).T
         return (scores.float() / self.temperature).softmax(-1)
 

@@ -3,7 +3,8 @@
 Paper: https://arxiv.org/abs/2509.00996, table 1 (numbers from https://arxiv.org/abs/2111.10952).
 
 The trained weights are copies that stand in for the backbone's own during a call, so the backbone shared by all
-trials of a process stays as it was loaded.
+trials of a process stays as it was loaded. The copies are float32; for a backbone in half precision they are rounded
+to its type for each call, as in mixed-precision training.
 """
 
 from __future__ import annotations
@@ -30,11 +31,13 @@ class TrainedCopy(PromptMethod):
         super().__init__()
         # Parameter names may not hold dots, and a ParameterList keeps saved keys short; the names are fixed by order.
         self.names = list(parameters)
+        self._dtypes = [parameter.dtype for parameter in parameters.values()]
         self.weights = nn.ParameterList(nn.Parameter(p.detach().clone()) for p in parameters.values())
 
     def overrides(self) -> dict[str, Tensor]:
         """Return the trained copies by the names of the parameters they stand in for."""
-        return dict(zip(self.names, self.weights, strict=True))
+        rounded = [weight.to(dtype) for weight, dtype in zip(self.weights, self._dtypes, strict=True)]
+        return dict(zip(self.names, rounded, strict=True))
 
 
 def build(config: FullFinetuningConfig, backbone: Backbone) -> TrainedCopy:

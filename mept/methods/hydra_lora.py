@@ -81,11 +81,13 @@ class HydraLinear(StandIn):
 
     def forward(self, states: Tensor) -> Tensor:
         """Return the projected states, [..., d_in] -> [..., d_out]."""
-        gates = F.linear(states, self.router).softmax(-1, dtype=torch.float32).to(states.dtype)
-        low = F.linear(F.dropout(states, self.dropout, self.training), self.shared)
+        precise = self.router.dtype
+        gates = F.linear(states.to(precise), self.router).softmax(-1, dtype=torch.float32).to(states.dtype)
+        low = F.linear(F.dropout(states, self.dropout, self.training).to(precise), self.shared)
         gated = (gates.unsqueeze(-1) * low.unsqueeze(-2)).flatten(-2)
         update = F.linear(gated, self.experts.transpose(0, 1).flatten(1))
-        return self.replaced(states) + self.scale * update
+        output = self.replaced(states)
+        return output + (self.scale * update).to(output.dtype)
 
 
 def build(config: HydraLoraConfig, backbone: Backbone) -> StandIns:
