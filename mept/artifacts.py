@@ -12,30 +12,42 @@ import numpy as np
 from mept.checkpoint import write_atomically
 from mept.routing import RoutingStatistics
 from mept.tasks.base import Example, Task
+from mept.tasks.metrics import NO_LABEL, predictions
 
 Loads = Mapping[int, RoutingStatistics]
 """Load of the experts by layer."""
 
 
-def write_predictions(directory: Path, scored: Sequence[tuple[Task, Sequence[Example], np.ndarray]]) -> None:
+def write_predictions(
+    directory: Path, scored: Sequence[tuple[Task, Sequence[Example], np.ndarray, Sequence[str] | None]]
+) -> None:
     """Write ``predictions.jsonl``: an example's id, label, prediction and the score of each label of its task.
+
+    The prediction is null where the model's answer is no label (scores 0); answers that were generated stand beside
+    it as ``generated``.
 
     Args:
         directory: of the run.
-        scored: tasks with their examples and scores [N, labels]; with several, lines name their task.
+        scored: tasks with their examples, scores [N, labels] and the texts generated, if any; with several tasks, lines
+            name theirs.
     """
     lines = []
-    for task, examples, scores in scored:
+    for task, examples, scores, texts in scored:
         which = {"task": task.name} if len(scored) > 1 else {}
-        for example, row in zip(examples, scores, strict=True):
+        for index, (example, row, best) in enumerate(zip(examples, scores, predictions(scores), strict=True)):
             line = {
                 "id": example.id,
                 "label": task.labels[example.label],
-                "prediction": task.labels[int(row.argmax())],
-                "scores": {label: round(float(value), 6) for label, value in zip(task.labels, row, strict=True)},
+                "prediction": None if best == NO_LABEL else task.labels[best],
+                "scores": {label: _score(value) for label, value in zip(task.labels, row, strict=True)},
             }
-            lines.append(json.dumps(which | line))
+            said = {} if texts is None else {"generated": texts[index]}
+            lines.append(json.dumps(which | line | said))
     write_atomically(directory / "predictions.jsonl", ("\n".join(lines) + "\n").encode())
+
+
+def _score(value: float) -> float:
+    return round(float(np.nan_to_num(value)), 6)
 
 
 def write_routing(directory: Path, split: str, task: str, total: Loads, by_task: Mapping[str, Loads]) -> None:

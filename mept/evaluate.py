@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.modeling_outputs import BaseModelOutput
 
 from mept.batches import evaluation_batches
+from mept.errors import InputError
 from mept.model import PromptModel
 
 
@@ -30,6 +31,7 @@ def score_examples(
     label_ids: list[list[int]] | None,
     precision: Literal["float32", "bf16"] = "float32",
     generate_with: PreTrainedTokenizerFast | None = None,
+    generated: dict[int, str] | None = None,
 ) -> np.ndarray:
     """Return the scores of all labels for all examples, [N, labels], in the order of the examples.
 
@@ -41,12 +43,18 @@ def score_examples(
         label_ids: token ids of each label's word for text-to-text models; None for classification.
         precision: of the backbone.
         generate_with: generate the label's word greedily instead of scoring all words, and decode it with this
-        tokenizer.
+            tokenizer.
+        generated: takes the text generated for each example, by its index.
 
     Returns:
-        Log-probabilities; with `generate_with`, 1 for the label generated and 0 else. A generated text that is no
-        label's word gives zeros, that is label 0.
+        Log-probabilities; with `generate_with`, 1 for the label generated and 0 for others, and a row of NaN for a text
+        that is no label's word (:func:`generated_labels`).
+
+    Raises:
+        InputError: two labels have the same token ids.
     """
+    if label_ids is not None:
+        check_words(label_ids, generate_with)
     model.eval()
     scores: np.ndarray | None = None
     for indices in evaluation_batches(lengths, batch_size):
@@ -58,7 +66,9 @@ def score_examples(
             elif generate_with is None:
                 result = score_words(model, inputs["input_ids"], inputs["attention_mask"], label_ids)
             else:
-                result = generated_labels(model, inputs, label_ids, generate_with)
+                result, texts = generated_labels(model, inputs, label_ids, generate_with)
+                if generated is not None:
+                    generated |= zip(indices, texts, strict=True)
         if scores is None:
             scores = np.zeros((len(lengths), result.shape[1]))
         scores[indices] = result.cpu().numpy()
@@ -125,15 +135,57 @@ def score_words(model: PromptModel, input_ids: Tensor, attention_mask: Tensor, w
     return torch.stack(result, dim=1)
 
 
+def check_words(words: list[list[int]], tokenizer: PreTrainedTokenizerFast | None = None) -> None:
+    """Refuse labels that the model's answer could not tell apart.
+
+    Args:
+        words: token ids of each label's word with its end of sequence.
+        tokenizer: decodes the words where answers are compared as texts; None where ids are.
+
+    Raises:
+        InputError: two labels have the same ids, or the same decoded text.
+    """
+    shapes = [str(word) if tokenizer is None else _text(tokenizer, word[:-1]) for word in words]
+    for index, shape in enumerate(shapes):
+        if (first := shapes.index(shape)) != index:
+            raise InputError(
+                f"labels must differ for the backbone's tokenizer, but those at places {first + 1} and {index + 1} are "
+                f"both {shape!r} to it; choose other words for them, or another backbone"
+            )
+
+
 def generated_labels(
     model: PromptModel, inputs: dict[str, Tensor], words: list[list[int]], tokenizer: PreTrainedTokenizerFast
-) -> Tensor:
-    """Return 1 for the label whose word was generated, [B, words]; all zeros where the text is none of them."""
-    texts = [text.strip() for text in tokenizer.batch_decode(words, skip_special_tokens=True)]
+) -> tuple[Tensor, list[str]]:
+    """Return scores of the labels for what the model generates, and the texts themselves.
+
+    A text is a label's word if it equals it, white space at its ends aside, and ends there: case, special tokens and
+    whatever follows the word make another text of it.
+
+    Args:
+        model: text-to-text.
+        inputs: of the model, without labels.
+        words: token ids of each label's word with its end of sequence.
+        tokenizer: the backbone's.
+
+    Returns:
+        [B, words], 1 for the label generated and 0 for the others, or NaN in the whole row where the text is none of
+        them; and the texts, up to the end of the sequence.
+    """
+    known = [_text(tokenizer, word[:-1]) for word in words]
     longest = max(len(word) for word in words)
     output = model.generate(**inputs, max_new_tokens=longest, do_sample=False, num_beams=1)
     result = torch.zeros(len(output), len(words))
-    for row, text in enumerate(tokenizer.batch_decode(output, skip_special_tokens=True)):
-        if text.strip() in texts:
-            result[row, texts.index(text.strip())] = 1
-    return result
+    texts = []
+    for row, ids in enumerate(output[:, 1:].tolist()):  # the first is the decoder's start
+        end = words[0][-1]
+        texts.append(_text(tokenizer, ids[: ids.index(end)] if end in ids else ids))
+        if end in ids and texts[row] in known:
+            result[row, known.index(texts[row])] = 1
+        else:
+            result[row] = torch.nan
+    return result, texts
+
+
+def _text(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> str:
+    return str(tokenizer.decode(ids)).strip()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,9 +17,15 @@ from pydantic import Field, ValidationError, model_validator
 from mept.config import Frozen, MethodConfig, describe
 from mept.errors import InputError, unknown_name
 from mept.methods import get_method
+from mept.methods.p_tuning_v2 import PTuningV2Config
 
 PROTOCOL_VERSION = 1
 """Raised by every change after which an old result would no longer be reproduced by the same configuration."""
+
+
+LATER: dict[str, Any] = {"prompt_dropout": False}
+"""Keys added since protocol 1, with the value under which nothing changed: with it they are not part of a
+fingerprint, so that results from before are found again."""
 
 
 class TrialConfig(Frozen):
@@ -72,10 +78,14 @@ class TrialConfig(Frozen):
     """bf16 runs the backbone under autocast; parameters and optimiser stay float32."""
     backbone_dropout: bool = True
     """Whether the frozen backbone's own dropout is active in training, as in the released code."""
+    prompt_dropout: bool = False
+    """Whether the backbone's dropout of the embeddings acts on prompts at the entry of the first layer too, as in PEFT
+    and the papers' released code; without effect on Llama, which has none."""
     gradient_checkpointing: bool = False
     """Recompute the blocks' activations in the backward pass: less memory, more time."""
     prediction: Literal["score", "generate"] = "score"
-    """Text-to-text backbones: score each verbalizer after one encoder pass, or generate and compare text."""
+    """Text-to-text backbones: score each verbalizer after one encoder pass, or generate and compare text, where an
+    answer that is no verbalizer is wrong."""
     max_train_examples: int | None = Field(None, ge=1)
     """Train on the first this many examples of a seed-independent shuffle, of each task of a mixture; None for all."""
 
@@ -132,19 +142,66 @@ class TrialConfig(Frozen):
         common = self.model_dump(mode="json", exclude={"method_options"})
         return common | self.method_options.model_dump(mode="json")
 
-    def fingerprint(self, identity: str) -> str:
+    def fingerprint(self, identity: str, corrected: Sequence[str] = ()) -> str:
         """Hash the complete configuration and protocol version together with what it acts on.
 
         Args:
             identity: a string that changes whenever the backbone's weights or the data's content do.
+            corrected: what :func:`corrections` names for this trial.
 
         Returns:
             16 hexadecimal digits.
         """
-        content: dict[str, Any] = {"config": self.flat(), "identity": identity, "protocol": PROTOCOL_VERSION}
+        flat = {key: value for key, value in self.flat().items() if key not in LATER or value != LATER[key]}
+        content: dict[str, Any] = {"config": flat, "identity": identity, "protocol": PROTOCOL_VERSION}
+        if corrected:
+            content["corrections"] = sorted(corrected)
         if adapters := self.method_options.adapters():
             content["adapters"] = [_digest(Path(directory) / "adapter_model.safetensors") for directory in adapters]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def corrections(
+    config: TrialConfig,
+    *,
+    text_to_text: bool,
+    sliding_window: int | None,
+    sliding_layers: Collection[int] | None = None,
+) -> tuple[str, ...]:
+    """Return the names of the corrections made since protocol 1 that change this trial's numbers.
+
+    Args:
+        config: of the trial.
+        text_to_text: whether the backbone answers with text (T5).
+        sliding_window: tokens that a token sees in the backbone's layers with a window; None where there are none.
+        sliding_layers: those layers, from 0; None where they are not known: any.
+
+    Returns:
+        ``generated-labels``: an answer that is no label was counted as the first label. ``sliding-window``: layers in
+        which prompts are hidden from the text saw beyond their window; texts that fit into the window were right.
+    """
+    made = []
+    if text_to_text and config.prediction == "generate":
+        made.append("generated-labels")
+    longest_text = config.max_length - getattr(config.method_options, "num_virtual_tokens", 0)
+    if (
+        sliding_window is not None
+        and longest_text > sliding_window
+        and _may_hide(config.method_options, sliding_layers)
+    ):
+        made.append("sliding-window")
+    return tuple(made)
+
+
+def _may_hide(options: MethodConfig, sliding_layers: Collection[int] | None) -> bool:
+    """Return whether prompts are hidden from the text in one of those layers: see ``Injection``."""
+    prompted = getattr(options, "layers", None)
+    if not prompted:
+        return False  # every layer has prompts, or the first has
+    prefix = isinstance(options, PTuningV2Config)  # hidden in all layers without one; other prompts below the first
+    if sliding_layers is None:
+        return prefix or min(prompted) > 0
+    return any(layer not in prompted and (prefix or layer < min(prompted)) for layer in sliding_layers)
 
 
 def _digest(path: Path) -> str | None:

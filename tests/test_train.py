@@ -158,7 +158,7 @@ def scripted(monkeypatch, *scores: float) -> None:
     remaining = iter(scores)
 
     def score(self: _Run, splits: list, name: str) -> _Scored:
-        return _Scored({f"{name}/score": next(remaining)}, scores={}, routing={"cb": {}})
+        return _Scored({f"{name}/score": next(remaining)}, scores={}, generated={}, routing={"cb": {}})
 
     monkeypatch.setattr(_Run, "_score", score)
 

@@ -56,7 +56,8 @@ class Task:
         read: (official JSONL row, its index in the file) -> examples; raises :class:`RowError`.
         from_hub: rows in the hub's schema -> rows in the official JSONL schema.
         score: (examples, scores [N, labels]) -> metrics in 0..1, always with ``score``, the main number. Any score that
-            grows with the label's probability will do; the largest of a row is the prediction.
+            grows with the label's probability will do; the largest of a row is the prediction. A row of NaN is an
+            answer that is no label, which counts as wrong (:func:`mept.tasks.metrics.predictions`).
         hub: repository id, configuration name and pinned revision.
     """
 

@@ -1,7 +1,9 @@
 """Official metrics of the SuperGLUE tasks, and the paper's own variants beside them under their own names.
 
 Every function takes the examples and scores of shape [N, labels] and returns metrics in 0..1 with the main number as
-``score``. SuperGLUE (Wang et al., 2019, https://arxiv.org/abs/1905.00537), section 3 and its released evaluation.
+``score``. A row of NaN is an answer that is no label (:func:`predictions`); every metric counts it as wrong.
+
+SuperGLUE (Wang et al., 2019, https://arxiv.org/abs/1905.00537), section 3 and its released evaluation.
 """
 
 from __future__ import annotations
@@ -16,6 +18,9 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from mept.tasks.base import Example
 
+NO_LABEL = -1
+"""The prediction of a model that answered with a text that is none of the labels."""
+
 
 def accuracy(examples: Sequence[Example], scores: np.ndarray) -> dict[str, float]:
     """Return the share of right predictions (boolq, copa, rte, wic, wsc)."""
@@ -27,11 +32,13 @@ def accuracy(examples: Sequence[Example], scores: np.ndarray) -> dict[str, float
 def cb(examples: Sequence[Example], scores: np.ndarray) -> dict[str, float]:
     """Return CB's metrics: the score is the mean of accuracy and macro F1.
 
-    ``f1_micro`` is what the authors' released code calls F1; for one label an example it always equals accuracy.
+    ``f1_micro`` is what the authors' released code calls F1; for one label an example it always equals accuracy. The
+    mean of ``f1_macro`` is over the labels that occur; an answer that is no label is missing from its own label's.
     """
     gold, predicted = _labels(examples, scores)
     right = float(accuracy_score(gold, predicted))
-    macro = float(f1_score(gold, predicted, average="macro", zero_division=0))
+    occurring = sorted({*gold.tolist(), *predicted.tolist()} - {NO_LABEL})
+    macro = float(f1_score(gold, predicted, labels=occurring, average="macro", zero_division=0))
     micro = float(f1_score(gold, predicted, average="micro", zero_division=0))
     return {"score": (right + macro) / 2, "accuracy": right, "f1_macro": macro, "f1_micro": micro}
 
@@ -41,8 +48,12 @@ def multirc(examples: Sequence[Example], scores: np.ndarray) -> dict[str, float]
 
     ``em`` is the share of questions whose options are all classified rightly; ``f1_macro`` is what the paper's Table 7
     describes as F1a. (The SuperGLUE leaderboard averages F1a and EM; the paper and this benchmark report F1a.)
+
+    An answer that is no label counts as the wrong one of the two labels, as in T5's evaluation
+    (``f1_score_with_invalid`` of https://github.com/google-research/text-to-text-transfer-transformer).
     """
     gold, predicted = _labels(examples, scores)
+    predicted = np.where(predicted == NO_LABEL, 1 - gold, predicted)
     right: dict[str, bool] = {}
     for example, same in zip(examples, gold == predicted, strict=True):
         right[example.question] = right.get(example.question, True) and bool(same)
@@ -61,19 +72,26 @@ def record(examples: Sequence[Example], scores: np.ndarray) -> dict[str, float]:
 
     The answer to a query is its candidate with the highest probability of label 1 (the largest difference of the two
     labels' scores; of equal ones the first). F1 is over words, EM over whole answers, both against the best gold
-    answer after SQuAD's normalisation. ``accuracy`` is over single candidates.
+    answer after SQuAD's normalisation. ``accuracy`` is over single candidates. A candidate of which the model said no
+    label is never the answer; a query with none but such candidates has no answer and counts 0.
     """
     gold, predicted = _labels(examples, scores)
-    margins = np.asarray(scores)[:, 1] - np.asarray(scores)[:, 0]
+    margins = np.where(predicted == NO_LABEL, -np.inf, np.asarray(scores)[:, 1] - np.asarray(scores)[:, 0])
     best: dict[str, int] = {}
     for index, example in enumerate(examples):
         kept = best.setdefault(example.question, index)
         if margins[index] > margins[kept]:
             best[example.question] = index
-    chosen = [examples[index] for index in best.values()]
-    f1 = float(np.mean([max(map(_word_f1, [e.answer] * len(e.golds), e.golds), default=0.0) for e in chosen]))
-    em = float(np.mean([_normalised(e.answer) in map(_normalised, e.golds) for e in chosen]))
+    chosen = [(examples[index], predicted[index] != NO_LABEL) for index in best.values()]
+    f1 = float(np.mean([said * _best_f1(e) for e, said in chosen]))
+    em = float(np.mean([said and _normalised(e.answer) in map(_normalised, e.golds) for e, said in chosen]))
     return {"score": (f1 + em) / 2, "f1": f1, "em": em, "accuracy": float(accuracy_score(gold, predicted))}
+
+
+def predictions(scores: np.ndarray) -> np.ndarray:
+    """Return the label with the largest score of each row of [N, labels]; :data:`NO_LABEL` for a row of NaN."""
+    scores = np.asarray(scores)
+    return np.where(np.isnan(scores).all(axis=1), NO_LABEL, scores.argmax(axis=1))
 
 
 def _labels(examples: Sequence[Example], scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -81,7 +99,11 @@ def _labels(examples: Sequence[Example], scores: np.ndarray) -> tuple[np.ndarray
         raise ValueError(
             f"one row of scores an example is needed, but got {len(scores)} rows, {len(examples)} examples"
         )
-    return np.array([example.label for example in examples]), np.asarray(scores).argmax(axis=1)
+    return np.array([example.label for example in examples]), predictions(scores)
+
+
+def _best_f1(example: Example) -> float:
+    return max((_word_f1(example.answer, gold) for gold in example.golds), default=0.0)
 
 
 def _word_f1(answer: str, gold: str) -> float:
