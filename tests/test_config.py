@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from mept.errors import InputError
 from mept.methods import METHODS
-from mept.trial import TrialConfig
+from mept.trial import LATER, TrialConfig, corrections
 
 BASE = {"backbone": "minilm", "task": "cb", "method": "mept"}
 
@@ -72,3 +72,67 @@ def test_the_content_of_adapters_started_from_is_part_of_the_fingerprint(method,
         (tmp_path / "adapter_model.safetensors").write_bytes(content)
         found.add(config.fingerprint(""))
     assert len(found) == 3
+
+
+@pytest.mark.parametrize(
+    ("flat", "fingerprint"),
+    [
+        (BASE, "460061cefd43262b"),
+        (
+            BASE
+            | {"backbone": "t5-base", "task": "boolq", "method": "prompt_tuning", "prediction": "generate", "seed": 3},
+            "db30a7b90929d3f8",
+        ),
+        (
+            {"backbone": "llama-3.2-1b", "task": "wic+cb", "method": "deep_prompt", "layers": [1, 2]}
+            | {"learning_rate": 0.3},
+            "78fc7017926e364c",
+        ),
+        (BASE | {"method": "lora", "precision": "bf16", "max_train_examples": 64}, "2223a9f49cc748a2"),
+        (BASE | {"method": "peft", "peft_type": "loha", "peft_options": {"r": 2}}, "e85d7d1519b0d7f0"),
+    ],
+    ids=["mept", "generate", "layers", "lora", "peft"],
+)
+def test_fingerprints_are_those_of_the_first_protocol(flat, fingerprint) -> None:
+    config = TrialConfig.from_flat(flat)
+    assert config.fingerprint("weights@1 data@2") == fingerprint
+    assert config.fingerprint("weights@1 data@2", ()) == fingerprint
+
+
+def test_keys_added_later_count_only_where_they_change_something() -> None:
+    before = TrialConfig.from_flat(BASE)
+    changed = TrialConfig.from_flat(BASE | {"prompt_dropout": True})
+    assert {key: before.flat()[key] for key in LATER} == LATER
+    assert TrialConfig.from_flat(BASE | LATER).fingerprint("x") == before.fingerprint("x") != changed.fingerprint("x")
+
+
+def test_corrections_change_the_fingerprint_of_what_they_are_named_for() -> None:
+    config = TrialConfig.from_flat(BASE)
+    found = [config.fingerprint("x", names) for names in ((), ("a",), ("a", "b"), ("b", "a"))]
+    assert len(set(found)) == 3 and found[2] == found[3]
+
+
+@pytest.mark.parametrize(
+    ("changes", "backbone", "expected"),
+    [
+        ({"prediction": "generate"}, {"text_to_text": True}, ("generated-labels",)),
+        ({"prediction": "generate"}, {}, ()),
+        ({}, {"text_to_text": True}, ()),
+        ({"layers": [1, 2]}, {"sliding_window": 100}, ("sliding-window",)),
+        ({"layers": [1, 2]}, {}, ()),
+        ({"layers": [1, 2]}, {"sliding_window": 502}, ()),  # 512 less a prompt of 10
+        ({"layers": [1, 2]}, {"sliding_window": 501}, ("sliding-window",)),
+        ({"layers": [1, 2]}, {"sliding_window": 100, "sliding_layers": (1, 2, 3)}, ()),
+        ({"layers": [1, 2]}, {"sliding_window": 100, "sliding_layers": (0, 3)}, ("sliding-window",)),
+        ({"layers": [0, 2]}, {"sliding_window": 100}, ()),
+        ({}, {"sliding_window": 100}, ()),
+        ({"method": "lora"}, {"sliding_window": 100}, ()),
+        ({"method": "p_tuning_v2"}, {"sliding_window": 100}, ()),
+        ({"method": "p_tuning_v2", "layers": [0]}, {"sliding_window": 100}, ("sliding-window",)),
+        ({"method": "p_tuning_v2", "layers": [0]}, {"sliding_window": 100, "sliding_layers": (0,)}, ()),
+        ({"method": "p_tuning_v2", "layers": [0]}, {"sliding_window": 9, "sliding_layers": (1,)}, ("sliding-window",)),
+    ],
+)
+def test_corrections_are_of_the_trials_whose_numbers_change(changes, backbone, expected) -> None:
+    config = TrialConfig.from_flat(BASE | changes)
+    assert corrections(config, **{"text_to_text": False, "sliding_window": None} | backbone) == expected

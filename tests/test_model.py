@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import BertForSequenceClassification, T5Config, T5ForConditionalGeneration, Trainer, TrainingArguments
 
@@ -200,3 +201,37 @@ def test_the_trainer_can_recompute_activations(tmp_path) -> None:
     recomputed, _ = trained("bert", tmp_path, activation_checkpointing=True, **arguments)
     assert recomputed.backbone.is_activation_checkpointing
     torch.testing.assert_close(recomputed.state_dict(), plain.state_dict())
+
+
+@WITHOUT_ACCELERATOR
+def test_segments_of_a_dataset_reach_bert_under_the_trainer(tmp_path) -> None:
+    inputs = batch("bert", (8, 8, 8, 8))
+    segments = (torch.arange(8) > 3).long().expand(4, -1)
+    model, seen = build(CONFIG, "bert"), []
+    model.backbone.embeddings.token_type_embeddings.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, disable_tqdm=True, report_to=[])
+    predictions = []
+    for columns in (inputs | {"token_type_ids": segments}, inputs):
+        rows = Dataset.from_dict({name: tensor.tolist() for name, tensor in columns.items()})
+        predictions.append(torch.tensor(Trainer(model, arguments).predict(rows).predictions))
+    assert torch.equal(seen[0][:, :8], segments) and not seen[1].any()
+    torch.testing.assert_close(predictions[0], model(**inputs, token_type_ids=segments).logits.detach())
+    assert (predictions[0] - predictions[1]).abs().max() > 1e-3
+
+
+@WITHOUT_ACCELERATOR
+@pytest.mark.parametrize("family", ["t5", "llama"])
+def test_segments_that_a_tokenizer_made_for_another_family_change_nothing(family, tmp_path) -> None:
+    inputs, model = batch(family), build(CONFIG, family)
+    assert torch.equal(model(**inputs, token_type_ids=torch.ones(3, 11).long()).logits, model(**inputs).logits)
+
+
+@WITHOUT_ACCELERATOR
+def test_a_datasets_own_decoder_inputs_reach_t5_under_the_trainer(tmp_path) -> None:
+    inputs, model = batch("t5", (8, 8, 8, 8)), build(CONFIG, "t5")
+    given = {"decoder_input_ids": torch.full((4, 3), 9), "decoder_attention_mask": torch.tensor([[1, 0, 1]] * 4)}
+    rows = Dataset.from_dict({name: tensor.tolist() for name, tensor in (inputs | given).items()})
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, disable_tqdm=True, report_to=[])
+    found = torch.tensor(Trainer(model, arguments).predict(rows).predictions[0])
+    torch.testing.assert_close(found, model(**inputs, **given).logits.detach())
+    assert (found - model(**inputs).logits).abs().max() > 1e-3

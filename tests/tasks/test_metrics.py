@@ -90,3 +90,56 @@ def test_scores_and_examples_must_match(name):
     task = TASKS[name]
     with pytest.raises(ValueError, match="one row of scores an example is needed, but got 1 rows, 2 examples"):
         task.score(examples([0, 1]), np.zeros((1, len(task.labels))))
+
+
+# Answers that are no label: rows of NaN.
+
+NONE = -1
+
+
+def answers(predictions, labels=2):
+    """One-hot rows, as generated answers are scored."""
+    return np.array([np.full(labels, np.nan) if p == NONE else np.eye(labels)[p] for p in predictions])
+
+
+def test_an_answer_that_is_no_label_is_none_of_them():
+    assert metrics.predictions(answers([1, NONE, 0])).tolist() == [1, metrics.NO_LABEL, 0]
+
+
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("label", [0, 1])
+def test_answers_that_are_no_label_score_0_whatever_is_right(name, label):
+    task = TASKS[name]
+    made = [Example(str(i), {}, label, "g", f"q{i // 2}", "Bob", ("Bob",)) for i in range(4)]
+    assert set(task.score(made, answers([NONE] * 4, len(task.labels))).values()) == {0.0}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_an_answer_that_is_no_label_is_never_better_than_a_wrong_one_of_two(name):
+    task = TASKS[name]
+    gold = [0, 1, 0, 1, 1, 0]
+    made = [Example(str(i), {}, y, "g", f"q{i // 2}", "Bob" if y else f"Ann {i}", ("Bob",)) for i, y in enumerate(gold)]
+    n = len(task.labels)
+    for index, label in enumerate(gold):
+        scores = [
+            task.score(made, answers(gold[:index] + [p] + gold[index + 1 :], n)) for p in (label, 1 - label, NONE)
+        ]
+        right, wrong, none = scores
+        assert all(none[key] <= right[key] for key in none)
+        assert none["accuracy"] == wrong["accuracy"] == pytest.approx(5 / 6)
+        if name == "multirc":
+            assert none == wrong
+
+
+def test_macro_f1_of_cb_is_over_labels_alone():
+    # gold e e c, predicted e none c: F1 e = 2/3, c = 1; "no label" has no F1 of its own.
+    values = metrics.cb(examples([0, 0, 1]), answers([0, NONE, 1], 3))
+    assert values["f1_macro"] == pytest.approx((2 / 3 + 1) / 2)
+    assert values["accuracy"] == values["f1_micro"] == pytest.approx(2 / 3)
+
+
+def test_record_never_chooses_a_candidate_of_which_no_label_was_said():
+    made = [record("a", "Bob", ("Bob",)), record("a", "Ann", ("Bob",))]
+    assert metrics.record(made, answers([NONE, 0]))["em"] == 0, "Bob stands first, but nothing was said of him"
+    assert metrics.record(made, answers([1, NONE]))["em"] == 1
+    assert metrics.record(made, answers([NONE, NONE]))["score"] == 0
