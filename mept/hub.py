@@ -1,0 +1,82 @@
+"""Where a model's files are: in a directory, or in one commit of a repository of the Hugging Face hub."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mept.errors import InputError, one_line
+
+ONLINE = "put the model's directory under --model-dir, or go online once so that it is cached"
+
+
+@dataclass(frozen=True)
+class Place:
+    """The files of one model, all of the same state."""
+
+    location: str
+    """A directory or a hub id."""
+    revision: str | None = None
+    """The commit, for a hub id."""
+    cached_only: bool = False
+    """Whether nothing may be downloaded."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What ``from_pretrained`` takes beside the location."""
+        if self.revision is None:
+            return {}
+        return {"revision": self.revision, "local_files_only": self.cached_only}
+
+    @property
+    def shown(self) -> str:
+        """The place, for messages."""
+        return self.location if self.revision is None else f"{self.location}@{self.revision}"
+
+    def file(self, name: str) -> Path | None:
+        """Return a file, downloaded first if it must be; None where there is none of that name."""
+        if self.revision is None:
+            path = Path(self.location) / name
+            return path if path.is_file() else None
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError
+
+        try:
+            found = hf_hub_download(self.location, name, revision=self.revision, local_files_only=self.cached_only)
+        except EntryNotFoundError:
+            return None
+        return Path(found)
+
+
+def at_commit(repository: str, revision: str | None, cached_only: bool = False) -> Place:
+    """Return the commit that a branch, a tag or a shortened name stands for now; offline, when it was last cached.
+
+    Args:
+        repository: ``owner/name``.
+        revision: None for the main branch.
+        cached_only: ask the cache alone.
+
+    Raises:
+        InputError: there is no such model, or it cannot be reached and is not cached.
+    """
+    from huggingface_hub import hf_hub_download
+
+    try:
+        # The cache has a folder for each commit, and keeps which one a branch stood for.
+        path = hf_hub_download(repository, "config.json", revision=revision, local_files_only=cached_only)
+    except Exception as error:  # of many types: the hub's answers, and those of whatever carries them
+        at = f" at {revision!r}" if revision else ""
+        raise InputError(f"cannot be loaded from {repository}{at}: {one_line(error)}") from None
+    return Place(repository, Path(path).parent.name, cached_only)
+
+
+def only_cached_commit(repository: str) -> str | None:
+    """Return the commit of a repository that is cached; None where it is none, or one of several."""
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(repository, "config.json")
+    if not isinstance(path, str):
+        return None
+    snapshots = [folder.name for folder in Path(path).parent.parent.iterdir()]
+    return snapshots[0] if len(snapshots) == 1 else None

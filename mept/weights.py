@@ -1,0 +1,199 @@
+"""Whether a model's weight files hold the tensors its configuration needs, from their headers alone."""
+
+from __future__ import annotations
+
+import json
+import logging
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mept.errors import InputError, one_line
+from mept.hub import ONLINE, Place
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig
+
+LFS_POINTER = b"version https://git-lfs"
+NAMED = 3
+"""Tensors that a message names."""
+
+
+def weight_files(place: Place) -> list[Path]:
+    """Return the weight files that transformers would load: those of ``safetensors`` first, whole before sharded.
+
+    Raises:
+        InputError: there are none, or a shard is missing.
+    """
+    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
+
+    for whole, index in ((SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME), (WEIGHTS_NAME, WEIGHTS_INDEX_NAME)):
+        if (file := place.file(whole)) is not None:
+            return [file]
+        if (file := place.file(index)) is not None:
+            return _shards(place, file)
+    todo = f"copy its {SAFE_WEIGHTS_NAME} there" if place.revision is None else ONLINE
+    raise InputError(f"{place.shown} has no weights ({SAFE_WEIGHTS_NAME} or {WEIGHTS_NAME}); {todo}")
+
+
+def _shards(place: Place, index: Path) -> list[Path]:
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{index} is no list of shards: {one_line(error)}; fetch it again") from None
+    files = {name: place.file(str(name)) for name in names}
+    if missing := [str(name) for name, file in files.items() if file is None]:
+        raise InputError(
+            f"{place.shown} lacks {len(missing)} of the {len(names)} shards that {index.name} lists: "
+            f"{_first(missing)}; copy them there"
+        )
+    return [file for file in files.values() if file is not None]
+
+
+def read_header(path: Path) -> dict[str, torch.Tensor]:
+    """Return a weight file's tensors by name, without their values (on the device ``meta``).
+
+    Raises:
+        InputError: the file is empty, damaged, or stands for one that was not fetched.
+    """
+    with path.open("rb") as file:
+        start = file.read(len(LFS_POINTER))
+    if not start:
+        raise InputError(f"{path} is empty; fetch it again")
+    if start == LFS_POINTER:
+        raise InputError(
+            f"{path} is a pointer of Git LFS, not the weights; run `git lfs pull`, or fetch the file itself"
+        )
+    try:
+        return _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
+    except Exception as error:  # safetensors and pickle raise types of their own for a damaged file
+        raise InputError(f"{path} is damaged or incomplete: {one_line(error)}; fetch it again") from None
+
+
+def _safetensors(path: Path) -> dict[str, torch.Tensor]:
+    import torch
+    from safetensors import safe_open
+
+    floats = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    tensors = {}
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():
+            entry = file.get_slice(name)
+            dtype = floats.get(entry.get_dtype(), torch.int8)
+            tensors[name] = torch.empty(entry.get_shape(), dtype=dtype, device="meta")
+    return tensors
+
+
+def _pickled(path: Path) -> dict[str, torch.Tensor]:
+    import torch
+
+    content = torch.load(path, mmap=zipfile.is_zipfile(path), weights_only=True, map_location="meta")
+    return {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
+
+
+def check_weights(
+    files: Iterable[Path], config: PretrainedConfig, factory: Any, uses: Callable[[str], bool], own: Iterable[str] = ()
+) -> None:
+    """Check that weight files hold every tensor that outputs depend on, in its shape.
+
+    transformers itself loads the headers into a model without memory, so that its rules of renaming and tying hold.
+
+    Args:
+        files: of one model.
+        config: of that model.
+        factory: ``AutoModel`` or its like, as the model is loaded later.
+        uses: whether outputs depend on the tensor of that name in the model.
+        own: names of tensors that must be in the files although transformers would tie them to others.
+
+    Raises:
+        InputError: tensors are missing, have another shape, or hold no floating-point numbers; or the configuration
+            describes no model.
+    """
+    import torch
+
+    tensors: dict[str, torch.Tensor] = {}
+    for file in files:
+        tensors |= read_header(file)
+    try:
+        with torch.device("meta"), quiet():
+            kind = type(factory.from_config(config))
+        with quiet():
+            model, info = kind.from_pretrained(
+                None,
+                config=config,
+                state_dict=tensors,
+                dtype=torch.float32,
+                device_map={"": "meta"},
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+    except Exception as error:  # whatever a configuration with wrong values runs into
+        raise InputError(f"its config.json describes no model that can be built: {one_line(error)}") from None
+    check_loaded(model, info, uses)
+    if lost := [name for name in own if name not in tensors]:
+        raise InputError(
+            f"its weights lack {_first(lost)}, which its config.json says is not tied to the embeddings; take the "
+            "weights that belong to its config.json"
+        )
+    prefix = f"{model.base_model_prefix}."
+    needed = {name for name, _ in model.named_parameters() if uses(name)}
+    whole = [n for n, t in tensors.items() if not t.is_floating_point() and {n, n.removeprefix(prefix)} & needed]
+    if whole:
+        raise InputError(
+            f"{len(whole)} of its tensors hold no floating-point numbers: {_first(whole)}; quantised weights "
+            "cannot be used: take the model's own, in float32, float16 or bfloat16"
+        )
+
+
+def check_loaded(model: Any, info: Mapping[str, Any], uses: Callable[[str], bool]) -> None:
+    """Check that a model has been given every tensor that its outputs depend on.
+
+    Args:
+        model: as ``from_pretrained`` returned it.
+        info: what it returned with ``output_loading_info``.
+        uses: whether outputs depend on the tensor of that name.
+
+    Raises:
+        InputError: it was not, so that those tensors hold random numbers.
+    """
+    names = [name for name in model.state_dict() if uses(name)]
+    missing = [name for name in names if name in info["missing_keys"]]
+    shapes = {name: (list(found), list(needed)) for name, found, needed in info["mismatched_keys"] if uses(name)}
+    if missing:
+        others = sorted(info["unexpected_keys"])
+        hint = f", while others are there that it has not: {_first(others)}" if others else ""
+        raise InputError(
+            f"its weights lack {len(missing)} of the {len(names)} tensors that {type(model).__name__} needs: "
+            f"{_first(missing)}{hint}; take the weights that belong to its config.json, or rename their tensors"
+        )
+    if shapes:
+        listed = [f"{name} ({found} instead of {needed})" for name, (found, needed) in sorted(shapes.items())]
+        raise InputError(
+            f"{len(shapes)} of its tensors have not the shape that its config.json says: {_first(listed)}; take the "
+            "weights and the config.json of one model"
+        )
+
+
+def _first(names: list[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers from printing reports and progress: what is wrong is said in one message instead."""
+    from transformers.utils import logging as transformers_logging
+
+    logger, bars = logging.getLogger("transformers"), transformers_logging.is_progress_bar_enabled()
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
