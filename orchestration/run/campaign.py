@@ -13,8 +13,9 @@ from mept.trial import TrialConfig
 from orchestration.plan.cells import Cell
 from orchestration.record.tracker import Tracker
 from orchestration.record.writer import FinishedRun, Stage
+from orchestration.run.definition import Params
 from orchestration.run.progress import Progress
-from orchestration.run.search import CellStudy, Params
+from orchestration.run.search import CellStudy
 
 FAILURE = "failure.json"
 """In a trial's directory: why it fails each time it is trained."""

@@ -21,8 +21,11 @@ from orchestration.plan.cells import Cell
 from orchestration.record.tracker import Tracker
 from orchestration.record.writer import resolve_uri
 from orchestration.run.campaign import Campaign, CellWork, Site
+from orchestration.run.definition import Definition
+from orchestration.run.halving import Halving
 from orchestration.run.progress import Progress
-from orchestration.run.search import DISK_FULL, CellStudy, Definition, Halving, Storage, is_disk_full, open_storage
+from orchestration.run.search import CellStudy, Storage, open_storage
+from orchestration.run.trouble import DISK_FULL, is_disk_full
 
 if TYPE_CHECKING:
     from mept.backbones import BackboneInfo

@@ -17,7 +17,9 @@ from optuna.trial import TrialState
 
 from mept.errors import InputError
 from orchestration.grid.forms import Choice, IntRange, LogUniform, Uniform
-from orchestration.run.search import CellStudy, Definition, Halving, Proposal, open_storage
+from orchestration.run.definition import Definition, Proposal
+from orchestration.run.halving import Halving
+from orchestration.run.search import CellStudy, counts_of, open_storage
 
 CONTINUOUS = Definition(
     grid="table",

@@ -1,0 +1,59 @@
+"""Successive halving: which trials stop early, as a function of what they reported.
+
+The asynchronous form of Li et al., https://arxiv.org/abs/1810.05934, with the decisions of Optuna's
+``SuccessiveHalvingPruner`` (maximising, ``min_early_stopping_rate=0``, ``bootstrap_count=0``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Halving:
+    """Successive halving: at `min_epochs` times each power of the factor, only the best 1/`reduction_factor` go on."""
+
+    min_epochs: int
+    """The first rung; at least 1."""
+    reduction_factor: int
+    """At least 2."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How far a trial came, and whether it has to stop there."""
+
+    rungs: tuple[float, ...]
+    """Its score at each rung that it reached, in order; the last one is where it stopped, if it did."""
+    stop: bool
+
+
+def judge(history: Mapping[int, float], rivals: Sequence[Sequence[float]], halving: Halving) -> Verdict:
+    """Return the rungs that a trial reached, and whether it is stopped at the last one.
+
+    A trial reaches a rung with its first report at or after the rung's epoch; one report may reach several. It is
+    promoted if fewer than 1/`reduction_factor` of those that reached the rung, itself included, are better, or none is.
+
+    Args:
+        history: its score after each epoch (>= 1) that it reported; higher is better. A NaN stops it at the next rung.
+        rivals: `Verdict.rungs` of the trials it competes with.
+        halving: the rule.
+    """
+    rungs: list[float] = []
+    for epoch in sorted(history):
+        score = history[epoch]
+        while epoch >= halving.min_epochs * halving.reduction_factor ** len(rungs):
+            if math.isnan(score):
+                return Verdict(tuple(rungs), True)
+            others = [rival[len(rungs)] for rival in rivals if len(rival) > len(rungs)]
+            rungs.append(score)
+            if not _promoted(score, others, halving.reduction_factor):
+                return Verdict(tuple(rungs), True)
+    return Verdict(tuple(rungs), False)
+
+
+def _promoted(score: float, others: Sequence[float], reduction_factor: int) -> bool:
+    places = max((len(others) + 1) // reduction_factor, 1)
+    return sum(other > score for other in others) < places
