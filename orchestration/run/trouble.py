@@ -6,6 +6,8 @@ import errno
 
 DISK_FULL = ("database or disk is full", "no space left", "quota exceeded", "the disk took only")
 """What libraries say of a full disk when the error number is lost."""
+DRIVERS = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
+"""Packages of the modules that speak to a database, where the two names differ."""
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -20,9 +22,10 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def database_reason(error: Exception) -> str:
-    """Return on one line why a database cannot be used, and which package is missing, if one is."""
-    if isinstance(error, ImportError) and (package := getattr(error.__cause__ or error, "name", None)):
-        return f"its driver, the Python package {package!r}, is not installed"
+    """Return on one line why a database cannot be used, or how to install the driver that is missing."""
+    if isinstance(error, ImportError) and (module := getattr(error.__cause__ or error, "name", None)):
+        package = DRIVERS.get(module, module)
+        return f"there is no module named {module!r}; `pip install '{package}'` provides its driver"
     lines = [line.strip() for line in str(error).splitlines()]
     said = [line for line in lines if line and not line.startswith(("[SQL:", "[parameters:", "(Background on"))]
     return " ".join(said) or type(error).__name__

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import math
 import random
-from collections.abc import Callable
+import re
+import shutil
+import sqlite3
+import sys
+from collections.abc import Callable, Container
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +26,7 @@ from orchestration.grid.forms import Choice, IntRange, LogUniform, Uniform
 from orchestration.run.definition import Definition, Proposal
 from orchestration.run.halving import Halving
 from orchestration.run.search import CellStudy, counts_of, open_storage
+from orchestration.run.trouble import database_reason
 
 CONTINUOUS = Definition(
     grid="table",
@@ -54,8 +61,8 @@ def curve(params: dict[str, Any]) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> BaseStorage:
-    return open_storage(f"sqlite:///{tmp_path_factory.mktemp('search')}/optuna.db")
+def storage() -> BaseStorage:
+    return optuna.storages.InMemoryStorage()
 
 
 @pytest.fixture
@@ -240,13 +247,226 @@ def test_a_failed_trial_never_wins_and_stops_no_other(open_study: Open) -> None:
     assert (winner.number, winner.params, winner.score) == (second.number, second.params, 0.5)
 
 
-def test_a_study_whose_trials_all_crashed_is_tried_again_and_one_of_nan_losses_is_not(open_study: Open) -> None:
-    for cell, repeatable in (("crash", False), ("nan", True)):
-        definition = replace(CONTINUOUS, cell=cell, total=2)
-        study = open_study(definition)
+def crash(study: CellStudy, numbers: Container[int]) -> list[Proposal]:
+    """Run a study to its end, with some trials killed after their first report; return those that were asked."""
+    asked = []
+    while not study.finished:
         for trial in list(iter(study.ask, None)):
-            study.fail(trial.number, "reason", repeatable)
-        assert open_study(definition).finished == repeatable
+            asked.append(trial)
+            if trial.number in numbers:
+                study.report(trial.number, 1, curve(trial.params)[0])
+                study.fail(trial.number, f"the worker of {trial.number} died", repeatable=False)
+            else:
+                train(study, trial)
+    return asked
+
+
+def test_a_crashed_trial_is_final_in_its_run_and_asked_again_by_the_next(open_study: Open) -> None:
+    first = open_study(replace(CONTINUOUS, sampler="random", pruner=Halving(1, 3)))
+    asked = crash(first, {1, 6})
+    assert first.finished
+    assert first.counts()["failed"] == 2
+    assert first.missing() == ["the worker of 1 died", "the worker of 6 died"]
+    second = open_study(first.definition)
+    assert not second.finished
+    assert second.counts() == {**first.counts(), "failed": 0}
+    assert len(second.missing()) == 2
+    assert crash(second, ()) == [asked[1], asked[6]]
+    assert (second.missing(), second.reasons(), second.counts()["failed"]) == ([], [], 0)
+    assert open_study(first.definition).finished
+
+
+def test_what_would_fail_again_is_not_asked_again(open_study: Open) -> None:
+    study = open_study(replace(CONTINUOUS, total=2))
+    for trial in list(iter(study.ask, None)):
+        study.fail(trial.number, "the loss is nan", repeatable=True)
+    assert study.missing() == []
+    assert open_study(study.definition).finished
+
+
+def test_a_trial_that_crashes_in_every_run_is_asked_once_by_each(open_study: Open) -> None:
+    definition = replace(CONTINUOUS, total=3)
+    crash(open_study(definition), {1})
+    for _ in range(3):
+        study = open_study(definition)
+        assert [trial.number for trial in crash(study, {1})] == [1]
+        assert study.missing() == ["the worker of 1 died"]
+    crash(study := open_study(definition), ())
+    assert study.counts() == {"complete": 3, "pruned": 0, "failed": 0}
+
+
+def test_a_repeated_trial_can_win_and_counts_once(open_study: Open) -> None:
+    definition = replace(CONTINUOUS, total=3)
+    study = open_study(definition)
+    for trial in list(iter(study.ask, None)):
+        if trial.number == 1:
+            study.fail(1, "killed", repeatable=False)
+        else:
+            study.complete(trial.number, 0.5)
+    (again,) = iter((study := open_study(definition)).ask, None)
+    study.complete(again.number, 0.7)
+    winner = study.winner()
+    assert winner is not None
+    assert (winner.number, winner.params, winner.score) == (1, again.params, 0.7)
+    assert len(study.fingerprints()) == 3
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_repetition_changes_no_proposal_made_before_and_later_ones_see_it(sampler: str, open_study: Open) -> None:
+    definition = replace(CONTINUOUS, sampler=sampler, total=12)
+    short = open_study(definition)
+    before = crash(short, {1, 2})
+    crash(open_study(definition), ())
+    longer = crash(open_study(replace(definition, total=16)), ())
+    assert open_study(replace(definition, total=16)).fingerprints() == [t.fingerprint for t in before + longer]
+    assert [trial.number for trial in longer] == [12, 13, 14, 15]
+    spoilt = open_study(replace(definition, total=16), "spoilt")
+    assert (crash(spoilt, {1, 2})[12:] == longer) == (sampler == "random")
+
+
+def test_a_continued_trial_gets_the_answers_it_got_although_a_rival_was_made_good(open_study: Open) -> None:
+    definition = replace(CONTINUOUS, total=8, pruner=Halving(1, 2))
+    study = open_study(definition)
+    for trial in list(iter(study.ask, None)):
+        if trial.number in (0, 1):
+            study.fail(trial.number, "killed", repeatable=False)
+        else:
+            study.report(trial.number, 1, 0.1 * trial.number)
+            study.complete(trial.number, 0.3)
+    going = study.ask()
+    assert going is not None
+    assert not study.report(going.number, 1, 0.5)
+    again = open_study(definition)
+    for number in (0, 1):
+        assert not again.report(again.ask().number, 1, 0.9)  # type: ignore[union-attr]
+        again.complete(number, 0.9)
+    assert not again.report(going.number, 1, 0.5)
+    late = [trial for trial in iter(again.ask, None) if trial.number > going.number]
+    assert again.report(late[0].number, 1, 0.5)
+
+
+def test_copies_follow_a_trial_that_is_repeated(open_study: Open) -> None:
+    definition = replace(POINTS, space={"learning_rate": Choice((0.1,))}, sampler="random", total=3)
+    crash(study := open_study(definition), {0})
+    assert study.missing() == ["the worker of 0 died"] * 3
+    study = open_study(definition)
+    (again,) = iter(study.ask, None)
+    assert again.number == 0
+    study.complete(0, 0.5)
+    assert study.finished
+    assert study.counts() == {"complete": 3, "pruned": 0, "failed": 0}
+
+
+def test_a_smaller_total_repeats_only_its_own_trials(open_study: Open) -> None:
+    crash(open_study(replace(CONTINUOUS, total=6)), {1, 5})
+    study = open_study(replace(CONTINUOUS, total=4))
+    assert [trial.number for trial in iter(study.ask, None)] == [1]
+    assert study.missing() == []
+
+
+def test_complete_trials_that_are_lost_are_asked_beside_those_that_crashed(open_study: Open) -> None:
+    definition = replace(CONTINUOUS, total=4)
+    asked = crash(open_study(definition), {2})
+    study = open_study(definition)
+    study.repeat({asked[1].fingerprint, asked[3].fingerprint})
+    assert [trial.number for trial in iter(study.ask, None)] == [2, 0]
+    study.complete(0, 0.0)
+    assert study.counts()["complete"] == 3
+
+
+class Killed(BaseException):
+    pass
+
+
+class Fragile:
+    """A storage whose driver is killed before its n-th write."""
+
+    WRITES = ("create_new_trial", "set_trial_user_attr", "set_trial_state_values", "set_trial_intermediate_value")
+
+    def __init__(self, storage: BaseStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.left = math.inf
+        for name in self.WRITES:
+            monkeypatch.setattr(storage, name, self._counted(getattr(storage, name)))
+
+    def _counted(self, write: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            if self.left <= 0:
+                raise Killed
+            self.left -= 1
+            return write(*args, **kwargs)
+
+        return counted
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [replace(CONTINUOUS, total=6, pruner=Halving(1, 2)), replace(POINTS, sampler="random", round=2, total=10)],
+    ids=["halving", "copies"],
+)
+def test_a_driver_killed_before_any_write_of_a_repetition_changes_nothing(
+    definition: Definition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def logical(study: CellStudy) -> Any:
+        return [(t.number, t.state, t.newest.value, t.params, t.newest.intermediate_values) for t in study._trials]
+
+    def crashed() -> BaseStorage:
+        storage = optuna.storages.InMemoryStorage()
+        crash(CellStudy(definition, storage, fingerprint), {0, 1, 3})
+        return storage
+
+    whole = crashed()
+    crash(CellStudy(definition, whole, fingerprint), ())
+    expected = logical(CellStudy(definition, whole, fingerprint))
+    for writes in itertools.count():
+        storage = crashed()
+        fragile = Fragile(storage, monkeypatch)
+        killed = 0
+        for left in (writes, writes // 2, math.inf):  # killed twice, then left alone
+            fragile.left = left
+            try:
+                crash(CellStudy(definition, storage, fingerprint), ())
+            except Killed:
+                killed += 1
+        again = CellStudy(definition, storage, fingerprint)
+        assert again.finished
+        assert logical(again) == expected
+        if not killed:
+            break
+    assert writes > 10
+
+
+def test_an_attempt_study_of_an_earlier_version_is_continued(open_study: Open, storage: BaseStorage) -> None:
+    """Such versions left a study all of whose trials had crashed and began `name.2`."""
+    definition = replace(CONTINUOUS, total=2)
+    crash(study := open_study(definition), {0, 1})
+    name = study.definition.name
+    second = optuna.create_study(storage=storage, study_name=f"{name}.2", direction="maximize")
+    for trial in optuna.load_study(study_name=name, storage=storage).get_trials()[:1]:
+        second.add_trial(
+            optuna.trial.create_trial(
+                value=0.5, params=trial.params, distributions=trial.distributions, user_attrs=trial.user_attrs
+            )
+        )
+    again = open_study(definition)
+    assert again.counts()["complete"] == 1
+    assert counts_of(again.definition, storage)["complete"] == 1
+    assert [trial.number for trial in crash(again, ())] == [1]
+    assert again.finished
+
+
+def test_the_counts_of_a_stored_study_are_of_trials_not_of_attempts(open_study: Open, storage: BaseStorage) -> None:
+    definition = replace(CONTINUOUS, total=4)
+    assert counts_of(definition, storage) == {}
+    crash(study := open_study(definition), {1, 2})
+    found = counts_of(study.definition, storage)
+    assert (found["complete"], found["fail"], found["missing"]) == (2, 0, 2)
+    study = open_study(definition)
+    study.ask()
+    found = counts_of(study.definition, storage)
+    assert (found["complete"], found["running"], found["missing"]) == (2, 1, 1)
+    crash(open_study(definition), ())
+    found = counts_of(study.definition, storage)
+    assert {name: count for name, count in found.items() if count} == {"complete": 4}
 
 
 def test_equal_trials_are_trained_once(open_study: Open, storage: BaseStorage) -> None:
@@ -325,6 +545,99 @@ def test_tpe_uses_earlier_rounds(open_study: Open) -> None:
     assert sum(rates[16:]) / 16 > 3 * sum(rates[:8]) / 8
 
 
+@pytest.mark.parametrize("sampler", ["random", "grid"])
+def test_the_order_of_keys_in_the_file_does_not_matter(sampler: str, open_study: Open) -> None:
+    """It does not change the study's name, so it must not change what the study tries."""
+    options = ({"r": 1, "alpha": 2}, {"r": 3, "alpha": 4})
+    points = [{"rate": rate, "options": one} for rate in RATES for one in options]
+    space = {"rate": Choice(RATES), "options": Choice(options)}
+    definition = replace(POINTS, space=space, candidates=points, sampler=sampler)
+    turned = replace(
+        definition,
+        space={"options": Choice(tuple(turn(one) for one in options)), "rate": Choice(RATES)},
+        candidates=[{"options": turn(one["options"]), "rate": one["rate"]} for one in points],
+    )
+    assert turned.name == definition.name
+    run(open_study(replace(definition, total=3)), lambda asked: asked[0])
+    run(study := open_study(turned), lambda asked: asked[0])
+    assert study.counts()["complete"] == 6
+    assert sampler == "random" or len(set(study.fingerprints())) == 6
+
+
+def turn(mapping: dict[str, Any]) -> dict[str, Any]:
+    return dict(reversed(mapping.items()))
+
+
+def test_values_come_back_as_they_were(open_study: Open) -> None:
+    values = ("json:[1]", [1], "json:oops", {"a": [1, None]}, "text", None, 2)
+    study = open_study(replace(POINTS, space={"x": Choice(values)}, candidates=[{"x": value} for value in values]))
+    run(replaced := open_study(replace(study.definition, total=7)), lambda asked: asked[0])
+    assert sorted(replaced.fingerprints()) == sorted(fingerprint({"x": value}) for value in values)
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that holds a finished study of one trial."""
+    path = tmp_path_factory.mktemp("search") / "optuna.db"
+    run(CellStudy(replace(CONTINUOUS, total=1), open_storage(f"sqlite:///{path}"), fingerprint), lambda asked: asked[0])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        ("update trial_params set distribution_json = '{'", "Expecting property name"),
+        ('update trial_params set distribution_json = \'{"name": "Other", "attributes": {}}\'', "Unknown .*Other"),
+        ("update trial_user_attributes set value_json = '{'", "Expecting property name"),
+        ("delete from trial_params", "trial 0 lacks values"),
+        ("delete from trial_user_attributes", "trial 0 lacks values"),
+    ],
+)
+def test_a_damaged_study_is_one_clear_message(damage: str, reason: str, database: Path, tmp_path: Path) -> None:
+    url, definition = f"sqlite:///{tmp_path}/optuna.db", replace(CONTINUOUS, total=1)
+    shutil.copy(database, tmp_path / "optuna.db")
+    with contextlib.closing(sqlite3.connect(tmp_path / "optuna.db")) as opened:
+        opened.execute(damage)
+        opened.commit()
+    storage = open_storage(url)
+    with pytest.raises(InputError, match=f"cannot be read: .*{reason}.*delete-study"):
+        CellStudy(definition, storage, fingerprint)
+    with pytest.raises(InputError, match="cannot be read"):
+        counts_of(definition, storage)
+
+
+def test_a_database_holds_what_the_search_did(open_study: Open, storage: BaseStorage, tmp_path: Path) -> None:
+    """The other tests search in memory."""
+    study = open_study(replace(CONTINUOUS, total=6, pruner=Halving(1, 2)))
+    database = open_storage(f"sqlite:///{tmp_path}/optuna.db?timeout=60")
+    for numbers in ({1, 4}, ()):
+        crash(open_study(study.definition), numbers)
+        crash(CellStudy(study.definition, database, fingerprint), numbers)
+    assert record(study, storage) == record(CellStudy(study.definition, database, fingerprint), database)
+
+
 def test_an_unusable_storage_is_one_clear_message(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot open the Optuna storage .*--optuna-storage"):
         open_storage(f"sqlite:///{tmp_path}/missing/optuna.db")
+
+
+@pytest.mark.parametrize(
+    ("url", "module", "package"),
+    [
+        ("postgresql+psycopg", "psycopg", "psycopg[binary]"),
+        ("mysql", "MySQLdb", "mysqlclient"),
+        ("mysql+pymysql", "pymysql", "pymysql"),
+    ],
+)
+def test_a_missing_driver_of_a_database_is_named(
+    url: str, module: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(InputError, match=re.escape(f"`pip install '{package}'` provides its driver; check --optuna")):
+        open_storage(f"{url}://user:secret@localhost/optuna")
+
+
+def test_a_reason_of_several_lines_is_told_whole_without_the_statement() -> None:
+    error = RuntimeError("connection failed\n- host 'a': no route\n[SQL: SELECT 1]\n(Background on this error at: ...)")
+    assert database_reason(error) == "connection failed - host 'a': no route"
+    assert database_reason(RuntimeError()) == "RuntimeError"
