@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from orchestration.record.results import Results
+from orchestration.report.contents import Report, make_report, unexplained
 from orchestration.report.figures import STEMS, draw_all
-from orchestration.report.main_table import build
 from orchestration.report.page import page
-from orchestration.report.summary import summarise
 from orchestration.report.tables import latex, markdown, tidy_csv
 
-__all__ = ["write_report"]
+__all__ = ["Report", "make_report", "unexplained", "write_report"]
 
 
-def write_report(results: Results, directory: Path) -> list[Path]:
+def write_report(report: Report, directory: Path) -> list[Path]:
     """Write ``index.html``, ``table.md``, ``table.tex``, ``table.csv`` and ``figures/*.png``.
 
     Each file is replaced in one step, so a reader never meets half a file; figures of an earlier report for which
@@ -23,17 +21,13 @@ def write_report(results: Results, directory: Path) -> list[Path]:
 
     Returns:
         The files written, ``index.html`` first.
-
-    Raises:
-        InputError: the grid's report section names a key that no cell has.
     """
-    summary = summarise(results)
-    table, drawings = build(summary), draw_all(summary)
+    drawings = draw_all(report.summary)
     contents = {
-        directory / "index.html": page(summary, table, drawings).encode(),
-        directory / "table.md": markdown(summary, table).encode(),
-        directory / "table.tex": latex(summary, table).encode(),
-        directory / "table.csv": tidy_csv(summary).encode(),
+        directory / "index.html": page(report, drawings).encode(),
+        directory / "table.md": markdown(report).encode(),
+        directory / "table.tex": latex(report).encode(),
+        directory / "table.csv": tidy_csv(report.summary).encode(),
     }
     contents |= {directory / "figures" / f"{drawing.stem}.png": drawing.png for drawing in drawings}
     (directory / "figures").mkdir(parents=True, exist_ok=True)

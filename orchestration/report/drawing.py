@@ -15,7 +15,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from orchestration.report.summary import Cell, Summary, distinct
+from orchestration.report.summary import CellSummary, Summary, distinct
 
 INK, MUTED, RULE = "#1c2330", "#667085", "#d8dde6"
 SERIES = ("#2563a8", "#d1601f", "#2b8a57", "#a33c7c", "#8a6d14", "#5b56b8", "#0f8a94", "#b23a3a")
@@ -48,6 +48,8 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "mept",
 }
 COLUMNS = 3
+LONGEST = 100
+"""Most characters of a title or a legend's entry; longer ones are cut in their middle."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +80,21 @@ def make_panels(
     return figure, axes[:count]
 
 
-def panel_title(cell: Cell, shown: Sequence[Cell]) -> str:
+def panel_title(cell: CellSummary, shown: Sequence[CellSummary]) -> str:
     """Return the task and what else tells the panel from the others, with the cell's axes."""
     parts = [getattr(cell, key) for key in ("backbone", "method") if len({getattr(other, key) for other in shown}) > 1]
-    return " · ".join([cell.task, *parts, *(f"{axis}={value}" for axis, value in cell.axes.items())])
+    return shortened(" · ".join([cell.task, *parts, *(f"{axis}={value}" for axis, value in cell.axes.items())]))
 
 
-def tasks_in_order(summary: Summary, cells: Sequence[Cell]) -> list[str]:
+def shortened(text: str) -> str:
+    """Return ``text`` in at most :data:`LONGEST` characters: its beginning and its end."""
+    if len(text) <= LONGEST:
+        return text
+    kept = LONGEST // 2
+    return f"{text[: kept - 1]}…{text[-kept:]}"
+
+
+def tasks_in_order(summary: Summary, cells: Sequence[CellSummary]) -> list[str]:
     """Return the cells' tasks in the grid's order."""
     return distinct([cell.task for cell in cells], summary.results.order.get("task", ()))
 
@@ -92,17 +102,18 @@ def tasks_in_order(summary: Summary, cells: Sequence[Cell]) -> list[str]:
 def add_legend(figure: Figure, styles: dict[str, dict[str, Any]]) -> None:
     """Put a legend above the panels and make the figure that much taller; a long one beside a single panel."""
     lines = [Line2D([], [], **({"linewidth": 2} | style)) for style in styles.values()]
-    beside, characters = len(styles) > 8 and len(figure.axes) == 1, 6 + max(map(len, styles))
+    labels = [shortened(label) for label in styles]
+    beside, characters = len(styles) > 8 and len(figure.axes) == 1, 6 + max(map(len, labels))
     if beside:
         columns = math.ceil(len(styles) / int(figure.get_figheight() / 0.19))
         figure.set_figwidth(figure.get_figwidth() + columns * characters / 11)
     else:
         columns = max(1, min(len(styles), int(figure.get_figwidth() * 11 / characters)))
         figure.set_figheight(figure.get_figheight() + 0.19 * math.ceil(len(styles) / columns))
-    place: Literal["outside right upper", "outside upper left"] = (
+    side: Literal["outside right upper", "outside upper left"] = (
         "outside right upper" if beside else "outside upper left"
     )
-    figure.legend(lines, list(styles), loc=place, ncols=columns, handlelength=1.6, labelcolor=INK)
+    figure.legend(lines, labels, loc=side, ncols=columns, handlelength=1.6, labelcolor=INK)
 
 
 def as_table(axes: Axes, rows: int, columns: int) -> None:

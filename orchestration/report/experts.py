@@ -27,7 +27,7 @@ from orchestration.report.drawing import (
     tasks_in_order,
 )
 from orchestration.report.load import by_task, effective_experts, layer_shares, row_shares
-from orchestration.report.summary import Cell, Summary, tasks_of
+from orchestration.report.summary import CellSummary, Summary, tasks_of
 
 TINTS = (1.0, 0.55, 0.3)
 """Opacity of an expert's colour each time the colours have all been used."""
@@ -35,13 +35,13 @@ NAMED_EXPERTS = 10
 """Most experts that a legend names."""
 
 
-def best_cells(summary: Summary, runs: Mapping[str, Any]) -> list[Cell]:
-    """Return one cell a task, backbone and method: of those whose first run is among `runs` the best on dev."""
-    best: dict[tuple[str, str, str], Cell] = {}
+def best_cells(summary: Summary, runs: Mapping[str, Any]) -> list[CellSummary]:
+    """Return a cell for each task, backbone and method: of those whose first run is among `runs`, the best on dev."""
+    best: dict[tuple[str, str, str], CellSummary] = {}
     for cell in summary.cells:
         if cell.first_run in runs:
             key = (cell.task, cell.backbone, cell.method)
-            if key not in best or (cell.dev or 0) > (best[key].dev or 0):
+            if key not in best or cell.rank > best[key].rank:
                 best[key] = cell
     order = tasks_in_order(summary, list(best.values()))
     return sorted(best.values(), key=lambda cell: order.index(cell.task))
@@ -166,11 +166,11 @@ def similarity(summary: Summary) -> Drawing | None:
     return finish("similarity", "Similarity of the pathways", caption, figure)
 
 
-def _routed(summary: Summary) -> list[Cell]:
+def _routed(summary: Summary) -> list[CellSummary]:
     return best_cells(summary, summary.results.routing)
 
 
-def _routed_mixtures(summary: Summary) -> list[Cell]:
+def _routed_mixtures(summary: Summary) -> list[CellSummary]:
     return [cell for cell in _routed(summary) if "tasks" in summary.results.routing[cell.first_run]]
 
 
@@ -202,7 +202,7 @@ def _colour_bar(figure: Any, mesh: Any, panels: Sequence[Axes]) -> None:
     bar.outline.set_visible(False)
 
 
-def _part_title(cell: Cell, what: str, shown: Sequence[Cell]) -> str:
+def _part_title(cell: CellSummary, what: str, shown: Sequence[CellSummary]) -> str:
     """Return a panel's title: the cell's part, then what tells the cell from the others shown."""
     whole = panel_title(cell, shown).removeprefix(cell.task).removeprefix(" · ")
     mixture = cell.task if len({other.task for other in shown}) > 1 else ""
@@ -225,7 +225,7 @@ def _similarity_table(axes: Axes, tasks: Sequence[str], values: np.ndarray, sign
     axes.tick_params(labelcolor=INK)
 
 
-def _which_run(summary: Summary, shown: Sequence[Cell]) -> str:
+def _which_run(summary: Summary, shown: Sequence[CellSummary]) -> str:
     """Say which run of each cell is shown, and why not a mean."""
     seeds = ", ".join(sorted({str(min(cell.scores)) for cell in shown if cell.scores}))
     best = ", of the cell with the best dev score among the grid's axes" if summary.results.axes else ""

@@ -30,9 +30,10 @@ from orchestration.report.drawing import (
 )
 from orchestration.report.experts import pathways, routing, similarity, utilisation
 from orchestration.report.main_table import metric_name
+from orchestration.report.measure import CONFIRM, SEARCH
 from orchestration.report.sensitivity import Field, Panel, Sensitivity, sensitivities, value_text
 from orchestration.report.states import states
-from orchestration.report.summary import CONFIRM, Cell, Summary
+from orchestration.report.summary import CellSummary, Summary
 
 STEMS = ("learning_curves", "sensitivity", "routing", "utilisation", "pathways", "similarity", "states", "search")
 """What the names of all figure files begin with."""
@@ -65,7 +66,7 @@ def learning_curves(summary: Summary) -> Drawing | None:
         axes.set(title=task, xlabel="epoch", ylabel="dev score (%)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     add_legend(figure, styles)
-    if summary.source.stage == CONFIRM:
+    if summary.measure.stage == CONFIRM:
         how = (
             "The line is the mean over the confirmation seeds that were still training at that epoch, the band reaches "
             "from the worst seed to the best; seeds end early when patience runs out."
@@ -104,10 +105,10 @@ def _sensitivity(summary: Summary, entry: Sensitivity, stem: str) -> Drawing:
 
 
 def _confirmed_how(summary: Summary, entry: Sensitivity) -> str:
-    source, (left, below) = summary.source, entry.pair
-    spread = f"mean ± sample standard deviation over {source.planned} seeds" if source.planned > 1 else "a single run"
+    measure, (left, below) = summary.measure, entry.pair
+    spread = f"mean ± sample standard deviation over {measure.planned} seeds" if measure.planned > 1 else "a single run"
     return (
-        f"{metric_name(source.metric)} for every {left} × {below}, {spread}. Darker is better, the outlined value "
+        f"{metric_name(measure.metric)} for every {left} × {below}, {spread}. Darker is better, the outlined value "
         "is the best of its panel. Look for a plateau: differences below the standard deviations are no trend."
     )
 
@@ -153,7 +154,8 @@ def _below(field: Field) -> str:
 def search(summary: Summary) -> list[Drawing]:
     """The dev score of every search trial against each searched number: a panel a task, a colour a method."""
     trials = summary.results.trials
-    trials = trials[(trials["stage"] == "search") & (trials["outcome"] == "complete")].dropna(subset=[OBJECTIVE])
+    trials = trials[(trials["stage"] == SEARCH) & (trials["outcome"] == "complete")]
+    trials = trials[np.isfinite(trials[OBJECTIVE].astype(float))]
     keys = sorted({key for cell in summary.cells for key in cell.best})
     drawings = []
     for key in keys:
@@ -212,7 +214,7 @@ def _value_axis(axes: Axes, values: Sequence[float]) -> None:
     axes.margins(x=0.08)
 
 
-def _styles(summary: Summary, cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
+def _styles(summary: Summary, cells: Sequence[CellSummary]) -> dict[str, dict[str, Any]]:
     """Return line properties by label; a label has the same colour in every figure."""
     order = {label: i for i, label in enumerate(dict.fromkeys(summary.label(cell, ["task"]) for cell in summary.cells))}
     labels = sorted(

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mept.errors import InputError, unknown_name
 from orchestration.report.load import COLLAPSED
-from orchestration.report.summary import CONFIRM, Cell, Summary, distinct, is_mixture, tasks_of, value_of
+from orchestration.report.measure import CONFIRM, Measure
+from orchestration.report.summary import CellSummary, Summary, canonical, distinct, is_mixture, tasks_of, value_of
 from orchestration.run.progress import duration
 
 DASH = "—"
+NOTHING = "nothing is recorded for this cell"
 
 
 @dataclass(frozen=True)
@@ -27,16 +30,17 @@ class Entry:
     marks: tuple[str, ...] = ()
     """The notes' letters."""
     best: bool = False
+    decimals: int = 1
 
     @property
     def mean_text(self) -> str:
-        """The mean with one decimal, or a dash."""
-        return DASH if self.mean is None else f"{self.mean:.1f}"
+        """The mean, or a dash."""
+        return DASH if self.mean is None else f"{self.mean:.{self.decimals}f}"
 
     @property
     def sd_text(self) -> str:
-        """The standard deviation with one decimal; "" when there is none."""
-        return "" if self.sd is None else f"{self.sd:.1f}"
+        """The standard deviation; "" when there is none."""
+        return "" if self.sd is None else f"{self.sd:.{self.decimals}f}"
 
     @property
     def mark(self) -> str:
@@ -82,8 +86,10 @@ COST_COLUMNS = ("Seeds", "Activated %", "Train time")
 def build(summary: Summary) -> MainTable:
     """Arrange the cells as the grid's report section asks; a mixture is one column, with the mean of its tasks.
 
+    Every cell has an entry of its own. Should two ask for the same one, each gets a row labelled with its id.
+
     Raises:
-        InputError: the section names a key that no cell has.
+        InputError: the section names a key that no cell has, or one that is searched in all of them.
     """
     settings, cells = summary.results.report, summary.cells
     for name in (settings.rows, settings.columns):
@@ -92,9 +98,8 @@ def build(summary: Summary) -> MainTable:
     columns = distinct(
         [value_of(cell, settings.columns) for cell in cells], summary.results.order.get(settings.columns, ())
     )
-    places = {
-        (_row_key(cell, [settings.rows, *others]), repr(value_of(cell, settings.columns))): cell for cell in cells
-    }
+    rows_of = _rows_of(summary, others)
+    positions = {(rows_of[cell.id][0], canonical(value_of(cell, settings.columns))): cell for cell in cells}
     single = [not is_mixture(str(column)) for column in columns]
     # A mixture's score is a mean itself, of tasks that may have columns of their own.
     averaged = (single if any(single) else [True] * len(columns)) if settings.columns == "task" else []
@@ -102,12 +107,12 @@ def build(summary: Summary) -> MainTable:
         averaged = []
     collapses = _collapses(summary)
     rows = []
-    for key, label in _row_labels(summary, others).items():
-        found = [places.get((key, repr(column))) for column in columns]
-        entries = [_entry(cell, summary.source.scale, collapses) for cell in found]
-        rows.append(_with_costs(label, _with_average(entries, averaged), found))
+    for key, label in _in_order(summary, rows_of).items():
+        found = [positions.get((key, canonical(column))) for column in columns]
+        entries = [_entry(cell, summary.measure, collapses) for cell in found]
+        rows.append(_with_costs(label, _with_average(entries, found, averaged), found))
     headings = [DASH if column is None else str(column) for column in columns] + (["Average"] if averaged else [])
-    rows, notes = _with_marks(_with_best(rows, len(headings), summary.source.lower_is_better))
+    rows, notes = _with_marks(_with_best(rows, len(headings), summary.measure.lower_is_better))
     return MainTable(_corner(settings.rows), headings, rows, notes, caption(summary, averaged))
 
 
@@ -118,92 +123,116 @@ def build_mixtures(summary: Summary) -> dict[str, MainTable]:
     return {name: _mixture(summary, name, [cell for cell in known if cell.task == name]) for name in names}
 
 
-def _mixture(summary: Summary, name: str, cells: Sequence[Cell]) -> MainTable:
-    tasks, scale = tasks_of(name), summary.source.scale
+def _mixture(summary: Summary, name: str, cells: Sequence[CellSummary]) -> MainTable:
+    tasks, measure = tasks_of(name), summary.measure
     rows = []
     for cell in cells:
         values = [*(cell.parts.get(task, (None, None)) for task in tasks), (cell.mean, cell.sd)]
-        entries = [_scaled(mean, sd, scale) for mean, sd in values]
+        entries = [_scaled(mean, sd, measure) for mean, sd in values]
         rows.append(_with_costs(summary.label(cell, ["task"]), entries, [cell]))
-    rows, notes = _with_marks(_with_best(rows, len(tasks) + 1, summary.source.lower_is_better))
+    rows, notes = _with_marks(_with_best(rows, len(tasks) + 1, summary.measure.lower_is_better))
     text = (
-        f"{metric_name(summary.source.metric)} of each task in the mixture {name}, over the same runs as its score: "
+        f"{metric_name(measure.metric)} of each task in the mixture {name}, over the same runs as its score: "
         "one adapter was trained on the training splits of all tasks together and predicts among the labels of an "
         "example's own task. Average: over the tasks; it is the mixture's score. The best of each column is in bold."
     )
     return MainTable("Method", [*tasks, "Average"], rows, notes, text)
 
 
-def _check_key(key: str, cells: Sequence[Cell]) -> None:
-    known = {"backbone", "task", "method"}.union(*(cell.params.keys() | cell.best.keys() for cell in cells))
-    if cells and key not in known:
-        raise InputError(unknown_name("key in the grid's report section,", key, known))
+def _check_key(key: str, cells: Sequence[CellSummary]) -> None:
+    known = {"backbone", "task", "method"}.union(*(cell.params.keys() for cell in cells))
+    if not cells or key in known:
+        return
+    if any(key in cell.best for cell in cells):
+        raise InputError(
+            f"rows and columns of a report must be fixed in each cell, but {key!r} is searched in all of them"
+        )
+    raise InputError(unknown_name("key in the grid's report section,", key, known))
 
 
 def _corner(key: str) -> str:
     return key.capitalize() if key in ("backbone", "task", "method") else key
 
 
-def _row_key(cell: Cell, keys: Sequence[str]) -> tuple[str, ...]:
-    return tuple(repr(value_of(cell, key)) for key in keys)
+RowKey = tuple[str, ...]
 
 
-def _row_labels(summary: Summary, others: Sequence[str]) -> dict[tuple[str, ...], str]:
+def _rows_of(summary: Summary, others: Sequence[str]) -> dict[str, tuple[RowKey, str]]:
+    """Return the key and the label of each cell's row, by the cell's id."""
+    rows, columns = summary.results.report.rows, summary.results.report.columns
+    keys = {cell.id: tuple(canonical(value_of(cell, key)) for key in (rows, *others)) for cell in summary.cells}
+    taken = Counter((keys[cell.id], canonical(value_of(cell, columns))) for cell in summary.cells)
+    found = {}
+    for cell in summary.cells:
+        value, key = value_of(cell, rows), keys[cell.id]
+        rest = summary.label(cell, [key for key in summary.varying if key not in others]) if others else ""
+        parts = [DASH if value is None else str(value)]
+        parts += [rest] * any(value_of(cell, key) is not None for key in others)
+        if taken[key, canonical(value_of(cell, columns))] > 1:
+            key, parts = (*key, cell.id), [*parts, cell.id]
+        found[cell.id] = key, " · ".join(parts)
+    return found
+
+
+def _in_order(summary: Summary, rows_of: Mapping[str, tuple[RowKey, str]]) -> dict[RowKey, str]:
     """Return each row's key and label, in the grid's order."""
     rows = summary.results.report.rows
-    labels: dict[tuple[str, ...], str] = {}
-    for value in distinct([value_of(cell, rows) for cell in summary.cells], summary.results.order.get(rows, ())):
-        for cell in summary.cells:
-            if repr(value_of(cell, rows)) == repr(value):
-                rest = summary.label(cell, [key for key in summary.varying if key not in others]) if others else ""
-                has_rest = any(value_of(cell, key) is not None for key in others)
-                name = DASH if value is None else str(value)
-                labels[_row_key(cell, [rows, *others])] = f"{name} · {rest}" if has_rest else name
-    return labels
+    values = distinct([value_of(cell, rows) for cell in summary.cells], summary.results.order.get(rows, ()))
+    first = {canonical(value): index for index, value in enumerate(values)}
+    return dict(sorted((rows_of[cell.id] for cell in summary.cells), key=lambda row: first[row[0][0]]))
 
 
-def _with_average(entries: list[Entry], averaged: Sequence[bool]) -> list[Entry]:
-    counted = [entry.mean for entry, counts in zip(entries, averaged, strict=False) if counts]
-    means = [mean for mean in counted if mean is not None]
-    if averaged and len(means) == len(counted):
-        return [*entries, Entry(statistics.fmean(means))]
-    return [*entries, Entry(None, remarks=("no average: a column of this row has no value",))] if averaged else entries
+def _with_average(entries: list[Entry], cells: Sequence[CellSummary | None], averaged: Sequence[bool]) -> list[Entry]:
+    if not averaged:
+        return entries
+    counted = [
+        (entry.mean, cell.n) for entry, cell, counts in zip(entries, cells, averaged, strict=True) if counts and cell
+    ]
+    means = [mean for mean, _ in counted if mean is not None]
+    if len(means) < sum(averaged):
+        return [*entries, Entry(None, remarks=("no average: a column of this row has no value",))]
+    uneven = len({n for _, n in counted}) > 1
+    remarks = ("an average over columns with different numbers of seeds",) * uneven
+    return [*entries, Entry(statistics.fmean(means), remarks=remarks)]
 
 
-def _with_costs(label: str, entries: list[Entry], cells: Sequence[Cell | None]) -> Row:
+def _with_costs(label: str, entries: list[Entry], cells: Sequence[CellSummary | None]) -> Row:
     measured = [cell for cell in cells if cell is not None and cell.n]
     activated, seconds = _cost(measured, "params/percent"), _cost(measured, "time/train_seconds")
     return Row(
         label=label,
         entries=entries,
-        seeds=_span([str(cell.n) for cell in measured]),
+        seeds=_span([cell.n for cell in measured]),
         activated=DASH if activated is None else percent(activated),
         seconds=DASH if seconds is None else duration(seconds),
         costs=(min((cell.n for cell in measured), default=None), activated, seconds),
     )
 
 
-def _entry(cell: Cell | None, scale: float, collapses: Mapping[str, str]) -> Entry:
+def _entry(cell: CellSummary | None, measure: Measure, collapses: Mapping[str, str]) -> Entry:
     if cell is None:
-        return Entry(None, remarks=("nothing is recorded for this cell",))
-    entry = _scaled(cell.mean, cell.sd, scale)
+        return Entry(None, remarks=(NOTHING,))
+    entry = _scaled(cell.mean, cell.sd, measure)
     return replace(entry, remarks=tuple(filter(None, (cell.remark, collapses.get(cell.id, "")))))
 
 
-def _scaled(mean: float | None, sd: float | None, scale: float) -> Entry:
-    return Entry(None if mean is None else scale * mean, None if sd is None else scale * sd)
+def _scaled(mean: float | None, sd: float | None, measure: Measure) -> Entry:
+    if mean is None:
+        return Entry(None)
+    shown = measure.scale * mean
+    return Entry(shown, None if sd is None else measure.scale * sd, decimals=measure.decimals(shown))
 
 
 def _collapses(summary: Summary) -> dict[str, str]:
     """Return the note on each cell whose router collapsed, by the cell's id; cells with the same remedies share one."""
-    cells: dict[tuple[str, ...], list[Cell]] = {}
+    cells: dict[tuple[str, ...], list[CellSummary]] = {}
     for cell in summary.cells:
         if cell.load is not None and cell.load.collapsed:
             cells.setdefault(cell.load.remedies, []).append(cell)
     return {cell.id: _collapse(summary, alike) for alike in cells.values() for cell in alike}
 
 
-def _collapse(summary: Summary, cells: Sequence[Cell]) -> str:
+def _collapse(summary: Summary, cells: Sequence[CellSummary]) -> str:
     loads = [(summary.label(cell), cell.load) for cell in cells]
     numbers = ", ".join(f"{label}: {load.effective:.2f} of {load.experts}" for label, load in loads if load)
     remedies = ", ".join(loads[0][1].remedies if loads[0][1] else ())
@@ -214,12 +243,11 @@ def _collapse(summary: Summary, cells: Sequence[Cell]) -> str:
     )
 
 
-def _span(texts: Sequence[str]) -> str:
-    unique = sorted(set(texts))
-    return "–".join(dict.fromkeys((unique[0], unique[-1]))) if unique else DASH
+def _span(counts: Sequence[int]) -> str:
+    return "–".join(map(str, dict.fromkeys((min(counts), max(counts))))) if counts else DASH
 
 
-def _cost(cells: Sequence[Cell], name: str) -> float | None:
+def _cost(cells: Sequence[CellSummary], name: str) -> float | None:
     values = [cell.costs[name] for cell in cells if name in cell.costs]
     return statistics.fmean(values) if values else None
 
@@ -255,14 +283,14 @@ def _letter(index: int) -> str:
 
 def caption(summary: Summary, averaged: Sequence[bool]) -> str:
     """Say what the numbers are, on which split, over how many seeds, and how the settings were chosen."""
-    source, seeds = summary.source, summary.results.seeds
-    unit = " in percent points" if source.is_score else ""
-    name = metric_name(source.metric)
-    if source.stage == CONFIRM:
+    measure, seeds = summary.measure, summary.results.seeds
+    unit = " in percent points" if measure.is_score else ""
+    name = metric_name(measure.metric)
+    if measure.stage == CONFIRM:
         over = f"{len(seeds)} seeds ({', '.join(map(str, seeds))})" if len(seeds) > 1 else f"1 seed ({seeds[0]})"
         spread = "mean ± sample standard deviation over" if len(seeds) > 1 else "one run,"
         text = f"{name}{unit}: {spread} {over}. Hyperparameters and checkpoint were chosen on the dev split"
-        text += "; the test split was read once a run." if source.metric.startswith("test/") else "."
+        text += "; the test split was read once a run." if measure.metric.startswith("test/") else "."
     else:
         text = f"{name}{unit} of the best search trial of each cell: a single run, on the split it was selected by"
         text += ", so it is optimistic. " + ("Not confirmed over seeds." if not seeds else "No test split is involved.")

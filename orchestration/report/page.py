@@ -10,14 +10,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import jinja2
+import numpy as np
+import pandas as pd
 from markupsafe import Markup
 
 from orchestration.grid.keys import OF_A_RUN
+from orchestration.report.contents import Report
 from orchestration.report.drawing import Drawing
 from orchestration.report.load import Load
-from orchestration.report.main_table import COST_COLUMNS, DASH, MainTable, Row, build_mixtures
-from orchestration.report.summary import CONFIRM, Cell, Summary
-from orchestration.report.tables import costs_text, shown
+from orchestration.report.main_table import COST_COLUMNS, DASH, MainTable, Row
+from orchestration.report.measure import CONFIRM, Measure
+from orchestration.report.summary import CellSummary, Summary, canonical
+from orchestration.report.tables import costs_text, rounded_text
 from orchestration.run.progress import duration
 
 OUTCOMES = {
@@ -98,8 +102,9 @@ class SearchLine:
     reasons: list[tuple[str, int]]
 
 
-def page(summary: Summary, table: MainTable, drawings: list[Drawing]) -> str:
+def page(report: Report, drawings: list[Drawing]) -> str:
     """Return the whole page."""
+    summary = report.summary
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("orchestration.report", "."),
         autoescape=True,
@@ -112,28 +117,28 @@ def page(summary: Summary, table: MainTable, drawings: list[Drawing]) -> str:
     return environment.get_template("page.html.j2").render(
         results=summary.results,
         summary=summary,
-        table=table,
-        mixtures=build_mixtures(summary),
+        table=report.table,
+        mixtures=report.mixtures,
         cost_columns=COST_COLUMNS,
-        headline=headline(table, summary),
+        headline=headline(report.table, summary.measure),
         outcomes=_outcomes(summary),
         facts=_facts(summary),
         details=[_detail(cell, summary) for cell in summary.cells],
         routed=any(cell.load for cell in summary.cells),
         searches=searches,
-        has_reasons=any(line.reasons or line.counts["running"] for line in searches),
+        has_reasons=any(line.reasons or line.counts["running"] or line.counts["interrupted"] for line in searches),
         figures=[(drawing, Markup(drawing.svg)) for drawing in drawings],
         settings=_common_settings(summary),
-        confirmed=summary.source.stage == CONFIRM,
+        confirmed=summary.measure.stage == CONFIRM,
         commands=[f"mept {verb} {shlex.quote(summary.results.grid + '.yaml')}" for verb in ("run", "report")],
         script=Markup(SCRIPT),
         script_hash=digest,
     )
 
 
-def headline(table: MainTable, summary: Summary) -> str:
+def headline(table: MainTable, measure: Measure) -> str:
     """Say in a sentence which row is ahead, and by how much; "" when rows cannot be compared."""
-    if not summary.source.is_score or "Average" not in table.columns and len(table.columns) != 1:
+    if not measure.is_score or "Average" not in table.columns and len(table.columns) != 1:
         return ""
     ranked: list[tuple[float, Row]] = []
     for row in table.rows:
@@ -145,8 +150,11 @@ def headline(table: MainTable, summary: Summary) -> str:
         return ""
     (first, row), (second, other) = ranked[:2]
     what = "average" if "Average" in table.columns else "score"
-    if first - second < 0.05:
-        return f"{row.label} and {other.label} share the best {what}, {first:.1f}."
+    equal = [row.label for mean, row in ranked if first - mean < 0.05 or f"{mean:.1f}" == f"{first:.1f}"]
+    if len(equal) > 1:
+        first_two, others = equal[:2], len(equal) - 2
+        names = [*first_two, *([f"{others} more"] if others > 1 else equal[2:])]
+        return f"{', '.join(names[:-1])} and {names[-1]} share the best {what}, {first:.1f}."
     return f"{row.label} has the best {what}, {first:.1f}; {other.label} follows with {second:.1f}."
 
 
@@ -161,7 +169,7 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
     facts = [("Cells", f"{len(summary.cells)}"), ("Search trials", f"{searched}")]
     facts.append(("Confirmed runs", f"{int(((trials['stage'] == CONFIRM) & (trials['outcome'] == 'complete')).sum())}"))
     if "time/train_seconds" in trials:
-        facts.append(("Training time", duration(trials["time/train_seconds"].sum())))
+        facts.append(("Training time", _training_time(trials)))
     for key, name in (("backbone", "Backbones"), ("data", "Data")):
         values = sorted({str(params[key]) for params in trials["params"] if key in params})
         if values:
@@ -169,30 +177,38 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
     return facts
 
 
-def _detail(cell: Cell, summary: Summary) -> Detail:
-    scale = summary.source.scale
+def _training_time(trials: pd.DataFrame) -> str:
+    """Return the time that this grid's own trials trained for."""
+    own = trials["reused_from"] == ""
+    spent = duration(trials.loc[own & np.isfinite(trials["time/train_seconds"]), "time/train_seconds"].sum())
+    return spent if own.all() else f"{spent}, without {int((~own).sum())} reused trials"
+
+
+def _detail(cell: CellSummary, summary: Summary) -> Detail:
+    scale = summary.measure.scale
+    decimals = summary.measure.decimals(scale * (cell.mean or 0.0))
     activated, share, seconds = costs_text(cell)
     return Detail(
         label=summary.label(cell, ["task"]),
         task=cell.task,
         outcome=cell.outcome,
-        score=DASH if cell.mean is None else f"{scale * cell.mean:.1f}",
-        sd="" if cell.sd is None else f"{scale * cell.sd:.1f}",
+        score=DASH if cell.mean is None else f"{scale * cell.mean:.{decimals}f}",
+        sd="" if cell.sd is None else f"{scale * cell.sd:.{decimals}f}",
         key="" if cell.mean is None else repr(cell.mean),
         n=str(cell.n) if cell.n >= cell.planned else f"{cell.n} of {cell.planned}",
-        seeds=[(seed, f"{scale * value:.1f}") for seed, value in cell.scores.items()],
+        seeds=[(seed, f"{scale * value:.{decimals}f}") for seed, value in cell.scores.items()],
         dev=DASH if cell.dev is None else f"{100 * cell.dev:.1f}",
         load=cell.load,
         activated=activated,
         share=share,
         seconds=seconds,
         seconds_key=repr(cell.costs.get("time/train_seconds", "")).strip("'"),
-        best=[(key, shown(value), key in cell.edges) for key, value in cell.best.items()],
+        best=[(key, rounded_text(value), key in cell.edges) for key, value in cell.best.items()],
         remark=cell.remark,
     )
 
 
-def _search_line(cell: Cell, summary: Summary) -> SearchLine:
+def _search_line(cell: CellSummary, summary: Summary) -> SearchLine:
     return SearchLine(
         label=summary.label(cell, ["task"]),
         task=cell.task,
@@ -209,4 +225,4 @@ def _common_settings(summary: Summary) -> list[tuple[str, str]]:
     if not params:
         return []
     keys = sorted(set.intersection(*(set(item) for item in params)) - OF_A_RUN)
-    return [(key, str(params[0][key])) for key in keys if len({repr(item[key]) for item in params}) == 1]
+    return [(key, str(params[0][key])) for key in keys if len({canonical(item[key]) for item in params}) == 1]

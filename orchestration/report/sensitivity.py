@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from orchestration.record.results import OBJECTIVE
-from orchestration.report.drawing import panel_title
-from orchestration.report.summary import SEARCH, Cell, Summary, distinct
+from orchestration.report.drawing import panel_title, shortened
+from orchestration.report.measure import SEARCH
+from orchestration.report.summary import CellSummary, Summary, canonical, distinct
 
 FIRST = ("num_virtual_tokens", "num_experts", "learning_rate")
 """Keys to prefer, the first one for the rows: the prompt's length stands on the left, as in MEPT's Table 5."""
@@ -20,7 +22,7 @@ MAX_VALUES = 8
 MAX_PANELS = 12
 """Most panels of a figure about searched keys."""
 
-Place = tuple[int, int]
+Position = tuple[int, int]
 """Row and column."""
 
 
@@ -46,19 +48,19 @@ class Field:
 class Panel:
     """The table of one backbone, task and method."""
 
-    cell: Cell
+    cell: CellSummary
     """The cell whose search it is; of axes, the first of the cells."""
     title: str
-    fields: Mapping[Place, Field]
+    fields: Mapping[Position, Field]
     """Pairs without a value are left out."""
     lower_is_better: bool = False
 
-    def shade(self, place: Place) -> float:
+    def shade(self, position: Position) -> float:
         """Return how good a field is within the panel: 1 for the best, 0 for the worst, 0.5 when all are equal."""
         sign = -1 if self.lower_is_better else 1
         values = [sign * field.value for field in self.fields.values()]
         low, high = min(values), max(values)
-        return 0.5 if high == low else (sign * self.fields[place].value - low) / (high - low)
+        return 0.5 if high == low else (sign * self.fields[position].value - low) / (high - low)
 
 
 @dataclass(frozen=True)
@@ -86,34 +88,34 @@ def sensitivities(summary: Summary) -> list[Sensitivity]:
 
 def _over_axes(summary: Summary) -> list[Sensitivity]:
     """Return the tables of the main number over exactly two grid axes."""
-    groups: dict[tuple[str, str, str], list[Cell]] = {}
+    groups: dict[tuple[str, str, str], list[CellSummary]] = {}
     for cell in summary.cells:
         groups.setdefault((cell.backbone, cell.task, cell.method), []).append(cell)
-    by_pair: dict[tuple[str, str], list[list[Cell]]] = {}
+    by_pair: dict[tuple[str, str], list[list[CellSummary]]] = {}
     for cells in groups.values():
         if (pair := _two_axes(cells)) and any(cell.n for cell in cells):
             by_pair.setdefault(pair, []).append(cells)
     return [_of_axes(summary, pair, by_pair[pair]) for pair in sorted(by_pair)]
 
 
-def _two_axes(cells: Sequence[Cell]) -> tuple[str, str] | None:
+def _two_axes(cells: Sequence[CellSummary]) -> tuple[str, str] | None:
     names = {name for cell in cells for name in cell.axes}
-    names = {name for name in names if len({repr(cell.axes.get(name)) for cell in cells}) > 1}
+    names = {name for name in names if len({canonical(cell.axes.get(name)) for cell in cells}) > 1}
     return _first_two(names) if len(names) == 2 else None
 
 
-def _of_axes(summary: Summary, pair: tuple[str, str], groups: Sequence[list[Cell]]) -> Sensitivity:
+def _of_axes(summary: Summary, pair: tuple[str, str], groups: Sequence[list[CellSummary]]) -> Sensitivity:
     rows, columns = (distinct([cell.axes.get(key) for cells in groups for cell in cells]) for key in pair)
-    scale, lower_is_better = summary.source.scale, summary.source.lower_is_better
+    scale, lower_is_better = summary.measure.scale, summary.measure.lower_is_better
     panels = []
     for cells in groups:
         fields = {}
         for cell in cells:
             if cell.mean is not None:
                 sd = None if cell.sd is None else scale * cell.sd
-                fields[_place(cell.axes, pair, rows, columns)] = Field(scale * cell.mean, sd)
+                fields[_position(cell.axes, pair, rows, columns)] = Field(scale * cell.mean, sd)
         parts = [getattr(cells[0], key) for key in ("backbone", "method") if key in summary.varying]
-        panels.append(Panel(cells[0], " · ".join([cells[0].task, *parts]), fields, lower_is_better))
+        panels.append(Panel(cells[0], shortened(" · ".join([cells[0].task, *parts])), fields, lower_is_better))
     return Sensitivity(pair, rows, columns, panels, searched=False)
 
 
@@ -124,21 +126,25 @@ def _over_search(summary: Summary) -> list[Sensitivity]:
     """Return the tables of the best dev score over two searched keys."""
     trials = summary.results.trials
     tried = (trials["stage"] == SEARCH) & trials["outcome"].isin(["complete", "pruned"])
-    by_cell = dict(tuple(trials[tried].dropna(subset=[OBJECTIVE]).groupby("cell", sort=False)))
+    tried &= np.isfinite(trials[OBJECTIVE].astype(float))
+    by_cell = dict(tuple(trials[tried].groupby("cell", sort=False)))
     cells = [cell for cell in summary.cells if cell.id in by_cell]
     searches: dict[str, list[pd.DataFrame]] = {}
     for cell in cells:
         searches.setdefault(cell.method, []).append(by_cell[cell.id])
     pairs = {method: _two_searched(found) for method, found in searches.items()}
-    best: dict[tuple[str, str, str], Cell] = {}
+    best: dict[tuple[str, str, str], CellSummary] = {}
     for cell in cells:
         key = (cell.method, cell.backbone, cell.task)
-        if key not in best or (cell.dev or 0) > (best[key].dev or 0):
+        if key not in best or cell.rank > best[key].rank:
             best[key] = cell
-    by_pair: dict[tuple[str, str], list[Cell]] = {}
+    by_pair: dict[tuple[str, str], list[CellSummary]] = {}
     for cell in best.values():
         pair = pairs[cell.method]
-        if pair is not None and len({repr([one.get(key) for key in pair]) for one in by_cell[cell.id]["params"]}) > 1:
+        if (
+            pair is not None
+            and len({canonical([one.get(key) for key in pair]) for one in by_cell[cell.id]["params"]}) > 1
+        ):
             by_pair.setdefault(pair, []).append(cell)
     ranked = sorted(by_pair, key=lambda pair: [_rank(key) for key in pair])
     return [_of_search(pair, by_pair[pair], by_cell) for pair in ranked]
@@ -152,7 +158,7 @@ def _two_searched(searches: Sequence[pd.DataFrame]) -> tuple[str, str] | None:
     """
     found = set()
     for key in set().union(*(params for trials in searches for params in trials["params"])) - {"seed"}:
-        values = [[repr(params.get(key)) for params in trials["params"]] for trials in searches]
+        values = [[canonical(params.get(key)) for params in trials["params"]] for trials in searches]
         together = [value for tried in values for value in tried]
         varied, count = any(len(set(tried)) > 1 for tried in values), len(set(together))
         if varied and count <= MAX_VALUES and count < len(together):
@@ -160,7 +166,7 @@ def _two_searched(searches: Sequence[pd.DataFrame]) -> tuple[str, str] | None:
     return _first_two(found) if len(found) >= 2 else None
 
 
-def _of_search(pair: tuple[str, str], cells: Sequence[Cell], by_cell: Mapping[str, pd.DataFrame]) -> Sensitivity:
+def _of_search(pair: tuple[str, str], cells: Sequence[CellSummary], by_cell: Mapping[str, pd.DataFrame]) -> Sensitivity:
     shown = cells[:MAX_PANELS]
     params = [item for cell in shown for item in by_cell[cell.id]["params"]]
     rows, columns = (distinct([item.get(key) for item in params]) for key in pair)
@@ -172,15 +178,16 @@ def _of_search(pair: tuple[str, str], cells: Sequence[Cell], by_cell: Mapping[st
 
 def _best_of_each(
     trials: pd.DataFrame, pair: tuple[str, str], rows: Sequence[Any], columns: Sequence[Any]
-) -> dict[Place, Field]:
+) -> dict[Position, Field]:
     """Return the best dev score of the trials with each pair of values; of equal ones, that of a complete trial."""
-    found: dict[Place, list[tuple[float, bool]]] = {}
+    found: dict[Position, list[tuple[float, bool]]] = {}
     for params, outcome, score in zip(trials["params"], trials["outcome"], trials[OBJECTIVE], strict=True):
-        place = _place(params, pair, rows, columns)
-        found.setdefault(place, []).append((100 * float(score), outcome == "complete"))
-    best = {place: max(scores) for place, scores in found.items()}
+        position = _position(params, pair, rows, columns)
+        found.setdefault(position, []).append((100 * float(score), outcome == "complete"))
+    best = {position: max(scores) for position, scores in found.items()}
     return {
-        place: Field(score, trials=len(found[place]), pruned=not complete) for place, (score, complete) in best.items()
+        position: Field(score, trials=len(found[position]), pruned=not complete)
+        for position, (score, complete) in best.items()
     }
 
 
@@ -196,9 +203,11 @@ def _first_two(keys: set[str]) -> tuple[str, str]:
     return first, second
 
 
-def _place(values: Mapping[str, Any], pair: tuple[str, str], rows: Sequence[Any], columns: Sequence[Any]) -> Place:
+def _position(
+    values: Mapping[str, Any], pair: tuple[str, str], rows: Sequence[Any], columns: Sequence[Any]
+) -> Position:
     row, column = (
-        [repr(item) for item in known].index(repr(values.get(key)))
+        [canonical(item) for item in known].index(canonical(values.get(key)))
         for key, known in zip(pair, (rows, columns), strict=True)
     )
     return row, column

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from orchestration.report.drawing import SERIES, Drawing, add_legend, finish, make_panels
 from orchestration.report.experts import best_cells
-from orchestration.report.summary import Cell, Summary
+from orchestration.report.summary import CellSummary, Summary
 
 MARKERS = ("o", "^", "s", "D")
 """Of a task's labels, in their alphabetical order."""
@@ -20,7 +20,7 @@ def states(summary: Summary) -> Drawing | None:
     shown = best_cells(summary, summary.results.states)
     if not shown:
         return None
-    drawn: list[tuple[str, str, Cell]] = []
+    drawn: list[tuple[str, str, CellSummary]] = []
     for cell in shown:
         key = (cell.task, cell.backbone)
         if all((other.task, other.backbone) != key for *_, other in drawn):
@@ -38,7 +38,7 @@ def states(summary: Summary) -> Drawing | None:
     return finish("states", "States before and after tuning", _caption(summary, shown), figure)
 
 
-def _title(what: str, cell: Cell, shown: Sequence[Cell]) -> str:
+def _title(what: str, cell: CellSummary, shown: Sequence[CellSummary]) -> str:
     mixture = cell.task if len({other.task for other in shown}) > 1 else ""
     backbone = cell.backbone if len({other.backbone for other in shown}) > 1 else ""
     return " · ".join(filter(None, [what, mixture, backbone]))
@@ -62,7 +62,7 @@ def _scatter(axes: Axes, tasks: Mapping[str, Any], key: str, colors: Mapping[str
     axes.spines[:].set_visible(True)
 
 
-def _caption(summary: Summary, shown: Sequence[Cell]) -> str:
+def _caption(summary: Summary, shown: Sequence[CellSummary]) -> str:
     content = summary.results.states[shown[0].first_run]
     perplexity, seed, most = (content[name] for name in ("perplexity", "seed", "max_examples"))
     seeds = ", ".join(sorted({str(min(cell.scores)) for cell in shown if cell.scores}))

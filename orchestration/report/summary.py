@@ -9,44 +9,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from orchestration.record.results import OBJECTIVE, Results, natural_key
 from orchestration.report.load import Load, measured_load
+from orchestration.report.measure import CONFIRM, SEARCH, Measure
+from orchestration.report.missing import Missing, missing
 
-CONFIRM, SEARCH = "confirm", "search"
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where the main number of every cell comes from."""
-
-    metric: str
-    """MLflow's name of the metric."""
-    stage: str
-    """``confirm``: one value a seed. ``search``: the one value of the best search trial."""
-    planned: int
-    """Values a complete cell has."""
-
-    @property
-    def is_score(self) -> bool:
-        """Whether the metric is a share in 0..1, shown in percent points."""
-        return self.metric.startswith(("test/", "dev/"))
-
-    @property
-    def lower_is_better(self) -> bool:
-        """Whether the smallest value is the best one."""
-        return self.metric.startswith(("time/train", "memory/", "params/")) or self.metric.endswith("loss")
-
-    @property
-    def scale(self) -> float:
-        """Factor from the recorded value to the shown one."""
-        return 100.0 if self.is_score else 1.0
+OUTCOMES = ("complete", "pruned", "failed", "running", "interrupted")
+"""Of a trial."""
+SEARCHED = "searched"
+"""Stands for a cell's value of a key that is fixed in other cells, but was searched in this one."""
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One cell of the benchmark, aggregated over its runs."""
+class CellSummary:
+    """What a report says of one cell of the grid, over all its runs."""
 
     id: str
     backbone: str
@@ -62,8 +41,7 @@ class Cell:
     sd: float | None
     """Sample standard deviation (ddof = 1); None with fewer than two values."""
     planned: int
-    remark: str
-    """Why there is no value, or why it rests on fewer seeds than planned; "" when nothing is missing."""
+    missing: Missing
     dev: float | None
     """Objective of the best search trial."""
     costs: dict[str, float]
@@ -93,6 +71,16 @@ class Cell:
         return len(self.scores)
 
     @property
+    def remark(self) -> str:
+        """What a reader must know about the value, or why there is none; "" when nothing is missing."""
+        return self.missing.remark
+
+    @property
+    def rank(self) -> float:
+        """The dev score to compare cells by; below every score where there is none."""
+        return -math.inf if self.dev is None else self.dev
+
+    @property
     def is_mixture(self) -> bool:
         """Whether several tasks were trained as one."""
         return is_mixture(self.task)
@@ -103,16 +91,16 @@ class Summary:
     """A grid's cells, summarised."""
 
     results: Results
-    source: Source
-    cells: list[Cell]
+    measure: Measure
+    cells: list[CellSummary]
 
     @property
     def varying(self) -> list[str]:
         """Keys that take more than one value over the cells, the most general first."""
         keys = ["backbone", "method", *self.results.axes, "task"]
-        return [key for key in keys if len({repr(value_of(cell, key)) for cell in self.cells}) > 1]
+        return [key for key in keys if len({canonical(value_of(cell, key)) for cell in self.cells}) > 1]
 
-    def label(self, cell: Cell, without: Sequence[str] = ()) -> str:
+    def label(self, cell: CellSummary, without: Sequence[str] = ()) -> str:
         """Return the shortest text that tells ``cell`` from the others, the keys ``without`` being known already."""
         keys = [key for key in self.varying if key not in without] or [key for key in ("method",) if key not in without]
         parts = [_part(key, value_of(cell, key)) for key in keys if value_of(cell, key) is not None]
@@ -121,12 +109,12 @@ class Summary:
 
 def summarise(results: Results) -> Summary:
     """Aggregate a grid's runs cell by cell."""
-    source = _source(results)
+    measure = _measure(results)
     trials = dict(tuple(results.trials.groupby("cell", sort=False)))
     empty = results.trials.iloc[:0]
     records = results.cells.to_dict("records")
-    cells = [_cell(record, trials.get(record["cell"], empty), results, source) for record in records]
-    return Summary(results, source, cells)
+    cells = [_cell(record, trials.get(record["cell"], empty), results, measure) for record in records]
+    return Summary(results, measure, cells)
 
 
 def is_mixture(task: str) -> bool:
@@ -139,38 +127,39 @@ def tasks_of(task: str) -> list[str]:
     return task.split("+") if is_mixture(task) else []
 
 
-def value_of(cell: Cell, key: str) -> Any:
-    """Return the cell's value of a flat configuration key; None when it has none."""
+def value_of(cell: CellSummary, key: str) -> Any:
+    """Return the cell's value of a flat configuration key: :data:`SEARCHED` if it was searched, None if it has none."""
     if key in ("backbone", "task", "method"):
         return getattr(cell, key)
-    return cell.params.get(key, cell.best.get(key))
+    return cell.params.get(key, SEARCHED if key in cell.best else None)
 
 
 def _part(key: str, value: Any) -> str:
     return str(value) if key in ("backbone", "task", "method") else f"{key}={value}"
 
 
-def _source(results: Results) -> Source:
+def _measure(results: Results) -> Measure:
     metric = results.report.value
     if metric.startswith("dev/") or not results.seeds:
         dev = OBJECTIVE if metric.startswith("test/") else metric
-        return Source(dev, SEARCH, 1)
-    return Source(metric, CONFIRM, len(results.seeds))
+        return Measure(dev, SEARCH)
+    return Measure(metric, CONFIRM, results.seeds)
 
 
-def _cell(record: Mapping[str, Any], trials: pd.DataFrame, results: Results, source: Source) -> Cell:
+def _cell(record: Mapping[str, Any], trials: pd.DataFrame, results: Results, measure: Measure) -> CellSummary:
     search, confirm = trials[trials["stage"] == SEARCH], trials[trials["stage"] == CONFIRM]
-    complete = search[search["outcome"] == "complete"]
+    complete = search[(search["outcome"] == "complete") & np.isfinite(search[OBJECTIVE].astype(float))]
     winner = complete.sort_values(OBJECTIVE, ascending=False, kind="stable").head(1)
-    runs = winner if source.stage == SEARCH else confirm[confirm["outcome"] == "complete"]
-    scores = _values(runs, source.metric)
+    runs = winner if measure.stage == SEARCH else confirm[confirm["outcome"] == "complete"]
+    scores = _values(runs, measure.metric)
     best = record["best_params"] or {}
     counts = Counter(search["outcome"])
-    split, _, name = source.metric.partition("/")
-    parts = {task: list(_values(runs, f"{split}/{task}/{name}").values()) for task in tasks_of(record["task"])}
+    split, _, name = measure.metric.partition("/")
+    metrics = {task: f"{split}/{task}/{name}" for task in tasks_of(record["task"])}
+    parts = {task: list(_values(runs, metric).values()) for task, metric in metrics.items()}
     failed = trials[trials["outcome"] == "failed"]
     values = list(scores.values())
-    return Cell(
+    return CellSummary(
         id=record["cell"],
         backbone=record["backbone"],
         task=record["task"],
@@ -181,18 +170,18 @@ def _cell(record: Mapping[str, Any], trials: pd.DataFrame, results: Results, sou
         scores=scores,
         mean=statistics.fmean(values) if values else None,
         sd=_deviation(values),
-        planned=source.planned,
-        remark=_remark(record, trials, len(scores), source),
+        planned=measure.planned,
+        missing=missing(record, trials, runs, measure, list(metrics.values())),
         dev=next(iter(_values(winner, OBJECTIVE).values()), None),
         costs=_costs(runs),
         best=best,
         edges=_edges(best, search),
-        counts={outcome: counts[outcome] for outcome in ("complete", "pruned", "failed", "running")},
+        counts={outcome: counts[outcome] for outcome in OUTCOMES},
         reasons=dict(sorted(Counter(reason or "no reason recorded" for reason in failed["reason"]).items())),
         reused=int((trials["reused_from"] != "").sum()),
         curve=_curve(runs["run_id"], results.histories),
         first_run=next(iter(confirm.loc[confirm["outcome"] == "complete", "run_id"]), ""),
-        load=measured_load(runs, "test" if source.stage == CONFIRM else "dev", results.routing),
+        load=measured_load(runs, "test" if measure.stage == CONFIRM else "dev", results.routing),
         parts={task: (statistics.fmean(known), _deviation(known)) for task, known in parts.items() if known},
     )
 
@@ -210,31 +199,12 @@ def _deviation(values: Sequence[float]) -> float | None:
 
 def _costs(runs: pd.DataFrame) -> dict[str, float]:
     names = [name for name in runs.columns if name.startswith(("params/", "time/", "memory/"))]
-    means = {name: statistics.fmean(known) for name in names if (known := list(runs[name].dropna()))}
+    means = {
+        name: statistics.fmean(known)
+        for name in names
+        if (known := [value for value in runs[name] if math.isfinite(value)])
+    }
     return dict(sorted(means.items()))
-
-
-def _remark(record: Mapping[str, Any], trials: pd.DataFrame, n: int, source: Source) -> str:
-    if n >= source.planned:
-        return ""
-    text = _seeds_missing(record["outcome"], n, source) if n else _value_missing(record["outcome"], trials, source)
-    failed = trials[trials["outcome"] == "failed"]
-    failed = failed[failed["stage"] == CONFIRM] if n else failed
-    reason = record["reason"] or "; ".join(sorted({reason for reason in failed["reason"] if reason}))
-    return f"{text}: {reason}" if reason else text
-
-
-def _seeds_missing(outcome: str, n: int, source: Source) -> str:
-    return f"n={n} of {source.planned} seeds" + (", not finished yet" if outcome == "running" else "")
-
-
-def _value_missing(outcome: str, trials: pd.DataFrame, source: Source) -> str:
-    if outcome in ("impossible", "failed"):
-        return outcome
-    if outcome == "complete":
-        return f"no {source.metric} was recorded"
-    ended = int(trials["outcome"].isin(["complete", "pruned", "failed"]).sum())
-    return "not finished yet" + (f" ({ended} {'trial' if ended == 1 else 'trials'} so far)" if ended else "")
 
 
 def _edges(best: Mapping[str, Any], search: pd.DataFrame) -> frozenset[str]:
@@ -251,7 +221,8 @@ def _is_number(value: Any) -> bool:
 
 
 def _curve(run_ids: pd.Series, histories: pd.DataFrame) -> pd.DataFrame:
-    points = histories[(histories["metric"] == OBJECTIVE) & histories["run_id"].isin(run_ids)].dropna(subset=["value"])
+    points = histories[(histories["metric"] == OBJECTIVE) & histories["run_id"].isin(run_ids)]
+    points = points[np.isfinite(points["value"].astype(float))]
     if points.empty:
         return pd.DataFrame({"epoch": [], "mean": [], "low": [], "high": []})
     curve = points.groupby("step", sort=True)["value"].agg(["mean", "min", "max"]).reset_index()
@@ -261,5 +232,20 @@ def _curve(run_ids: pd.Series, histories: pd.DataFrame) -> pd.DataFrame:
 def distinct(values: Sequence[Any], order: Sequence[str] = ()) -> list[Any]:
     """Return the different values: those of ``order`` first and in its order, then the others by size."""
     known = {name: index for index, name in enumerate(order)}
-    unique = {repr(value): value for value in values}.values()
-    return sorted(unique, key=lambda value: (known.get(str(value), len(known)), natural_key(value)))
+    unique: dict[str, Any] = {}
+    for value in values:
+        unique.setdefault(canonical(value), value)
+    return sorted(unique.values(), key=lambda value: (known.get(str(value), len(known)), natural_key(value)))
+
+
+def canonical(value: Any) -> str:
+    """Return a text that two values share exactly when they are equal: 1 and 1.0 are, 1 and True or "1" are not."""
+    if isinstance(value, bool):
+        return repr(value)
+    if isinstance(value, float) and value.is_integer():
+        return repr(int(value))
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(canonical, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(sorted(f'{key!r}: {canonical(inner)}' for key, inner in value.items()))}}}"
+    return repr(value)

@@ -9,8 +9,9 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from orchestration.report.main_table import COST_COLUMNS, DASH, Entry, MainTable, build_mixtures, percent
-from orchestration.report.summary import Cell, Summary
+from orchestration.report.contents import Report
+from orchestration.report.main_table import COST_COLUMNS, DASH, Entry, MainTable, percent
+from orchestration.report.summary import CellSummary, Summary
 from orchestration.run.progress import duration
 
 LATEX_SPECIAL = {
@@ -35,10 +36,11 @@ LATEX_SPECIAL = {
 }
 
 
-def markdown(summary: Summary, table: MainTable) -> str:
+def markdown(report: Report) -> str:
     """Return the main table, its notes, tables of mixtures and of cells as Markdown that also reads well as text."""
-    parts = [f"# {markdown_escape(summary.results.title)}", *_markdown_table(table)]
-    for name, mixture in build_mixtures(summary).items():
+    summary = report.summary
+    parts = [f"# {markdown_escape(summary.results.title)}", *_markdown_table(report.table)]
+    for name, mixture in report.mixtures.items():
         parts += [f"## Tasks of {markdown_escape(name)}", *_markdown_table(mixture)]
     parts += ["## Chosen hyperparameters", _pipe_table(*_hyperparameters(summary), right_from=1)]
     parts.append("Dev: best dev score of the search, in percent points.")
@@ -92,10 +94,10 @@ def _hyperparameters(summary: Summary) -> tuple[list[str], list[list[str]]]:
     return ["Cell", "Dev", *map(markdown_escape, keys)], body
 
 
-def _markdown_best(cell: Cell, key: str) -> str:
+def _markdown_best(cell: CellSummary, key: str) -> str:
     if key not in cell.best:
         return ""
-    return markdown_escape(shown(cell.best[key])) + (r"\*" if key in cell.edges else "")
+    return markdown_escape(rounded_text(cell.best[key])) + (r"\*" if key in cell.edges else "")
 
 
 def searched_keys(summary: Summary) -> list[str]:
@@ -103,14 +105,15 @@ def searched_keys(summary: Summary) -> list[str]:
     return sorted({key for cell in summary.cells for key in cell.best})
 
 
-def shown(value: Any) -> str:
+def rounded_text(value: Any) -> str:
     """Return a hyperparameter's value for people: floats with four significant digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def latex(summary: Summary, table: MainTable) -> str:
+def latex(report: Report) -> str:
     """Return a document that compiles by itself and whose ``table`` environments can be copied into a paper."""
-    name = re.sub("[^A-Za-z0-9]+", "-", summary.results.grid)
+    results, table = report.summary.results, report.table
+    name = re.sub("[^A-Za-z0-9]+", "-", results.grid)
     lines = [
         r"\documentclass{article}",
         r"\usepackage[T1]{fontenc}",
@@ -119,9 +122,9 @@ def latex(summary: Summary, table: MainTable) -> str:
         r"\usepackage{graphicx}",
         r"\begin{document}",
         "% Copy from here; needs booktabs and graphicx.",
-        *_latex_table(table, f"{summary.results.title}. {table.caption}", name),
+        *_latex_table(table, f"{results.title}. {table.caption}", name),
     ]
-    for number, mixture in enumerate(build_mixtures(summary).values(), start=1):
+    for number, mixture in enumerate(report.mixtures.values(), start=1):
         lines += _latex_table(mixture, mixture.caption, f"{name}-mixture-{number}")
     return "\n".join([*lines, "% Copy to here.", r"\end{document}"]) + "\n"
 
@@ -174,7 +177,7 @@ def tidy_csv(summary: Summary) -> str:
     axes, keys = summary.results.axes, searched_keys(summary)
     costs = sorted({name for cell in summary.cells for name in cell.costs})
     tasks = dict.fromkeys(task for cell in summary.cells for task in cell.parts)
-    columns: dict[str, Callable[[Cell], Any]] = {
+    columns: dict[str, Callable[[CellSummary], Any]] = {
         "grid": lambda cell: summary.results.grid,
         "cell": lambda cell: cell.id,
         "backbone": lambda cell: cell.backbone,
@@ -183,8 +186,8 @@ def tidy_csv(summary: Summary) -> str:
         **{axis: lambda cell, axis=axis: cell.axes.get(axis) for axis in axes},  # type: ignore[misc]
         "outcome": lambda cell: cell.outcome,
         "remark": lambda cell: cell.remark,
-        "metric": lambda cell: summary.source.metric,
-        "stage": lambda cell: summary.source.stage,
+        "metric": lambda cell: summary.measure.metric,
+        "stage": lambda cell: summary.measure.stage,
         "mean": lambda cell: cell.mean,
         "sd": lambda cell: cell.sd,
         "n": lambda cell: cell.n,
@@ -215,7 +218,7 @@ def _csv_value(value: Any) -> str:
     return json.dumps(value) if isinstance(value, list | dict | bool) else repr(value)
 
 
-def costs_text(cell: Cell) -> tuple[str, str, str]:
+def costs_text(cell: CellSummary) -> tuple[str, str, str]:
     """Return a cell's activated parameters, their percentage and the training time, for people."""
     activated, share, seconds = (
         cell.costs.get(name) for name in ("params/activated", "params/percent", "time/train_seconds")

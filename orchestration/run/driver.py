@@ -206,23 +206,21 @@ def report(
         failures: cell -> why it failed.
     """
     from orchestration.record.results import load_results
-    from orchestration.report import write_report
-    from orchestration.report.summary import summarise
+    from orchestration.report import make_report, write_report
     from orchestration.screens.next_steps import next_steps
     from orchestration.screens.terminal import make_console, show_maps, show_steps, show_table
 
     root = options.root.absolute()
-    results = load_results(resolve_uri(options.tracking_uri, root), grid.name)
-    summary = summarise(results)
+    made = make_report(load_results(resolve_uri(options.tracking_uri, root), grid.name))
     directory = root / "reports" / grid.name
-    write_report(results, directory)
+    write_report(made, directory)
     terminal = make_console()
-    show_table(results, terminal)
-    show_maps(summary, terminal)
+    show_table(made, terminal)
+    show_maps(made.summary, terminal)
     console.print(f"report: {directory / 'index.html'}", markup=False, soft_wrap=True)
     for name, reason in (failures or {}).items():
         console.print(f"failed: {name}: {reason}", markup=False, soft_wrap=True)
-    show_steps(next_steps(grid, options, summary, (shapes or {}).get), console)
+    show_steps(next_steps(grid, options, made.summary, (shapes or {}).get), console)
 
 
 def _work(

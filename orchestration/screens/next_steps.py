@@ -20,7 +20,8 @@ from orchestration.grid.shipped import grids
 from orchestration.plan.cells import plan, size
 from orchestration.record.results import OBJECTIVE
 from orchestration.record.writer import default_uri, public, resolve_uri
-from orchestration.report.summary import CONFIRM, Cell, Summary
+from orchestration.report.measure import CONFIRM
+from orchestration.report.summary import CellSummary, Summary
 
 if TYPE_CHECKING:
     from mept.backbones import BackboneInfo
@@ -156,7 +157,7 @@ def _folders(options: Options, names: Sequence[str]) -> Iterator[str]:
 
 def _predict(options: Options, summary: Summary) -> Step | None:
     """Apply the best adapter that is here: a mixture's if there is one."""
-    sign = -1 if summary.source.lower_is_better else 1
+    sign = -1 if summary.measure.lower_is_better else 1
     known = [(cell.is_mixture, sign * cell.mean, cell) for cell in summary.cells if cell.mean is not None]
     for _, _, cell in sorted(known, key=lambda entry: entry[:2], reverse=True):
         directory = _champion(cell, summary, options.root)
@@ -173,7 +174,7 @@ def _predict(options: Options, summary: Summary) -> Step | None:
     return None
 
 
-def _champion(cell: Cell, summary: Summary, root: Path) -> Path | None:
+def _champion(cell: CellSummary, summary: Summary, root: Path) -> Path | None:
     """Return the directory of the cell's confirmed run with the best dev score, if its adapter is here."""
     trials = summary.results.trials
     runs = trials[(trials["cell"] == cell.id) & (trials["stage"] == CONFIRM) & (trials["outcome"] == "complete")]

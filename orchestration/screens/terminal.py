@@ -14,13 +14,13 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from orchestration.record.results import Results
+from orchestration.report.contents import Report
 from orchestration.report.drawing import heat
 from orchestration.report.experts import best_cells
 from orchestration.report.load import effective_experts, layer_shares
-from orchestration.report.main_table import COST_COLUMNS, DASH, Entry, build, build_mixtures, metric_name
+from orchestration.report.main_table import COST_COLUMNS, DASH, Entry, metric_name
 from orchestration.report.sensitivity import sensitivities, value_text
-from orchestration.report.summary import Cell, Summary, summarise
+from orchestration.report.summary import CellSummary, Summary
 
 if TYPE_CHECKING:
     from orchestration.screens.next_steps import Step
@@ -42,11 +42,10 @@ def make_console() -> Console:
     return console if console.is_terminal else Console(width=1000)
 
 
-def show_table(results: Results, console: Console) -> None:
+def show_table(report: Report, console: Console) -> None:
     """Print the report's main table and those of mixtures, with their captions and notes."""
-    summary = summarise(results)
-    mixtures = {f"Tasks of {name}": table for name, table in build_mixtures(summary).items()}
-    for title, table in {results.title: build(summary), **mixtures}.items():
+    mixtures = [(f"Tasks of {name}", table) for name, table in report.mixtures.items()]
+    for title, table in [(report.summary.results.title, report.table), *mixtures]:
         headings: Line = [table.corner, *table.columns, *COST_COLUMNS]
         rows: list[Line] = []
         for row in table.rows:
@@ -155,7 +154,7 @@ def _sensitivity_map(summary: Summary) -> _Map | None:
     name = _name(summary, panel.cell) if entry.searched else f"{panel.cell.method} on {panel.cell.task}"
     pruned = any(field.pruned for field in panel.fields.values())
     searched = "best dev score (%), single runs" + "; ≥ pruned" * pruned
-    how = searched if entry.searched else f"{metric_name(summary.source.metric).lower()}, mean over seeds"
+    how = searched if entry.searched else f"{metric_name(summary.measure.metric).lower()}, mean over seeds"
     columns = [value_text(value) for value in entry.columns]
     return _Map(f"Sensitivity: {name}", how, *entry.pair, columns, rows)
 
@@ -164,7 +163,7 @@ def _routing_map(summary: Summary) -> _Map | None:
     cells = best_cells(summary, summary.results.routing)
     if not cells:
         return None
-    cell = max(cells, key=lambda cell: (cell.is_mixture, cell.mean or 0))
+    cell = max(cells, key=lambda cell: (cell.is_mixture, _goodness(cell, summary)))
     entry = summary.results.routing[cell.first_run]
     shares = layer_shares(entry)
     effective = effective_experts(shares)
@@ -180,7 +179,13 @@ def _routing_map(summary: Summary) -> _Map | None:
     return _Map(title, how, "layer", "expert", [str(number) for number in range(shares.shape[1])], rows, right)
 
 
-def _name(summary: Summary, cell: Cell) -> str:
+def _goodness(cell: CellSummary, summary: Summary) -> float:
+    if cell.mean is None:
+        return -math.inf
+    return -cell.mean if summary.measure.lower_is_better else cell.mean
+
+
+def _name(summary: Summary, cell: CellSummary) -> str:
     return f"{summary.label(cell, ['task'])} on {cell.task}"
 
 

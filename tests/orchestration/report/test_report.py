@@ -26,11 +26,11 @@ from rich.console import Console
 from mept.errors import InputError
 from mept.routing import RoutingStatistics
 from orchestration.record.results import ReportSettings, load_results
-from orchestration.report import experts, figures, write_report
+from orchestration.report import experts, figures, make_report, write_report
 from orchestration.report import states as state_figure
 from orchestration.report.drawing import STYLE
 from orchestration.report.load import effective_experts, row_shares
-from orchestration.report.main_table import build, percent
+from orchestration.report.main_table import percent
 from orchestration.report.summary import summarise
 from orchestration.report.tables import latex_escape, markdown, markdown_escape
 from orchestration.screens.terminal import show_table
@@ -46,7 +46,7 @@ def report(store: str, tmp_path_factory: pytest.TempPathFactory) -> Report:
 
     def written(grid: str) -> Path:
         if not (root / grid).exists():
-            write_report(load_results(store, grid), root / grid)
+            write_report(make_report(load_results(store, grid)), root / grid)
         return root / grid
 
     return written
@@ -102,7 +102,7 @@ def test_a_column_with_one_value_has_no_best(report: Report) -> None:
 
 
 def test_equal_means_are_all_bold(report: Report) -> None:
-    assert [row["cb"] for row in table(report("hostile")).values()] == ["**50.0**", "**50.0**"]
+    assert [row["cb"] for row in table(report("hostile")).values()] == ["**50.0**", "**50.0** (a)"]
 
 
 def test_average_is_over_complete_rows_only(report: Report) -> None:
@@ -145,14 +145,13 @@ def test_a_cost_is_shown_unscaled_and_the_smallest_is_best(store: str) -> None:
 
 
 def table_with(store: str, settings: ReportSettings) -> dict[str, dict[str, str]]:
-    summary = summarise(replace(load_results(store, "superglue"), report=settings))
-    return rows_of(markdown(summary, build(summary)))
+    return rows_of(markdown(make_report(replace(load_results(store, "superglue"), report=settings))))
 
 
-def test_unknown_key_in_the_report_section_is_named(store: str, tmp_path: Path) -> None:
+def test_unknown_key_in_the_report_section_is_named(store: str) -> None:
     results = load_results(store, "superglue")
     with pytest.raises(InputError, match="'methd'; did you mean 'method'"):
-        write_report(replace(results, report=ReportSettings(rows="methd")), tmp_path)
+        make_report(replace(results, report=ReportSettings(rows="methd")))
 
 
 # What is missing
@@ -223,7 +222,7 @@ def test_a_collapse_shows_in_every_format(store: str, report: Report) -> None:
     assert "(mept: 1.25 of 4)" in page
     assert re.search(r'data-key="1\.25">1\.25<span class="sub warn">collapsed, of 4</span>', page)
     console = Console(width=1000, file=io.StringIO())
-    show_table(load_results(store, "collapsed"), console)
+    show_table(make_report(load_results(store, "collapsed")), console)
     assert "(mept: 1.25 of 4)" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -272,14 +271,14 @@ def test_csv_of_a_missing_cell_has_the_reason_and_no_number(report: Report) -> N
 @pytest.mark.parametrize("grid", GRIDS)
 def test_writing_again_gives_the_same_bytes(store: str, report: Report, tmp_path: Path, grid: str) -> None:
     before = {path.relative_to(report(grid)): path.read_bytes() for path in report(grid).rglob("*") if path.is_file()}
-    written = write_report(load_results(store, grid), tmp_path)
+    written = write_report(make_report(load_results(store, grid)), tmp_path)
     assert {path.relative_to(tmp_path): path.read_bytes() for path in written} == before
 
 
 def test_figures_without_numbers_any_more_are_removed(store: str, tmp_path: Path) -> None:
-    write_report(load_results(store, "sensitivity"), tmp_path)
+    write_report(make_report(load_results(store, "sensitivity")), tmp_path)
     (tmp_path / "figures" / "mine.png").write_bytes(b"")
-    write_report(load_results(store, "empty"), tmp_path)
+    write_report(make_report(load_results(store, "empty")), tmp_path)
     assert [path.name for path in (tmp_path / "figures").iterdir()] == ["mine.png"]
 
 

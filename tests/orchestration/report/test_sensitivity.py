@@ -59,7 +59,7 @@ def test_of_equal_scores_that_of_a_complete_trial_counts() -> None:
 
 def test_shades_go_from_the_worst_to_the_best_field(searched: Made) -> None:
     panel = only(searched).panels[0]
-    assert [panel.shade(place) for place in ((1, 1), (0, 0), (1, 0))] == pytest.approx([0, 2 / 3, 1])
+    assert [panel.shade(position) for position in ((1, 1), (0, 0), (1, 0))] == pytest.approx([0, 2 / 3, 1])
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from orchestration import cli
 from orchestration.record.results import load_results
+from orchestration.report import make_report
 from orchestration.screens.next_steps import Step
 from orchestration.screens.terminal import MAX_LAYERS, show_maps, show_steps, show_table
 from tests.orchestration.conftest import SUPERGLUE
@@ -145,7 +146,7 @@ def test_the_report_ends_with_table_maps_and_three_commands(
 @pytest.mark.parametrize(("width", "headings"), [(50, 3), (80, 2), (1000, 1)])
 def test_a_table_wider_than_the_terminal_continues_below(store: str, width: int, headings: int) -> None:
     console = Console(file=io.StringIO(), width=width)
-    show_table(load_results(store, "superglue"), console)
+    show_table(make_report(load_results(store, "superglue")), console)
     table = list(itertools.takewhile(lambda line: "Test score" not in line, console.file.getvalue().splitlines()))
     assert max(len(line.rstrip()) for line in table) <= width
     assert sum(line.startswith("Method") for line in table) == headings

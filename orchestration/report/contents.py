@@ -1,0 +1,60 @@
+"""What all forms of a report are made of, computed once; and the holes in it that nothing explains."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from orchestration.record.results import Results
+from orchestration.report.main_table import NOTHING, MainTable, build, build_mixtures
+from orchestration.report.summary import Summary, summarise
+
+
+@dataclass(frozen=True)
+class Report:
+    """A grid's cells and the tables made of them."""
+
+    summary: Summary
+    table: MainTable
+    """The main table."""
+    mixtures: dict[str, MainTable]
+    """Mixture -> its table by task, for those of which the scores by task are known."""
+
+
+def make_report(results: Results) -> Report:
+    """Summarise a grid's results and arrange them in tables.
+
+    Raises:
+        InputError: the grid's report section names a key that no cell has, or one that is searched in all of them.
+    """
+    summary = summarise(results)
+    return Report(summary, build(summary), build_mixtures(summary))
+
+
+def unexplained(report: Report, planned: Collection[str] | None = None) -> list[str]:
+    """Return what the report lacks though nothing recorded says why, a line each.
+
+    Cells that are impossible, that failed or lack seeds for a recorded reason, or are not finished yet, are not meant.
+
+    Args:
+        report: of the grid.
+        planned: ids of the grid's cells, so that one of which nothing is recorded is told from a position that no cell
+            of the grid has. Without them every empty position counts.
+    """
+    return [*_empty(report, planned), *_incomplete(report.summary)]
+
+
+def _empty(report: Report, planned: Collection[str] | None) -> Iterator[str]:
+    if planned is not None:
+        known = {cell.id for cell in report.summary.cells}
+        yield from (f"{cell}: {NOTHING}" for cell in planned if cell not in known)
+        return
+    for row in report.table.rows:
+        for column, entry in zip(report.table.columns, row.entries, strict=True):
+            if NOTHING in entry.remarks:
+                yield f"{row.label}, {column}: {NOTHING}"
+
+
+def _incomplete(summary: Summary) -> Iterator[str]:
+    for cell in summary.cells:
+        yield from (f"{cell.id}: {text}" for text in cell.missing.unexplained)
