@@ -179,7 +179,10 @@ def _in_order(summary: Summary, rows_of: Mapping[str, tuple[RowKey, str]]) -> di
     rows = summary.results.report.rows
     values = distinct([value_of(cell, rows) for cell in summary.cells], summary.results.order.get(rows, ()))
     first = {canonical(value): index for index, value in enumerate(values)}
-    return dict(sorted((rows_of[cell.id] for cell in summary.cells), key=lambda row: first[row[0][0]]))
+    labels: dict[RowKey, str] = {}
+    for key, label in sorted((rows_of[cell.id] for cell in summary.cells), key=lambda row: first[row[0][0]]):
+        labels.setdefault(key, label)
+    return labels
 
 
 def _with_average(entries: list[Entry], cells: Sequence[CellSummary | None], averaged: Sequence[bool]) -> list[Entry]:

@@ -181,7 +181,8 @@ def _training_time(trials: pd.DataFrame) -> str:
     """Return the time that this grid's own trials trained for."""
     own = trials["reused_from"] == ""
     spent = duration(trials.loc[own & np.isfinite(trials["time/train_seconds"]), "time/train_seconds"].sum())
-    return spent if own.all() else f"{spent}, without {int((~own).sum())} reused trials"
+    count = int((~own).sum())
+    return spent if not count else f"{spent}, without {count} reused {'trial' if count == 1 else 'trials'}"
 
 
 def _detail(cell: CellSummary, summary: Summary) -> Detail:

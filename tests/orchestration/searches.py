@@ -16,7 +16,8 @@ from orchestration.record.results import (
     ReportSettings,
     Results,
 )
-from orchestration.report.summary import Summary, summarise
+from orchestration.report import Report, make_report
+from orchestration.report.summary import Summary
 
 TINY = """\
 title: Made up
@@ -28,6 +29,8 @@ search: {sampler: tpe, trials: 4}
 confirm: {seeds: [1, 2]}
 """
 
+COSTS = {"params/percent": 1.0, "time/train_seconds": 60.0}
+
 
 @dataclass
 class Made:
@@ -38,27 +41,41 @@ class Made:
     routing: dict[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] = (1, 2)
     axes: tuple[str, ...] = ()
+    settings: ReportSettings = field(default_factory=ReportSettings)
 
     def cell(
         self,
         trials: Sequence[tuple[Mapping[str, Any], float, str]],
         method: str = "mept",
         task: str = "cb",
-        test: Sequence[float] = (),
+        test: Sequence[float | None] = (),
         outcome: str = "complete",
+        reason: str = "",
+        best: Mapping[str, Any] | None = None,
+        once: Sequence[Mapping[str, float]] = (),
         routing: Mapping[str, Any] | None = None,
         axes: Mapping[str, Any] | None = None,
     ) -> None:
-        """Add a cell with its search trials (values, dev score, outcome) and confirmed runs (test score by seed)."""
+        """Add a cell with its search trials (values, dev score, outcome) and confirmed runs.
+
+        Args:
+            trials: of the search.
+            test: test score by seed; None where no run of the seed is recorded.
+            reason: of the cell's outcome.
+            best: winning values.
+            once: metrics of each confirmed run besides.
+        """
         name = f"{method}-{task}-{len(self.cells)}"
         known = {"backbone": "minilm", "task": task, "method": method, **(axes or {})}
-        names = dict.fromkeys(CELL_COLUMNS, "")
-        self.cells.append(names | known | {"cell": name, "outcome": outcome, "best_params": None, "params": known})
+        names, ended = dict.fromkeys(CELL_COLUMNS, ""), {"outcome": outcome, "reason": reason}
+        self.cells.append(names | known | ended | {"cell": name, "best_params": best, "params": known})
         self.axes = tuple(sorted({*self.axes, *(axes or {})}))
-        for number, (params, score, ended) in enumerate(trials):
-            self._trial(name, "search", 0, number, ended, known | params, {OBJECTIVE: score})
+        for number, (params, score, end) in enumerate(trials):
+            self._trial(name, "search", 0, number, end, known | params, COSTS | {OBJECTIVE: score})
         for seed, score in enumerate(test, start=1):
-            metrics = {OBJECTIVE: score - 0.1, "test/score": score}
+            if score is None:
+                continue
+            metrics = COSTS | {OBJECTIVE: score - 0.1, "test/score": score} | (once[seed - 1] if once else {})
             run = self._trial(name, "confirm", seed, None, "complete", known, metrics)
             if routing is not None and seed == 1:
                 self.routing[run] = routing
@@ -73,20 +90,26 @@ class Made:
         return run
 
     def summary(self) -> Summary:
+        """Return the cells' summaries."""
+        return self.report().summary
+
+    def report(self) -> Report:
         """Return what a report is made of."""
+        metrics = dict.fromkeys(["test/score", *COSTS, *(name for trial in self.trials for name in trial)])
+        columns = [*TRIAL_COLUMNS, *(name for name in metrics if name not in TRIAL_COLUMNS)]
         results = Results(
             title="Made up",
             grid="made",
-            report=ReportSettings(),
+            report=self.settings,
             cells=pd.DataFrame(self.cells, columns=[*CELL_COLUMNS, *self.axes], dtype=object),
-            trials=pd.DataFrame(self.trials, columns=[*TRIAL_COLUMNS, "test/score"]),
+            trials=pd.DataFrame(self.trials, columns=columns),
             histories=pd.DataFrame(columns=HISTORY_COLUMNS),
             routing=self.routing,
             seeds=self.seeds,
             axes=self.axes,
             experiment_id="7",
         )
-        return summarise(results)
+        return make_report(results)
 
 
 def trial(score: float, outcome: str = "complete", **params: Any) -> tuple[Mapping[str, Any], float, str]:
