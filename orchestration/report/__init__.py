@@ -16,8 +16,8 @@ __all__ = ["Report", "make_report", "unexplained", "write_report"]
 def write_report(report: Report, directory: Path) -> list[Path]:
     """Write ``index.html``, ``table.md``, ``table.tex``, ``table.csv`` and ``figures/*.png``.
 
-    Each file is replaced in one step, so a reader never meets half a file; figures of an earlier report for which
-    there are no numbers any more are removed.
+    Each file is replaced in one step, so nobody ever reads half a file; figures of an earlier report that have no
+    numbers any more are removed.
 
     Returns:
         The files written, ``index.html`` first.

@@ -32,7 +32,7 @@ def make_report(results: Results) -> Report:
 
 
 def unexplained(report: Report, planned: Collection[str] | None = None) -> list[str]:
-    """Return what the report lacks though nothing recorded says why, a line each.
+    """Return what the report lacks though nothing recorded says why, one line each.
 
     Cells that are impossible, that failed or lack seeds for a recorded reason, or are not finished yet, are not meant.
 

@@ -48,7 +48,7 @@ def best_cells(summary: Summary, runs: Mapping[str, Any]) -> list[CellSummary]:
 
 
 def routing(summary: Summary) -> Drawing | None:
-    """Layer x expert heat maps of the router's mean probability, a panel a task (and method, when several route).
+    """Layer x expert heat maps of the router's mean probability, one panel per task (and method, if several route).
 
     Mixtures are left to :func:`pathways`, which show each of their tasks.
     """
@@ -74,7 +74,7 @@ def routing(summary: Summary) -> Drawing | None:
 
 
 def utilisation(summary: Summary) -> Drawing | None:
-    """Stacked bars of how often each expert is chosen, a bar a layer, a panel a cell that routes."""
+    """Stacked bars of how often each expert is chosen: one bar per layer, one panel per cell that routes."""
     shown = _routed(summary)
     if not shown:
         return None

@@ -49,7 +49,7 @@ def draw_all(summary: Summary) -> list[Drawing]:
 
 
 def learning_curves(summary: Summary) -> Drawing | None:
-    """Dev score by epoch: a panel a task, a line a method, a band from the worst to the best seed."""
+    """Dev score by epoch: one panel per task, one line per method, a band from the worst to the best seed."""
     cells = [cell for cell in summary.cells if len(cell.curve)]
     if not cells:
         return None
@@ -79,7 +79,7 @@ def learning_curves(summary: Summary) -> Drawing | None:
 
 
 def sensitivity(summary: Summary) -> list[Drawing]:
-    """Heat maps over two grid axes or two searched keys: a figure a pair, a panel a backbone, task and method."""
+    """Heat maps over two grid axes or two searched keys: a figure per pair, a panel per backbone, task and method."""
     found = sensitivities(summary)
     drawings = []
     for entry in found:
@@ -152,7 +152,7 @@ def _below(field: Field) -> str:
 
 
 def search(summary: Summary) -> list[Drawing]:
-    """The dev score of every search trial against each searched number: a panel a task, a colour a method."""
+    """The dev score of every search trial against each searched number: one panel per task, one colour per method."""
     trials = summary.results.trials
     trials = trials[(trials["stage"] == SEARCH) & (trials["outcome"] == "complete")]
     trials = trials[np.isfinite(trials[OBJECTIVE].astype(float))]

@@ -41,8 +41,8 @@ def measured_load(runs: pd.DataFrame, split: str, artifacts: Mapping[str, Mappin
     Args:
         runs: the runs the cell's scores come from.
         split: which they were scored on at their end, ``test`` or ``dev``.
-        artifacts: ``routing/test.json`` by run id, of some of them: all that is known of runs which lack the metrics.
-            It does not say how many experts an example takes; their configuration does.
+        artifacts: ``routing/test.json`` of some of them, by run id: all that is known of runs without the metrics. It
+            does not say how many experts an example takes; the run's configuration does.
     """
     if runs.empty:
         return None

@@ -59,7 +59,7 @@ class Row:
 
     label: str
     entries: list[Entry]
-    """One a column, then the average if the table has one."""
+    """One per column, then the average if the table has one."""
     seeds: str
     activated: str
     seconds: str
@@ -117,7 +117,7 @@ def build(summary: Summary) -> MainTable:
 
 
 def build_mixtures(summary: Summary) -> dict[str, MainTable]:
-    """Return a table for each mixture of which the scores by task are known: a row a cell, a column a task."""
+    """Return a table for each mixture whose scores by task are known: one row per cell, one column per task."""
     known = [cell for cell in summary.cells if cell.is_mixture and cell.parts]
     names = distinct([cell.task for cell in known], summary.results.order.get("task", ()))
     return {name: _mixture(summary, name, [cell for cell in known if cell.task == name]) for name in names}

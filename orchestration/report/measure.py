@@ -15,7 +15,7 @@ class Measure:
     metric: str
     """MLflow's name of the metric."""
     stage: str
-    """``confirm``: one value a seed. ``search``: the one value of the best search trial."""
+    """``confirm``: one value per seed. ``search``: the one value of the best search trial."""
     seeds: tuple[int, ...] = ()
     """Planned seeds of the confirmation; none for ``search``."""
 

@@ -22,7 +22,7 @@ class Missing:
     remark: str
     """What a reader must know about the value, or why there is none; "" when nothing is missing."""
     unexplained: tuple[str, ...] = ()
-    """What is missing though nothing recorded says why, a phrase each."""
+    """What is missing though nothing recorded says why, one phrase each."""
 
 
 def missing(

@@ -79,7 +79,7 @@ class Sensitivity:
 
 
 def sensitivities(summary: Summary) -> list[Sensitivity]:
-    """Return every table there is: first those over axes, then those over searched keys, preferred keys first."""
+    """Return all tables: first those over axes, then those over searched keys, preferred keys first."""
     return [*_over_axes(summary), *_over_search(summary)]
 
 
@@ -151,10 +151,10 @@ def _over_search(summary: Summary) -> list[Sensitivity]:
 
 
 def _two_searched(searches: Sequence[pd.DataFrame]) -> tuple[str, str] | None:
-    """Return the two preferred keys of which the searches of a method had a few values.
+    """Return the two preferred keys among those for which a method's searches tried only a few values.
 
     Values drawn from a range differ from trial to trial; those of a list come again. All cells of the method are looked
-    at, as in one of them a short search may have tried a single value of a key.
+    at, because a short search in one of them may have tried a single value of a key.
     """
     found = set()
     for key in set().union(*(params for trials in searches for params in trials["params"])) - {"seed"}:

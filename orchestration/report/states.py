@@ -16,7 +16,7 @@ MARKERS = ("o", "^", "s", "D")
 
 
 def states(summary: Summary) -> Drawing | None:
-    """Scatter plots of mixtures' examples: the frozen backbone, then each method, a colour a task."""
+    """Scatter plots of mixtures' examples: of the frozen backbone, then of each method; one colour per task."""
     shown = best_cells(summary, summary.results.states)
     if not shown:
         return None

@@ -56,7 +56,7 @@ class Step:
 
 
 def next_steps(grid: Grid, options: Options, summary: Summary, shape: Shape) -> list[Step]:
-    """Return three steps: what they need is there, and they carry the options given.
+    """Return three steps that work as they are: the files they need exist, and they repeat the options given.
 
     Args:
         grid: what was run, with ``--set`` applied.
@@ -156,7 +156,7 @@ def _folders(options: Options, names: Sequence[str]) -> Iterator[str]:
 
 
 def _predict(options: Options, summary: Summary) -> Step | None:
-    """Apply the best adapter that is here: a mixture's if there is one."""
+    """Try the best adapter in the run directory, a mixture's if there is one."""
     sign = -1 if summary.measure.lower_is_better else 1
     known = [(cell.is_mixture, sign * cell.mean, cell) for cell in summary.cells if cell.mean is not None]
     for _, _, cell in sorted(known, key=lambda entry: entry[:2], reverse=True):
@@ -187,7 +187,7 @@ def _champion(cell: CellSummary, summary: Summary, root: Path) -> Path | None:
 
 
 def _row(task: str) -> Mapping[str, str] | None:
-    """Return a short row that a task's adapter takes; that of a mixture is of its first task."""
+    """Return a short row for a task's adapter; for a mixture, a row of its first task."""
     first, *others = task.split("+")
     if first in GENERATORS:
         fields: Mapping[str, str] = load_task(first, "embedded").parts[0].test[0].fields
@@ -216,9 +216,9 @@ def _compare(options: Options, summary: Summary) -> Step:
 
 
 def _go_on(grid: Grid, options: Options, summary: Summary, shape: Shape) -> Step | None:
-    """Finish the grid, or extend it by a method or by seeds; where trials failed, looking comes first."""
+    """Finish the grid, or extend it by a method or by seeds; where trials failed, suggest nothing here."""
     again, outcomes = _again(grid, options), set(summary.results.cells["outcome"])
-    # `mept report` need not be told where the data are; the plan can do without.
+    # `mept report` needs no --data-dir, and neither does `mept plan`.
     has_data = grid.data != "jsonl" or options.data_dir is not None
     if outcomes - {"complete", "impossible", "failed"}:
         return Step("Continue where the run stopped", again("run")) if has_data else None

@@ -37,7 +37,7 @@ Line = list[str | Text]
 
 
 def make_console() -> Console:
-    """Return standard output; without a terminal lines are as long as they are."""
+    """Return standard output; if it is no terminal, lines are never wrapped."""
     console = Console()
     return console if console.is_terminal else Console(width=1000)
 
@@ -59,9 +59,10 @@ def show_table(report: Report, console: Console) -> None:
 
 
 def show_maps(summary: Summary, console: Console) -> None:
-    """Print two heat maps, beside each other where there is room: of the sensitivity and of the routing.
+    """Print two heat maps, of sensitivity and of routing, side by side if there is room.
 
-    Of the many that the report draws, the one of a mixture is shown, else the first of the best known.
+    Of all those in the report, a mixture's is preferred; else the sensitivity with the most trials and the routing of
+    the best score.
     """
     maps = [drawn for drawn in (_sensitivity_map(summary), _routing_map(summary)) if drawn is not None]
     # Sixteen colours are too few for shades.
@@ -76,7 +77,7 @@ def show_maps(summary: Summary, console: Console) -> None:
 
 
 def show_steps(steps: Sequence[Step], console: Console) -> None:
-    """Print commands to try; each in one line, to be copied."""
+    """Print commands to try, each on one line so that it can be copied."""
     console.print(Text("\nNext:", style="bold"))
     for number, step in enumerate(steps, start=1):
         console.print(Text(f"{number}. {step.what}:"), soft_wrap=True)
@@ -84,7 +85,7 @@ def show_steps(steps: Sequence[Step], console: Console) -> None:
 
 
 def show_rows(headings: Sequence[str | Text], rows: Sequence[Sequence[str | Text]], console: Console) -> None:
-    """Print rows of texts below headings; all but the first column to the right."""
+    """Print rows of texts below headings; all but the first column are aligned to the right."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for index, heading in enumerate(headings):
         table.add_column(_text(heading), justify="right" if index else "left", no_wrap=True, overflow="fold")
