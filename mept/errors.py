@@ -1,5 +1,6 @@
 """Errors a user can cause, and the nearest-name hint they carry."""
 
+import re
 from collections.abc import Iterable
 from difflib import SequenceMatcher, get_close_matches
 from os.path import commonprefix
@@ -37,16 +38,24 @@ def _closeness(known: str, name: str) -> tuple[float, int]:
 
 
 def shown(value: Any) -> str:
-    """Return a short JSON-like form of a value for an error message."""
+    """Return a short form of a value for an error message, in the words of JSON and YAML."""
     words = {True: "true", False: "false"}
-    return words[value] if isinstance(value, bool) else "null" if value is None else _short(ascii(value))
+    return words[value] if isinstance(value, bool) else "null" if value is None else _short(repr(value))
+
+
+def one_line(error: object, limit: int = 500) -> str:
+    """Return a text, or what an exception says, on one line, without passwords of addresses in it.
+
+    Args:
+        error: an exception without a message is told by its type.
+        limit: longest result, in characters.
+    """
+    text = " ".join(str(error).split()).rstrip(".")
+    if not text and isinstance(error, BaseException):
+        text = type(error).__name__
+    text = re.sub(r"://[^/\s@]+@", "://***@", text)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def one_line(error: object, limit: int = 400) -> str:
-    """Return a message of several lines as one of at most `limit` characters: the reason may stand in any of them."""
-    text = " ".join(str(error).split()).rstrip(".")
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+    return text if len(text) <= 80 else text[:77] + "..."

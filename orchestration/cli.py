@@ -11,10 +11,11 @@ from urllib.parse import urlsplit
 
 import typer
 
+from orchestration.options import ROOT, Options
+
 if TYPE_CHECKING:
     from orchestration.grid.grid import Grid
     from orchestration.plan.cells import Cell
-    from orchestration.run.driver import Options
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -91,7 +92,6 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the grid; wins over the file.")
 ]
 CpusOption = Annotated[int | None, typer.Option("--num-cpus", min=1, help="CPUs of a run's local Ray; default all.")]
-ROOT = Path("runs")
 
 
 @app.command()
@@ -125,10 +125,19 @@ def run(
 ) -> None:
     """Make the cells of a grid done, and write the report. After any crash the same command continues."""
     loaded, cells = _load(grid, set, model_dir)
+    from rich.console import Console
+
     from orchestration.run.driver import run as run_grid
 
-    options = _options(root, tracking_uri, optuna_storage, data_dir, model_dir, num_cpus)
-    raise typer.Exit(run_grid(loaded, cells, options))
+    options, console = _options(root, tracking_uri, optuna_storage, data_dir, model_dir, num_cpus), Console(stderr=True)
+    ending = run_grid(loaded, cells, options, console)
+    if not ending.reportable:
+        raise typer.Exit(ending.code)
+    from orchestration.screens.report import show_report
+
+    shapes = {cell.backbone: cell.info for cell in cells}
+    whole = show_report(loaded, options, console, [cell.id for cell in cells], shapes, ending.failures, ending.lost)
+    raise typer.Exit(ending.code or int(not whole))
 
 
 @app.command()
@@ -168,13 +177,13 @@ def report(
 
     from orchestration.grid.grid import load_grid
     from orchestration.grid.shipped import find_grid
-    from orchestration.run.driver import check_root
-    from orchestration.run.driver import report as write
+    from orchestration.record.store import check_root
+    from orchestration.screens.report import show_report
 
     loaded = load_grid(find_grid(grid), set or ())
     check_root(root)
     options = _options(root, tracking_uri, optuna_storage, data_dir, model_dir, num_cpus)
-    write(loaded, options, Console(stderr=True))
+    raise typer.Exit(int(not show_report(loaded, options, Console(stderr=True))))
 
 
 @app.command()
@@ -225,7 +234,7 @@ def predict(
     _avoid_dead_hub()
     from orchestration.screens.predict import predict_file
 
-    predict_file(model, file, sys.stdout, model_dir=model_dir, tracking_uri=tracking_uri, root=root)
+    predict_file(model, file, sys.stdout, _options(root, tracking_uri, model_dir=model_dir))
 
 
 @app.command()
@@ -311,16 +320,16 @@ def _load(
         path: the grid file, or a shipped grid's name.
         sets: ``key=value`` arguments.
         model_dir: folder of backbones.
-        tolerant: plan cells of known backbones whose files are not here.
+        tolerant: download nothing, and plan cells of backbones whose files are not here.
     """
     _avoid_dead_hub()
-    from mept.backbones import describe_backbone
+    from mept.backbones import preflight
     from orchestration.grid.grid import load_grid
     from orchestration.grid.shipped import find_grid
     from orchestration.plan.cells import plan as plan_cells
 
     grid = load_grid(find_grid(path), sets or ())
-    return grid, plan_cells(grid, lambda name: describe_backbone(name, model_dir, planning=tolerant))
+    return grid, plan_cells(grid, lambda name: preflight(name, model_dir, planning=tolerant))
 
 
 def _avoid_dead_hub() -> None:
@@ -337,14 +346,12 @@ def _avoid_dead_hub() -> None:
 
 def _options(
     root: Path,
-    tracking_uri: str | None,
-    optuna_storage: str | None,
-    data_dir: Path | None,
-    model_dir: Path | None,
+    tracking_uri: str | None = None,
+    optuna_storage: str | None = None,
+    data_dir: Path | None = None,
+    model_dir: Path | None = None,
     num_cpus: int | None = None,
 ) -> Options:
-    from orchestration.run.driver import Options
-
     return Options(root, tracking_uri, optuna_storage, data_dir, model_dir, num_cpus)
 
 

@@ -9,7 +9,6 @@ of values.
 from __future__ import annotations
 
 import re
-import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from ruamel.yaml.events import (
 )
 from ruamel.yaml.reader import ReaderError
 
-from mept.errors import InputError, nearest
+from mept.errors import InputError, nearest, one_line
 
 Location = tuple[str | int, ...]
 """Keys and list indices that lead to a value."""
@@ -88,15 +87,6 @@ def parse_value(text: str, source: str) -> Any:
     return _Reader(source, {}, lines=False).read(text)
 
 
-def shown(value: object) -> str:
-    """Return a value for an error message: short, on one line."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    short = reprlib.Repr()
-    short.maxstring = short.maxother = 80
-    return short.repr(value)
-
-
 def _read_text(path: Path, words: Sequence[str]) -> str:
     try:
         with path.open("rb") as file:
@@ -148,7 +138,7 @@ class _Reader:
                 f"{self.at(line)}: character {_codepoint(error.character)} is not allowed in YAML"
             ) from None
         except YAMLError as error:
-            raise InputError(f"{self.at(0)}: not valid YAML, {str(error).splitlines()[0]}") from None
+            raise InputError(f"{self.at(0)}: not valid YAML, {one_line(error)}") from None
 
     def document(self, events: Iterator[Event]) -> Any:
         starts = (event for event in events if isinstance(event, DocumentStartEvent))

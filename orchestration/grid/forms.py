@@ -7,8 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from mept.errors import unknown_name
-from orchestration.grid.document import shown
+from mept.errors import shown, unknown_name
 
 MAX_ENUMERATED = 10_000
 """Most values an integer range may have for the grid sampler to go through them."""

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from mept.errors import shown
 from mept.trial import TrialConfig
-from orchestration.grid.document import shown
 
 RESERVED = {
     "backbone": "list it under `backbones`",

@@ -10,9 +10,9 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from mept.errors import InputError
+from mept.errors import InputError, shown
 from orchestration.grid import shipped
-from orchestration.grid.document import Document, Location, read_document, shown
+from orchestration.grid.document import Document, Location, read_document
 
 KEY = "space"
 DEFAULT = "default"

@@ -9,8 +9,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from mept.errors import InputError, unknown_name
-from orchestration.grid.document import Document, Location, parse_value, shown
+from mept.errors import InputError, shown, unknown_name
+from orchestration.grid.document import Document, Location, parse_value
 
 NAMED = ("backbones", "tasks", "methods")
 """Sections that list names, each with keys of its own."""

@@ -17,8 +17,8 @@ from pydantic.json_schema import GenerateJsonSchema
 from mept.backbones import BACKBONES
 from mept.trial import TrialConfig
 from orchestration.grid import keys
-from orchestration.grid.grid import ConfirmSettings, ReportSettings, Resources, SearchSettings
 from orchestration.grid.method_spaces import DEFAULT, KEY
+from orchestration.grid.settings import ConfirmSettings, ReportSettings, Resources, SearchSettings
 
 Schema = dict[str, Any]
 

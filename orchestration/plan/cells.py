@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 from mept.errors import InputError
 from mept.tasks import SEPARATOR
 from mept.trial import TrialConfig
-from orchestration.grid.grid import COORDINATES, Axis, Distribution, Grid, SearchSettings, enumerated, extremes
+from orchestration.grid.forms import Axis, Distribution, enumerated, extremes
+from orchestration.grid.grid import COORDINATES, Grid
 from orchestration.grid.overrides import NAMED
+from orchestration.grid.settings import SearchSettings
 
 if TYPE_CHECKING:
     from mept.backbones import BackboneInfo
@@ -93,7 +95,7 @@ class Cell:
                 f"the grid sampler goes through at most {MAX_CANDIDATES} combinations, but in cell {self.id} {count}; "
                 "use `search: {sampler: tpe, trials: ...}`"
             )
-        combinations = _product({key: values or () for key, values in choices.items()})
+        combinations = product({key: values or () for key, values in choices.items()})
         return [params for params in combinations if self.problem_with(params) is None]
 
     @property
@@ -285,7 +287,7 @@ def _cells(
     space = {key: value for key, value in values.items() if isinstance(value, Distribution)}
     fixed = {key: value for key, value in values.items() if key not in axes and key not in space}
     used = set(taken)
-    for combination in _product(axes):
+    for combination in product(axes):
         name = _cell_id(backbone, task, method, combination, used)
         used.add(name)
         cell = Cell(
@@ -307,7 +309,7 @@ def _cells(
 def _judged(cell: Cell, grid: Grid) -> Cell:
     """Return the cell with its problem: all combinations of its searched values fail, and why the first one does."""
     first = ""
-    corners = _product({key: extremes(distribution) for key, distribution in cell.space.items()})
+    corners = product({key: extremes(distribution) for key, distribution in cell.space.items()})
     for params in itertools.islice(corners, MAX_CANDIDATES):
         reason = cell.problem_with(params)
         if reason is None:
@@ -323,7 +325,7 @@ def _judged(cell: Cell, grid: Grid) -> Cell:
     return cell
 
 
-def _product(values: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+def product(values: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
     """Yield every combination, the last key's values changing fastest; one empty combination for no keys."""
     for combination in itertools.product(*values.values()):
         yield dict(zip(values, combination, strict=True))

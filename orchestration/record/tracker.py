@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -12,24 +11,13 @@ from types import TracebackType
 from typing import Any
 
 from mept.errors import InputError
+from orchestration.options import Options, public
+from orchestration.record import names
+from orchestration.record.client import artifact_location, check_experiment, connect, one_message
 from orchestration.record.journal import Journal, Pump
-from orchestration.record.writer import (
-    CELL_STATUS,
-    LONGEST_PARAM,
-    LONGEST_TAG,
-    OBJECTIVE,
-    RUN_STATUS,
-    FinishedRun,
-    Stage,
-    Writer,
-    artifact_location,
-    check_experiment,
-    connect,
-    one_message,
-    public,
-    read_finished,
-    resolve_uri,
-)
+from orchestration.record.past import FinishedRun, read_finished
+from orchestration.record.records import CellRecord, GridRecord, TrialRecord, winner_text
+from orchestration.record.writer import Writer
 
 
 class Tracker:
@@ -40,29 +28,23 @@ class Tracker:
 
     def __init__(
         self,
-        root: Path | str,
-        grid: str,
-        *,
-        tracking_uri: str | None = None,
-        title: str = "",
-        report: Mapping[str, Any] | None = None,
-        grid_yaml: str = "",
+        grid: GridRecord,
+        options: Options,
         warn: Callable[[str], None] | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """Remember what is recorded where; :meth:`check` opens it.
 
         Args:
-            root: the run directory.
-            grid: the grid's name, which is the experiment's name.
-            tracking_uri: MLflow's address or database; by default ``MLFLOW_TRACKING_URI`` or SQLite under ``root``.
-            title: the grid's title.
-            report: the grid's ``report`` section.
-            grid_yaml: text of the grid file.
+            grid: what is recorded of it as a whole.
+            options: where the run directory and MLflow are.
             warn: called with one line for everything the user should know; by default it is logged.
+            clock: gives the time of an event, in seconds since 1970.
         """
-        self.root, self.grid = Path(root).absolute(), grid
-        self.uri = resolve_uri(tracking_uri, self.root)
-        self._description = {"title": title, "report": dict(report or {}), "grid_yaml": grid_yaml}
+        self.root, self.grid, self.uri = options.root.absolute(), grid, options.tracking
+        self.lost: list[str] = []
+        """What could not be recorded, a line each."""
+        self._clock = clock
         self._warn = warn or logging.getLogger("mept.track").warning
         self._finished: dict[str, FinishedRun] = {}
         self._journal: Journal | None = None
@@ -88,14 +70,16 @@ class Tracker:
         """
         if self._journal is not None:
             return
-        location = artifact_location(self.uri, self.root, self.grid)
+        name = self.grid.name
+        location = artifact_location(self.uri, self.root, name)
         client = connect(self.uri)
         with one_message(self.uri):
-            check_experiment(client, self.uri, self.root, self.grid, location)
-        self._journal = Journal(self.root / "journal", self.grid, self._warn)
-        writer = Writer(client, self.grid, location, self._warn)
+            check_experiment(client, self.uri, self.root, name, location)
+        self._journal = Journal(self.root / "journal", name, self._warn, self._lose)
+        writer = Writer(client, name, location, self._warn, self._lose)
         self._pump = Pump(self._journal, writer.apply, self._warn)
-        self._append("started", **self._description)
+        self._append("started", title=self.grid.title, report=self.grid.report.model_dump(mode="json"))
+        self._append("grid_text", text=self.grid.text)
         self._pump.start()
         self._replay(self._pump)
         with one_message(self.uri):
@@ -113,15 +97,14 @@ class Tracker:
         """
         self._append("cells", cells=list(cells))
 
-    def cell(self, cell: str, params: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> None:
-        """Record that a cell exists: its parent run is found or created. Call it before anything else of the cell.
+    def cell(self, cell: CellRecord) -> None:
+        """Record that a cell exists: its run is found or created. Call it before anything else of the cell."""
+        params = {key: names.shortened(value, names.LONGEST_PARAM) for key, value in cell.params.items()}
+        self._append("cell", cell=cell.id, params=params, tags=cell.tags())
 
-        Args:
-            cell: the cell's id.
-            params: ``backbone``, ``task``, ``method``, the grid axes and the fixed keys.
-            tags: further tags.
-        """
-        self._append("cell", cell=cell, params=_params(params), tags=_tags(tags or {}))
+    def winner(self, cell: str, params: Mapping[str, Any]) -> None:
+        """Record the searched values that a cell's search ended with, before they are confirmed."""
+        self._append("winner", cell=cell, best_params=winner_text(params))
 
     def cell_ended(
         self, cell: str, outcome: str, reason: str = "", best_params: Mapping[str, Any] | None = None
@@ -134,130 +117,94 @@ class Tracker:
             reason: why the cell is not complete.
             best_params: the winning values of the searched keys; None when there is no winner.
         """
-        if outcome not in CELL_STATUS:
-            raise ValueError(f"`outcome` must be one of {', '.join(CELL_STATUS)}, but got {outcome!r}")
-        best = None if best_params is None else json.dumps(dict(best_params), sort_keys=True)
+        if outcome not in names.CELL_STATUS:
+            raise ValueError(f"`outcome` must be one of {', '.join(names.CELL_STATUS)}, but got {outcome!r}")
+        best = None if best_params is None else winner_text(best_params)
         self._append("cell_ended", cell=cell, outcome=outcome, reason=reason, best_params=best)
 
-    def trial_started(
-        self,
-        *,
-        fingerprint: str,
-        stage: Stage,
-        cell: str,
-        seed: int,
-        params: Mapping[str, Any],
-        number: int | None = None,
-        tags: Mapping[str, str] | None = None,
-    ) -> None:
+    def trial_started(self, trial: TrialRecord, params: Mapping[str, Any]) -> None:
         """Record that a trial starts, or starts again: then its run continues.
 
         Args:
-            fingerprint: the trial's identity.
-            stage: ``search`` or ``confirm``.
-            cell: the cell's id.
-            seed: the trial's seed.
+            trial: which one.
             params: the complete flat configuration.
-            number: the trial's number in its Optuna study (search only).
-            tags: further tags.
         """
-        about = _tags({"mept.seed": seed, **({} if number is None else {"mept.trial_number": number}), **(tags or {})})
-        self._append("trial", **_trial(cell, stage, fingerprint), params=_params(params), tags=about)
+        texts = {key: names.shortened(value, names.LONGEST_PARAM) for key, value in params.items()}
+        self._append("trial", **trial.key(), params=texts, tags=trial.tags())
 
-    def evaluation(
-        self, *, fingerprint: str, stage: Stage, cell: str, epoch: int, timestamp: float, metrics: Mapping[str, float]
-    ) -> None:
+    def evaluation(self, trial: TrialRecord, epoch: int, timestamp: float, metrics: Mapping[str, float]) -> None:
         """Record an evaluation; one that was recorded before changes nothing.
 
         Args:
-            fingerprint: the trial's identity.
-            stage: ``search`` or ``confirm``.
-            cell: the cell's id.
+            trial: which one.
             epoch: MLflow's step.
             timestamp: unix seconds when the evaluation was made, the same in every replay.
             metrics: values under their names.
         """
-        at = int(timestamp * 1000)
-        self._append("evaluation", **_trial(cell, stage, fingerprint), epoch=epoch, at=at, metrics=_metrics(metrics))
+        self._append("evaluation", **trial.key(), epoch=epoch, at=int(timestamp * 1000), metrics=_metrics(metrics))
 
     def trial_ended(
         self,
-        *,
-        fingerprint: str,
-        stage: Stage,
-        cell: str,
+        trial: TrialRecord,
         outcome: str,
         reason: str = "",
         best: float | None = None,
         summary: Mapping[str, float] | None = None,
-        artifacts: Path | str | None = None,
+        artifacts: Path | None = None,
     ) -> None:
         """Record a trial's end.
 
         Args:
-            fingerprint: the trial's identity.
-            stage: ``search`` or ``confirm``.
-            cell: the cell's id.
+            trial: which one.
             outcome: ``complete``, ``pruned`` or ``failed``.
             reason: why it is not complete.
             best: the best dev score; required when ``complete``.
             summary: metrics recorded once.
-            artifacts: the trial's directory, of which :data:`ARTIFACTS` are kept; None to keep none.
+            artifacts: the trial's directory, of which :data:`names.KEPT` are kept; None to keep none.
         """
-        if outcome not in RUN_STATUS:
-            raise ValueError(f"`outcome` must be one of {', '.join(RUN_STATUS)}, but got {outcome!r}")
+        if outcome not in names.TRIAL_STATUS:
+            raise ValueError(f"`outcome` must be one of {', '.join(names.TRIAL_STATUS)}, but got {outcome!r}")
         if outcome == "complete" and best is None:
             raise ValueError("`best` must be given when `outcome` is 'complete'")
-        metrics = dict(summary or {}) | ({} if best is None else {OBJECTIVE: best})
+        metrics = dict(summary or {}) | ({} if best is None else {names.OBJECTIVE: best})
+        where = None if artifacts is None else str(artifacts.absolute())
         self._append(
             "trial_ended",
-            **_trial(cell, stage, fingerprint),
+            **trial.key(),
             outcome=outcome,
             reason=reason,
             metrics=_metrics(metrics),
-            artifacts=None if artifacts is None else str(Path(artifacts).absolute()),
+            artifacts=where,
         )
         if outcome == "complete" and best is not None:
-            run = FinishedRun(fingerprint, "", self.grid, cell, stage, best, metrics)
-            self._finished.setdefault(fingerprint, run)
+            self._finished.setdefault(trial.fingerprint, _finished(trial, self.grid.name, best, metrics))
 
-    def reused(
-        self,
-        *,
-        fingerprint: str,
-        stage: Stage,
-        cell: str,
-        seed: int,
-        number: int | None = None,
-    ) -> FinishedRun:
+    def reused(self, trial: TrialRecord) -> FinishedRun:
         """Record that a finished trial counts for a cell: a copy of its run, unless it is that cell's run already.
 
         Args:
-            fingerprint: one that :meth:`finished` knows.
-            stage: ``search`` or ``confirm``.
-            cell: the cell's id.
-            seed: the trial's seed.
-            number: the trial's number in its Optuna study (search only).
+            trial: one whose fingerprint :meth:`finished` knows.
         """
-        source = self._finished[fingerprint]
-        about = _tags({"mept.seed": seed, **({} if number is None else {"mept.trial_number": number})})
-        origin = _trial(source.cell, source.stage, fingerprint)
-        self._append("reused", **_trial(cell, stage, fingerprint), tags=about, source=source.run_id, origin=origin)
+        source = self._finished[trial.fingerprint]
+        origin = {"cell": source.cell, "stage": source.stage, "fingerprint": trial.fingerprint}
+        self._append("reused", **trial.key(), tags=trial.tags(), source=source.run_id, origin=origin)
         return source
 
-    def register_champion(
-        self, *, cell: str, fingerprint: str, adapter: Path | str, example: Mapping[str, str]
-    ) -> None:
+    def is_recorded(self, trial: TrialRecord) -> bool:
+        """Whether a finished trial's run is this cell's own and says so."""
+        run = self._finished[trial.fingerprint]
+        own = (run.grid, run.cell, run.stage) == (self.grid.name, trial.cell, trial.stage)
+        return own and trial.tags().items() <= run.tags.items()
+
+    def champion(self, trial: TrialRecord, adapter: Path, example: Mapping[str, str]) -> None:
         """Register a confirmed adapter as the model ``<grid>.<cell>`` with the alias ``champion``.
 
         Args:
-            cell: the cell's id.
-            fingerprint: the confirmed trial with the best dev score, after its :meth:`trial_ended`.
+            trial: the confirmed one with the best dev score, after its :meth:`trial_ended`.
             adapter: the directory that holds the adapter's files.
             example: a task's fields with their values: the model's signature and input example.
         """
-        about = _trial(cell, "confirm", fingerprint)
-        self._append("champion", **about, adapter=str(Path(adapter).absolute()), example=dict(example))
+        self._append("champion", **trial.key(), adapter=str(adapter.absolute()), example=dict(example))
 
     @property
     def pending(self) -> int:
@@ -294,16 +241,20 @@ class Tracker:
             journal.close()
             self._journal = self._pump = None
         if journal.pending:
-            self._warn(
+            self._lose(
                 f"{journal.pending} events wait in {journal.path} because MLflow ({public(self.uri)}) did not take "
                 f"them: {pump.trouble or 'too slow'}; the same command records them once it is back"
             )
         return journal.pending
 
+    def _lose(self, message: str) -> None:
+        self.lost.append(message)
+        self._warn(message)
+
     def _append(self, kind: str, **content: Any) -> None:
         if self._journal is None or self._pump is None:
             raise RuntimeError("call check() before recording anything")
-        self._journal.append({"kind": kind, "time": int(time.time() * 1000), **content})
+        self._journal.append({"kind": kind, "time": int(self._clock() * 1000), **content})
         self._pump.wake()
 
     def _replay(self, pump: Pump) -> None:
@@ -314,16 +265,8 @@ class Tracker:
                 raise InputError(f"MLflow at {public(self.uri)} does not take what is to be recorded: {trouble}")
 
 
-def _trial(cell: str, stage: str, fingerprint: str) -> dict[str, str]:
-    return {"cell": cell, "stage": stage, "fingerprint": fingerprint}
-
-
-def _params(values: Mapping[str, Any]) -> dict[str, str]:
-    return {key: str(value)[:LONGEST_PARAM] for key, value in values.items()}
-
-
-def _tags(values: Mapping[str, Any]) -> dict[str, str]:
-    return {key: str(value)[:LONGEST_TAG] for key, value in values.items()}
+def _finished(trial: TrialRecord, grid: str, best: float, metrics: Mapping[str, float]) -> FinishedRun:
+    return FinishedRun(trial.fingerprint, "", grid, trial.cell, trial.stage, best, dict(metrics), trial.tags())
 
 
 def _metrics(values: Mapping[str, float]) -> dict[str, float | str]:

@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from orchestration.record.results import OBJECTIVE, natural_key
+from orchestration.record.names import CONFIRM, DEV_SCORE, SEARCH
+from orchestration.record.results import natural_key
 from orchestration.report.drawing import (
     DASHES,
     INK,
@@ -30,7 +31,6 @@ from orchestration.report.drawing import (
 )
 from orchestration.report.experts import pathways, routing, similarity, utilisation
 from orchestration.report.main_table import metric_name
-from orchestration.report.measure import CONFIRM, SEARCH
 from orchestration.report.sensitivity import Field, Panel, Sensitivity, sensitivities, value_text
 from orchestration.report.states import states
 from orchestration.report.summary import CellSummary, Summary
@@ -155,12 +155,12 @@ def search(summary: Summary) -> list[Drawing]:
     """The dev score of every search trial against each searched number: one panel per task, one colour per method."""
     trials = summary.results.trials
     trials = trials[(trials["stage"] == SEARCH) & (trials["outcome"] == "complete")]
-    trials = trials[np.isfinite(trials[OBJECTIVE].astype(float))]
+    trials = trials[np.isfinite(trials[DEV_SCORE].astype(float))]
     keys = sorted({key for cell in summary.cells for key in cell.best})
     drawings = []
     for key in keys:
         points: dict[str, list[tuple[float, float]]] = {}
-        for cell, params, score in zip(trials["cell"], trials["params"], trials[OBJECTIVE], strict=True):
+        for cell, params, score in zip(trials["cell"], trials["params"], trials[DEV_SCORE], strict=True):
             if isinstance(params.get(key), int | float) and not isinstance(params.get(key), bool):
                 points.setdefault(cell, []).append((float(params[key]), 100 * float(score)))
         if len({x for pairs in points.values() for x, _ in pairs}) >= 3:

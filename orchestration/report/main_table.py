@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mept.errors import InputError, unknown_name
+from orchestration.record.names import CONFIRM
 from orchestration.report.load import COLLAPSED
-from orchestration.report.measure import CONFIRM, Measure
+from orchestration.report.measure import Measure
 from orchestration.report.summary import CellSummary, Summary, canonical, distinct, is_mixture, tasks_of, value_of
 from orchestration.run.progress import duration
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-CONFIRM, SEARCH = "confirm", "search"
+from orchestration.record.names import CONFIRM
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from orchestration.report.measure import CONFIRM, SEARCH, Measure
+from orchestration.record.names import CONFIRM, SEARCH
+from orchestration.report.measure import Measure
 
 SHOWN_COSTS = ("params/percent", "time/train_seconds")
 """Metrics of a run that the main table shows beside the main number."""

@@ -15,11 +15,12 @@ import pandas as pd
 from markupsafe import Markup
 
 from orchestration.grid.keys import OF_A_RUN
+from orchestration.record.names import CONFIRM
 from orchestration.report.contents import Report
 from orchestration.report.drawing import Drawing
 from orchestration.report.load import Load
 from orchestration.report.main_table import COST_COLUMNS, DASH, MainTable, Row
-from orchestration.report.measure import CONFIRM, Measure
+from orchestration.report.measure import Measure
 from orchestration.report.summary import CellSummary, Summary, canonical
 from orchestration.report.tables import costs_text, rounded_text
 from orchestration.run.progress import duration

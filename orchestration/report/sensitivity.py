@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from orchestration.record.results import OBJECTIVE
+from orchestration.record.names import DEV_SCORE, SEARCH
 from orchestration.report.drawing import panel_title, shortened
-from orchestration.report.measure import SEARCH
 from orchestration.report.summary import CellSummary, Summary, canonical, distinct
 
 FIRST = ("num_virtual_tokens", "num_experts", "learning_rate")
@@ -126,7 +125,7 @@ def _over_search(summary: Summary) -> list[Sensitivity]:
     """Return the tables of the best dev score over two searched keys."""
     trials = summary.results.trials
     tried = (trials["stage"] == SEARCH) & trials["outcome"].isin(["complete", "pruned"])
-    tried &= np.isfinite(trials[OBJECTIVE].astype(float))
+    tried &= np.isfinite(trials[DEV_SCORE].astype(float))
     by_cell = dict(tuple(trials[tried].groupby("cell", sort=False)))
     cells = [cell for cell in summary.cells if cell.id in by_cell]
     searches: dict[str, list[pd.DataFrame]] = {}
@@ -181,7 +180,7 @@ def _best_of_each(
 ) -> dict[Position, Field]:
     """Return the best dev score of the trials with each pair of values; of equal ones, that of a complete trial."""
     found: dict[Position, list[tuple[float, bool]]] = {}
-    for params, outcome, score in zip(trials["params"], trials["outcome"], trials[OBJECTIVE], strict=True):
+    for params, outcome, score in zip(trials["params"], trials["outcome"], trials[DEV_SCORE], strict=True):
         position = _position(params, pair, rows, columns)
         found.setdefault(position, []).append((100 * float(score), outcome == "complete"))
     best = {position: max(scores) for position, scores in found.items()}

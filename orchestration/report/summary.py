@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from orchestration.record.results import OBJECTIVE, Results, natural_key
+from orchestration.record.names import CONFIRM, DEV_SCORE, SEARCH
+from orchestration.record.results import Results, natural_key
 from orchestration.report.load import Load, measured_load
-from orchestration.report.measure import CONFIRM, SEARCH, Measure
+from orchestration.report.measure import Measure
 from orchestration.report.missing import Missing, missing
 
 OUTCOMES = ("complete", "pruned", "failed", "running", "interrupted")
@@ -141,15 +142,15 @@ def _part(key: str, value: Any) -> str:
 def _measure(results: Results) -> Measure:
     metric = results.report.value
     if metric.startswith("dev/") or not results.seeds:
-        dev = OBJECTIVE if metric.startswith("test/") else metric
+        dev = DEV_SCORE if metric.startswith("test/") else metric
         return Measure(dev, SEARCH)
     return Measure(metric, CONFIRM, results.seeds)
 
 
 def _cell(record: Mapping[str, Any], trials: pd.DataFrame, results: Results, measure: Measure) -> CellSummary:
     search, confirm = trials[trials["stage"] == SEARCH], trials[trials["stage"] == CONFIRM]
-    complete = search[(search["outcome"] == "complete") & np.isfinite(search[OBJECTIVE].astype(float))]
-    winner = complete.sort_values(OBJECTIVE, ascending=False, kind="stable").head(1)
+    complete = search[(search["outcome"] == "complete") & np.isfinite(search[DEV_SCORE].astype(float))]
+    winner = complete.sort_values(DEV_SCORE, ascending=False, kind="stable").head(1)
     runs = winner if measure.stage == SEARCH else confirm[confirm["outcome"] == "complete"]
     scores = _values(runs, measure.metric)
     best = record["best_params"] or {}
@@ -172,7 +173,7 @@ def _cell(record: Mapping[str, Any], trials: pd.DataFrame, results: Results, mea
         sd=_deviation(values),
         planned=measure.planned,
         missing=missing(record, trials, runs, measure, list(metrics.values())),
-        dev=next(iter(_values(winner, OBJECTIVE).values()), None),
+        dev=next(iter(_values(winner, DEV_SCORE).values()), None),
         costs=_costs(runs),
         best=best,
         edges=_edges(best, search),
@@ -221,7 +222,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _curve(run_ids: pd.Series, histories: pd.DataFrame) -> pd.DataFrame:
-    points = histories[(histories["metric"] == OBJECTIVE) & histories["run_id"].isin(run_ids)]
+    points = histories[(histories["metric"] == DEV_SCORE) & histories["run_id"].isin(run_ids)]
     points = points[np.isfinite(points["value"].astype(float))]
     if points.empty:
         return pd.DataFrame({"epoch": [], "mean": [], "low": [], "high": []})

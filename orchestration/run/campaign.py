@@ -2,48 +2,33 @@
 
 from __future__ import annotations
 
-import json
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from mept.trial import TrialConfig
+from orchestration.options import Options
 from orchestration.plan.cells import Cell
+from orchestration.plan.fingerprints import Subject
+from orchestration.record.names import CONFIRM, SEARCH, Stage
+from orchestration.record.past import FinishedRun
+from orchestration.record.records import CellRecord, TrialRecord
+from orchestration.record.store import Store
 from orchestration.record.tracker import Tracker
-from orchestration.record.writer import FinishedRun, Stage
 from orchestration.run.definition import Params
+from orchestration.run.job import Job
 from orchestration.run.progress import Progress
 from orchestration.run.search import CellStudy
 
-FAILURE = "failure.json"
-"""In a trial's directory: why it fails each time it is trained."""
-
 
 @dataclass(frozen=True)
-class Site:
-    """Directories that driver and workers share."""
-
-    root: Path
-    data_dir: Path | None = None
-    model_dir: Path | None = None
-
-    def trial(self, fingerprint: str) -> Path:
-        """Return a trial's directory."""
-        return self.root / "trials" / fingerprint
-
-
-@dataclass(frozen=True)
-class Job:
+class CellTrial:
     """One trial of a cell."""
 
     cell: Cell
-    stage: Stage
     config: TrialConfig
-    fingerprint: str
-    number: int | None = None
-    """In the study; None for a confirmed run."""
+    record: TrialRecord
 
     @property
     def key(self) -> str:
@@ -56,34 +41,47 @@ class Job:
         return f"seed {self.config.seed}" if self.number is None else f"trial {self.number}"
 
     @property
-    def place(self) -> dict[str, Any]:
-        """What identifies the trial's run for the tracker."""
-        return {"fingerprint": self.fingerprint, "stage": self.stage, "cell": self.cell.id}
+    def number(self) -> int | None:
+        """In the study; None for a confirmed run."""
+        return self.record.number
+
+    @property
+    def fingerprint(self) -> str:
+        """Its identity in the run directory and among all grids."""
+        return self.record.fingerprint
 
 
 @dataclass
 class CellWork:
     """One cell: its study and the state of its confirmation."""
 
-    cell: Cell
-    identity: str
-    """Of what the trials act on: weights and data."""
-    parameters: Mapping[str, Any]
-    """For the tracker."""
+    subject: Subject
+    record: CellRecord
     example: Mapping[str, str]
     """Fields of one example of the task."""
     study: CellStudy | None
     """None where nothing is searched and confirmed runs give the result."""
     open: set[str] = field(default_factory=set)
-    """Keys of jobs that are asked and have not ended."""
-    confirm: deque[Job] | None = None
+    """Keys of trials that are asked and have not ended."""
+    confirm: deque[CellTrial] | None = None
     """Confirmed runs to do; None before the search has ended."""
-    confirmed: dict[int, tuple[float, Job]] = field(default_factory=dict)
+    confirmed: dict[int, tuple[float, CellTrial]] = field(default_factory=dict)
     """Best dev score by seed."""
     best: Params | None = None
     problems: list[str] = field(default_factory=list)
     done: bool = False
     outcome: str = ""
+
+    @property
+    def cell(self) -> Cell:
+        """The cell as planned."""
+        return self.subject.cell
+
+    def trial(self, stage: Stage, config: TrialConfig, fingerprint: str, number: int | None = None) -> CellTrial:
+        """Return a trial of the cell."""
+        winner = self.best if stage == CONFIRM else None
+        about = TrialRecord(self.cell.id, stage, fingerprint, config.seed, self.record.definition, number, winner)
+        return CellTrial(self.cell, config, about)
 
 
 class Campaign:
@@ -93,44 +91,61 @@ class Campaign:
     study hears of the trial's end, so a crash between the two repeats a message and loses none.
     """
 
-    def __init__(self, cells: Sequence[CellWork], tracker: Tracker, progress: Progress, site: Site) -> None:
-        self.cpus = 1.0
-        self.stop: BaseException | None = None
-        """Raised at the next safe moment."""
+    def __init__(
+        self,
+        cells: Sequence[CellWork],
+        tracker: Tracker,
+        progress: Progress,
+        options: Options,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Remember the work.
+
+        Args:
+            cells: all that can exist.
+            tracker: where results are recorded.
+            progress: where they are shown.
+            options: where things are; its paths are absolute.
+            check: called at safe moments; raises what should stop the run.
+        """
         self._cells = list(cells)
         self._turn = deque(self._cells)
-        self._tracker, self._progress, self._site = tracker, progress, site
-        self._jobs: dict[str, Job] = {}
+        self._tracker, self._progress, self._options, self._check = tracker, progress, options, check
+        self._store = Store(options.root)
+        self._trials: dict[str, CellTrial] = {}
         self._works = {work.cell.id: work for work in cells}
-        self._asked: deque[Job] = deque()
+        self._asked: deque[CellTrial] = deque()
 
     def settle(self) -> None:
-        """Take over what is known already, until there is a job to train or nothing left."""
+        """Take over what is known already, until there is a trial to train or nothing left."""
         for work in self._cells:
-            self._tracker.cell(work.cell.id, work.parameters)
+            self._tracker.cell(work.record)
             self._count_known(work)
-        job = self._next()
-        if job is not None:
-            self._asked.append(job)
+        trial = self._next()
+        if trial is not None:
+            self._asked.append(trial)
 
     def failures(self) -> dict[str, str]:
         """Return why cells have no complete result, by their ids."""
         return {work.cell.id: "; ".join(work.problems) for work in self._cells if work.outcome in ("failed", "partial")}
 
-    def next(self) -> dict[str, Any] | None:
+    def next(self) -> Job | None:
         """Return a job for a worker, or None when all that is left waits for running trials."""
-        job = self._asked.popleft() if self._asked else self._next()
-        if job is None:
+        trial = self._asked.popleft() if self._asked else self._next()
+        if trial is None:
             return None
-        return {
-            "key": job.key,
-            "config": job.config.flat(),
-            "directory": str(self._site.trial(job.fingerprint)),
-            "cache_dir": str(self._site.root / "cache"),
-            "data_dir": str(self._site.data_dir) if self._site.data_dir else None,
-            "model_dir": str(self._site.model_dir) if self._site.model_dir else None,
-            "cpus": self.cpus,
-        }
+        info = trial.cell.info
+        return Job(
+            key=trial.key,
+            config=trial.config.flat(),
+            directory=self._store.trial(trial.fingerprint),
+            cache_dir=self._store.cache,
+            data_dir=self._options.data_dir,
+            model_dir=self._options.model_dir,
+            revision=info.revision if info else None,
+            backbone_identity=info.identity if info else None,
+            data_identity=self._works[trial.cell.id].subject.data,
+        )
 
     def finished(self) -> bool:
         """Whether every cell is done."""
@@ -138,64 +153,62 @@ class Campaign:
 
     def started(self, key: str) -> None:
         """Open the trial's run."""
-        job = self._jobs[key]
-        self._tracker.trial_started(**job.place, seed=job.config.seed, params=job.config.flat(), number=job.number)
-        self._progress.trial_started(key, job.cell.id, job.label, job.config.epochs)
+        trial = self._trials[key]
+        self._tracker.trial_started(trial.record, trial.config.flat())
+        self._progress.trial_started(key, trial.cell.id, trial.label, trial.config.epochs)
 
-    def evaluated(self, key: str, evaluation: dict[str, Any]) -> bool:
+    def evaluated(self, key: str, evaluation: Mapping[str, Any]) -> bool:
         """Record an evaluation, and end the trial if it is the last one or its study prunes it."""
-        job, work = self._jobs[key], self._work(key)
-        epoch, best = evaluation["epoch"], evaluation["best"]
-        self._tracker.evaluation(
-            **job.place, epoch=epoch, timestamp=evaluation["timestamp"], metrics=evaluation["metrics"]
-        )
-        self._progress.evaluated(key, epoch, evaluation["timestamp"], best)
-        prune = job.number is not None and work.study is not None and work.study.report(job.number, epoch, best)
+        trial, work = self._trials[key], self._work(key)
+        epoch, best, at = evaluation["epoch"], evaluation["best"], evaluation["timestamp"]
+        self._tracker.evaluation(trial.record, epoch, at, evaluation["metrics"])
+        self._progress.evaluated(key, epoch, at, best)
+        prune = trial.number is not None and work.study is not None and work.study.report(trial.number, epoch, best)
         if evaluation["done"]:
-            self._completed(job, best, evaluation["summary"])
+            self._completed(trial, best, evaluation["summary"])
         elif prune:
-            self._tracker.trial_ended(**job.place, outcome="pruned", reason="pruned", best=best)
-            assert work.study is not None and job.number is not None
-            work.study.prune(job.number)
-            self._ended(job, "pruned", best)
+            self._tracker.trial_ended(trial.record, "pruned", reason="pruned", best=best)
+            assert work.study is not None and trial.number is not None
+            work.study.prune(trial.number)
+            self._store.drop_training(trial.fingerprint)
+            self._ended(trial, "pruned", best)
         return evaluation["done"] or prune
 
     def failed(self, key: str, reason: str, repeatable: bool) -> None:
         """End a trial without a result."""
-        job, work = self._jobs[key], self._work(key)
-        self._tracker.trial_ended(**job.place, outcome="failed", reason=reason)
+        trial, work = self._trials[key], self._work(key)
+        self._tracker.trial_ended(trial.record, "failed", reason=reason)
         if repeatable:
-            directory = self._site.trial(job.fingerprint)
-            directory.mkdir(parents=True, exist_ok=True)
-            (directory / FAILURE).write_text(json.dumps({"reason": reason}) + "\n")
-        if job.number is None:
-            work.problems.append(f"{job.label}: {reason}")
+            self._store.fail(trial.fingerprint, reason)
+            self._store.drop_training(trial.fingerprint)
+        if trial.number is None:
+            work.problems.append(f"{trial.label}: {reason}")
         elif work.study is not None:
-            work.study.fail(job.number, reason, repeatable)
-        self._ended(job, "failed", reason=reason)
+            work.study.fail(trial.number, reason, repeatable)
+        self._ended(trial, "failed", reason=reason)
 
     def crashed(self, key: str, reason: str) -> None:
         """Say that a worker died; its trial will start again."""
         self._progress.trial_crashed(key, reason)
 
     def tick(self) -> None:
-        """Stop if a signal asked for it."""
+        """Stop if something asked for it."""
         self._progress.trouble = f"MLflow is away: {self._tracker.trouble}" if self._tracker.trouble else ""
-        if self.stop is not None:
-            raise self.stop
+        self._check()
 
     # What is next
 
-    def _next(self) -> Job | None:
-        """Return a job that must be trained; those whose result is known are ended on the way."""
-        while (job := self._choose()) is not None:
-            self._jobs[job.key] = job
-            self._works[job.cell.id].open.add(job.key)
-            if not self._known(job):
-                return job
+    def _next(self) -> CellTrial | None:
+        """Return a trial that must be trained; those whose result is known are ended on the way."""
+        while (trial := self._choose()) is not None:
+            self._check()
+            self._trials[trial.key] = trial
+            self._works[trial.cell.id].open.add(trial.key)
+            if not self._known(trial):
+                return trial
         return None
 
-    def _choose(self) -> Job | None:
+    def _choose(self) -> CellTrial | None:
         for work in self._cells:
             self._advance(work)
             if work.confirm:
@@ -205,7 +218,7 @@ class Campaign:
             self._turn.rotate(-1)
             if work.study is not None and not work.done and (proposal := work.study.ask()) is not None:
                 config = work.cell.search_config(proposal.params)
-                return Job(work.cell, "search", config, proposal.fingerprint, proposal.number)
+                return work.trial(SEARCH, config, proposal.fingerprint, proposal.number)
             self._advance(work)
             if work.confirm:
                 return work.confirm.popleft()
@@ -228,63 +241,78 @@ class Campaign:
             work.best = {}
         elif (winner := work.study.winner()) is not None:
             work.best = winner.params
+            missing = work.study.missing()
+            if missing:
+                what = (
+                    f"{len(missing)} of {work.study.total} trials of the search are missing, the next run repeats them"
+                )
+                work.problems.append(f"{what}: {'; '.join(dict.fromkeys(missing))}")
         else:
             work.problems += [f"no trial is complete: {reason}" for reason in work.study.reasons()]
             work.problems = work.problems or ["no trial is complete: all were pruned"]
             return
+        self._tracker.winner(work.cell.id, work.best)
         for seed in work.cell.seeds:
             config = work.cell.confirm_config(work.best, seed)
-            work.confirm.append(Job(work.cell, "confirm", config, config.fingerprint(work.identity)))
+            work.confirm.append(work.trial(CONFIRM, config, work.subject.fingerprint(config)))
 
-    def _known(self, job: Job) -> bool:
-        """End a job whose result was recorded earlier; return whether it was."""
-        reason = _failure(self._site.trial(job.fingerprint))
+    def _known(self, trial: CellTrial) -> bool:
+        """End a trial whose result was recorded earlier; return whether it was."""
+        reason = self._store.failure(trial.fingerprint)
         if reason is not None:
-            self.started(job.key)
-            self.failed(job.key, reason, True)
+            self.started(trial.key)
+            self.failed(trial.key, reason, True)
             return True
-        run = self._tracker.finished([job.fingerprint]).get(job.fingerprint)
-        if run is None or not self._passes(job, run):
+        run = self._tracker.finished([trial.fingerprint]).get(trial.fingerprint)
+        if run is None or not self._passes(trial, run):
             return False
-        if (run.grid, run.cell, run.stage) != (self._tracker.grid, job.cell.id, job.stage):
-            self._tracker.reused(**job.place, seed=job.config.seed, number=job.number)
-        self._ended(job, "reused", run.best)
+        if not self._tracker.is_recorded(trial.record):
+            self._tracker.reused(trial.record)
+        self._ended(trial, "reused", run.best)
         return True
 
-    def _passes(self, job: Job, run: FinishedRun) -> bool:
+    def _passes(self, trial: CellTrial, run: FinishedRun) -> bool:
         """Show the study what a finished trial went through; return whether it would have gone on to the end.
 
         So a study is the same whether its trials were trained for it or had been trained for another grid before.
         """
-        study = self._work(job.key).study
-        if job.number is None or study is None:
+        study = self._work(trial.key).study
+        if trial.number is None or study is None:
             return True
-        for epoch, best, done in _history(self._site.trial(job.fingerprint)):
-            if study.report(job.number, epoch, best) and not done:
+        for passed in self._store.passed(trial.fingerprint):
+            if study.report(trial.number, passed.epoch, passed.best) and not passed.done:
                 return False
-        study.complete(job.number, run.best)
+        study.complete(trial.number, run.best)
         return True
 
     # What results mean
 
     def _work(self, key: str) -> CellWork:
-        return self._works[self._jobs[key].cell.id]
+        return self._works[self._trials[key].cell.id]
 
-    def _completed(self, job: Job, best: float, summary: Mapping[str, float]) -> None:
-        directory = self._site.trial(job.fingerprint)
-        artifacts = directory if job.stage == "confirm" else None
-        self._tracker.trial_ended(**job.place, outcome="complete", best=best, summary=summary, artifacts=artifacts)
-        study = self._works[job.cell.id].study
-        if job.number is not None and study is not None:
-            study.complete(job.number, best)
-        self._ended(job, "complete", best)
+    def _completed(self, trial: CellTrial, best: float, summary: Mapping[str, float]) -> None:
+        directory = self._store.trial(trial.fingerprint) if trial.record.stage == CONFIRM else None
+        self._tracker.trial_ended(trial.record, "complete", best=best, summary=summary, artifacts=directory)
+        study = self._works[trial.cell.id].study
+        if trial.number is not None and study is not None:
+            before = study.winner()
+            study.complete(trial.number, best)
+            self._drop_loser(trial.fingerprint, before.fingerprint if before else None, study)
+        self._ended(trial, "complete", best)
 
-    def _ended(self, job: Job, outcome: str, best: float | None = None, reason: str = "") -> None:
-        work = self._works[job.cell.id]
-        work.open.discard(job.key)
-        if job.number is None and best is not None and outcome in ("complete", "reused"):
-            work.confirmed[job.config.seed] = (best, job)
-        self._progress.trial_ended(job.key, job.cell.id, outcome, best, reason)
+    def _drop_loser(self, fingerprint: str, before: str | None, study: CellStudy) -> None:
+        """Delete the adapter of the search trial that is not the best, the new one or the best one so far."""
+        winner = study.winner()
+        for loser in {fingerprint, before} - {winner.fingerprint if winner else None, None}:
+            assert loser is not None
+            self._store.drop_adapter(loser)
+
+    def _ended(self, trial: CellTrial, outcome: str, best: float | None = None, reason: str = "") -> None:
+        work = self._works[trial.cell.id]
+        work.open.discard(trial.key)
+        if trial.number is None and best is not None and outcome in ("complete", "reused"):
+            work.confirmed[trial.config.seed] = (best, trial)
+        self._progress.trial_ended(trial.key, trial.cell.id, outcome, best, reason)
         self._advance(work)
 
     def _count_known(self, work: CellWork) -> None:
@@ -297,20 +325,13 @@ class Campaign:
             self._progress.known(work.cell.id, outcome, count, winner.score if winner else None)
 
     def _finish(self, work: CellWork) -> None:
-        seeds = work.cell.seeds
-        if work.best is None or (seeds and not work.confirmed):
-            work.outcome = "failed"
-        else:
-            work.outcome = "complete" if len(work.confirmed) == len(seeds) else "partial"
+        work.outcome = _outcome(work)
         work.done = True
         score = ""
         if work.confirmed:
-            best, job = max(work.confirmed.values(), key=lambda one: (one[0], -one[1].config.seed))
-            adapter = self._site.trial(job.fingerprint) / "adapter"
-            if adapter.is_dir():
-                self._tracker.register_champion(
-                    cell=work.cell.id, fingerprint=job.fingerprint, adapter=adapter, example=work.example
-                )
+            best, trial = max(work.confirmed.values(), key=lambda one: (one[0], -one[1].config.seed))
+            if (adapter := self._store.adapter(trial.fingerprint)) is not None:
+                self._tracker.champion(trial.record, adapter, work.example)
             count = len(work.confirmed)
             score = f"best dev {100 * best:.1f} over {count} seed{'s' if count > 1 else ''}"
         elif work.study is not None and (winner := work.study.winner()) is not None:
@@ -320,18 +341,8 @@ class Campaign:
         self._progress.cell_ended(work.cell.id, work.outcome, score, reason)
 
 
-def _failure(directory: Path) -> str | None:
-    """Return why a trial fails each time, if that is known."""
-    try:
-        return str(json.loads((directory / FAILURE).read_text())["reason"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _history(directory: Path) -> list[tuple[int, float, bool]]:
-    """Return epoch, best dev score so far and whether it was the last, of a finished trial; empty if it is not here."""
-    try:
-        evaluations = json.loads((directory / "result.json").read_text())
-        return [(int(one["epoch"]), float(one["best"]), bool(one["done"])) for one in evaluations]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+def _outcome(work: CellWork) -> str:
+    if work.best is None or (work.cell.seeds and not work.confirmed):
+        return "failed"
+    searched_whole = work.study is None or not work.study.missing()
+    return "complete" if searched_whole and len(work.confirmed) == len(work.cell.seeds) else "partial"

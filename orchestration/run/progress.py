@@ -14,6 +14,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from orchestration.plan.estimates import duration
+
 QUIET_SECONDS = 30.0
 """Without a terminal, the overall state is printed at most this often."""
 SHOWN_CELLS = 12
@@ -205,14 +207,6 @@ class Progress:
             )
         more = [Text(f"and {len(rows) - SHOWN_CELLS} more", style="dim")] if len(rows) > SHOWN_CELLS else []
         return Group(*([table] if rows else []), *more, Text(self.status(), style="bold"))
-
-
-def duration(seconds: float) -> str:
-    """Return seconds, minutes or hours, whichever reads best, with two digits or more."""
-    units = ((size, unit) for size, unit in ((1, "s"), (60, "min")) if seconds < 59.5 * size)
-    size, unit = next(units, (3600, "h"))
-    value = seconds / size
-    return f"{value:.1f} {unit}" if value < 9.95 else f"{value:.0f} {unit}"
 
 
 class _Filter:

@@ -12,8 +12,9 @@ import json
 import logging
 import os
 import shutil
+import sys
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 SETTINGS = {
@@ -35,31 +36,27 @@ for _name, _value in SETTINGS.items():
 
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
+from ray._common.utils import get_default_system_temp_dir  # noqa: E402
 from ray.tune.experiment import Trial  # noqa: E402
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
-from mept.errors import InputError  # noqa: E402
+from mept.errors import InputError, one_line  # noqa: E402
+from orchestration.grid.settings import Resources  # noqa: E402
+from orchestration.options import cluster_address  # noqa: E402
+from orchestration.run.job import Job  # noqa: E402
 
+LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
+"""Bytes in the path of a Unix socket."""
+LONGEST_BELOW_TEMPORARY = len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1")
 OBJECT_STORE_BYTES = 200 * 1024**2
 """Of a local cluster: results are small, data and weights do not pass through Ray."""
 
 
-@dataclass(frozen=True)
-class Resources:
-    """What one trial occupies. ``None``: one GPU if the cluster has any, else none, and one CPU."""
-
-    gpus: float | None = None
-    cpus: float | None = None
-
-
 class Work(Protocol):
-    """What is to be done; its methods are called one at a time, in the driver's main thread.
+    """What is to be done; its methods are called one at a time, in the driver's main thread."""
 
-    A job is a flat mapping of JSON-able values for the worker, with its identity under ``"key"``.
-    """
-
-    def next(self) -> dict[str, Any] | None:
+    def next(self) -> Job | None:
         """Return a job, or None when there is none now."""
 
     def finished(self) -> bool:
@@ -68,7 +65,7 @@ class Work(Protocol):
     def started(self, key: str) -> None:
         """A worker has begun, or after a crash begun again, with a job."""
 
-    def evaluated(self, key: str, evaluation: dict[str, Any]) -> bool:
+    def evaluated(self, key: str, evaluation: Mapping[str, Any]) -> bool:
         """Take an evaluation (fields of ``mept.train.Evaluation``) and return whether the job ends here."""
 
     def failed(self, key: str, reason: str, repeatable: bool) -> None:
@@ -89,18 +86,19 @@ def start_ray(num_cpus: int | None = None) -> None:
     """Connect to the cluster that RAY_ADDRESS names, or start a local one.
 
     Raises:
-        InputError: the cluster cannot be reached, or refuses us.
+        InputError: the cluster cannot be reached, or refuses us, or this machine cannot run one.
     """
     if ray.is_initialized():
         return
     for name in ("ray", "ray.tune", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    address = os.environ.get("RAY_ADDRESS")
+    address = cluster_address()
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
-        if address and address != "local":
+        if address is not None:
             ray.init(address=address, **common)
         else:
+            _check_socket_path()
             ray.init(
                 address="local",
                 num_cpus=num_cpus or os.cpu_count(),
@@ -108,9 +106,25 @@ def start_ray(num_cpus: int | None = None) -> None:
                 object_store_memory=OBJECT_STORE_BYTES,
                 **common,
             )
-    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        if isinstance(error, InputError):
+            raise
         where = f"the Ray cluster at RAY_ADDRESS={address!r}" if address else "a local Ray cluster"
-        raise InputError(f"cannot use {where}: {str(error).strip().splitlines()[0]}") from error
+        raise InputError(f"cannot use {where}: {one_line(error)}") from error
+
+
+def _check_socket_path() -> None:
+    """Refuse a temporary directory below which the names of Ray's sockets would be too long for the system.
+
+    Raises:
+        InputError: it is so.
+    """
+    folder, longest = get_default_system_temp_dir(), LONGEST_SOCKET - LONGEST_BELOW_TEMPORARY
+    if len(os.fsencode(folder)) > longest:
+        raise InputError(
+            f"Ray keeps sockets below the temporary directory, whose path must have at most {longest} bytes for that, "
+            f"but {folder} has {len(os.fsencode(folder))}; set RAY_TMPDIR to a shorter one, such as /tmp"
+        )
 
 
 def stop_ray() -> None:
@@ -167,7 +181,7 @@ def run(work: Work, trainable: type[tune.Trainable], each: dict[str, float], max
         tune.run(
             trainable,
             name="mept",
-            search_alg=_Jobs(guard),
+            search_alg=_Jobs(guard, each["cpu"]),
             scheduler=_Evaluations(guard),
             callbacks=[_Events(guard)],
             stop=_Stop(guard),
@@ -221,14 +235,14 @@ def _no_guard() -> None:
 class _Jobs(Searcher):
     """Gives Tune the work's jobs; None while all that is left waits for running trials."""
 
-    def __init__(self, guard: _Guard) -> None:
+    def __init__(self, guard: _Guard, cpus: float) -> None:
         super().__init__()
-        self._guard = guard
+        self._guard, self._cpus = guard, cpus
 
     def suggest(self, trial_id: str) -> Any:
-        job = self._guard("next")
+        job: Job | None = self._guard("next")
         if job is not None:
-            return {"job": json.dumps(job)}
+            return {"key": job.key, "job": job.model_dump_json(), "cpus": self._cpus}
         return Searcher.FINISHED if self._guard("finished", default=True) else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -293,7 +307,7 @@ class _Stop(tune.Stopper):
 
 def key_of(trial: Trial) -> str:
     """Return the identity of a Tune trial's job."""
-    return json.loads(trial.config["job"])["key"]
+    return str(trial.config["key"])
 
 
 def _reason(trial: Trial) -> str:
@@ -304,9 +318,9 @@ def _reason(trial: Trial) -> str:
     except (OSError, TypeError):
         return "the worker failed"
     if isinstance(error, ray.exceptions.RayActorError) and "creation task" in str(error):
-        return f"a worker cannot start: {str(error).strip().splitlines()[-1]}"
+        # Ray's own words come first, then a traceback whose last line says why.
+        return f"a worker cannot start: {one_line(str(error).strip().splitlines()[-1])}"
     if isinstance(error, ray.exceptions.RayActorError):
         return "the worker process died (killed, or out of memory)"
     cause = getattr(error, "cause", None) or error
-    text = str(cause).strip().splitlines()
-    return f"{type(cause).__name__}: {text[0]}" if text else type(cause).__name__
+    return f"{type(cause).__name__}: {one_line(cause)}"

@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from mept.errors import InputError
 from orchestration.grid.forms import Choice, Distribution, IntRange, LogUniform, Uniform
-from orchestration.record.writer import public
+from orchestration.options import public
 from orchestration.run.definition import Definition, Params, Proposal, Winner
 from orchestration.run.halving import judge
 from orchestration.run.trouble import database_reason, is_disk_full

@@ -9,12 +9,13 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import FileLock
 from ray import tune
 
 from mept.errors import InputError, NonFiniteLossError
+from orchestration.run.job import Job
 
 if TYPE_CHECKING:
     from mept.backbones import Backbone
@@ -29,7 +30,8 @@ class Worker(tune.Trainable):
         """Take the first job."""
         self._stack = ExitStack()
         self._evaluations: Iterator[Evaluation] | None = None
-        self._job: dict[str, Any] = json.loads(config["job"])
+        self._job = Job.model_validate_json(config["job"])
+        self._cpus = max(1, int(config["cpus"]))
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next job."""
@@ -38,7 +40,7 @@ class Worker(tune.Trainable):
         return True
 
     def cleanup(self) -> None:
-        """Leave the job: close its files and give its directory free."""
+        """Leave the job: close its files and release the lock on its directory."""
         if self._evaluations is not None:
             self._evaluations.close()  # type: ignore[attr-defined]
         self._evaluations = None
@@ -60,7 +62,7 @@ class Worker(tune.Trainable):
             return {"failure": str(error), "repeatable": isinstance(error, NonFiniteLossError)}
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                return {"full": str(error.filename or self._job["directory"])}
+                return {"full": str(error.filename or self._job.directory)}
             raise
         return {"evaluation": json.dumps(asdict(evaluation))}
 
@@ -69,37 +71,46 @@ class Worker(tune.Trainable):
 
         A worker of a killed driver may live on for a moment; it holds the lock until it is gone.
         """
-        directory = Path(self._job["directory"])
+        directory = self._job.directory
         directory.mkdir(parents=True, exist_ok=True)
         self._stack.enter_context(FileLock(directory / ".lock"))
-        return self.evaluations(self._job, directory)
+        return self.evaluations(self._job, self._cpus)
 
-    def evaluations(self, job: dict[str, Any], directory: Path) -> Iterator[Evaluation]:
+    def evaluations(self, job: Job, cpus: int) -> Iterator[Evaluation]:
         """Train the trial a job describes, or continue it from what its directory holds."""
         import torch
 
         from mept.train import train
         from mept.trial import TrialConfig
 
-        torch.set_num_threads(max(1, int(job["cpus"])))
-        config = TrialConfig.from_flat(job["config"])
+        torch.set_num_threads(cpus)
+        config = TrialConfig.from_flat(job.config)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        backbone = backbone_of(config.backbone, job["model_dir"], device)
-        data = data_of(config.task, config.data, job["data_dir"])
-        return train(config, backbone, data, directory, Path(job["cache_dir"]))
+        backbone = backbone_of(config.backbone, job.model_dir, device, job.revision)
+        data = data_of(config.task, config.data, job.data_dir)
+        for what, found, planned in (
+            (f"backbone {config.backbone!r}", backbone.identity, job.backbone_identity),
+            (f"the data of task {config.task!r}", data.identity, job.data_identity),
+        ):
+            if planned is not None and found != planned:
+                raise InputError(
+                    f"{what} is not what the run was planned with (content {found}, planned {planned}): its files "
+                    "changed, or differ between machines; put them back, or start the run anew"
+                )
+        return train(config, backbone, data, job.directory, job.cache_dir)
 
 
 @lru_cache(maxsize=2)
-def backbone_of(name: str, model_dir: str | None, device: str) -> Backbone:
+def backbone_of(name: str, model_dir: Path | None, device: str, revision: str | None = None) -> Backbone:
     """Load a backbone once a process."""
     from mept.backbones import load_backbone
 
-    return load_backbone(name, Path(model_dir) if model_dir else None, device)
+    return load_backbone(name, model_dir, device, revision)
 
 
 @lru_cache(maxsize=4)
-def data_of(task: str, source: str, data_dir: str | None) -> TaskData | MixtureData:
+def data_of(task: str, source: Literal["embedded", "jsonl", "hub"], data_dir: Path | None) -> TaskData | MixtureData:
     """Load a task's examples once a process."""
     from mept.tasks.data import load_task
 
-    return load_task(task, source, Path(data_dir) if data_dir else None)  # type: ignore[arg-type]
+    return load_task(task, source, data_dir)

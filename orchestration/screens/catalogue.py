@@ -14,10 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from mept.backbones import BACKBONES, FAMILIES, locate
-from mept.errors import InputError
+from mept.errors import InputError, shown
 from mept.identity import WEIGHT_PATTERNS
 from orchestration.grid import shipped
-from orchestration.grid.document import shown
 from orchestration.grid.keys import meaning
 from orchestration.grid.schema import field_schema
 

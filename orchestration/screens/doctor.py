@@ -22,7 +22,8 @@ from rich.console import Console
 from rich.text import Text
 
 from mept.errors import InputError
-from orchestration.run.driver import Options, check_root, default_storage
+from orchestration.options import Options, cluster_address, is_missing, public
+from orchestration.record.store import check_root
 from orchestration.screens.terminal import make_console
 
 DISTRIBUTION = "mept-bench"
@@ -188,8 +189,8 @@ def check_root_directory(options: Options) -> Iterator[Finding]:
 
 def check_ray(options: Options) -> Iterator[Finding]:
     """The cluster RAY_ADDRESS names answers, or a local one will do."""
-    address = os.environ.get("RAY_ADDRESS")
-    if not address or address == "local":
+    address = cluster_address()
+    if address is None:
         yield ok("each run starts its own on this machine (RAY_ADDRESS names no cluster)")
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
@@ -198,11 +199,12 @@ def check_ray(options: Options) -> Iterator[Finding]:
             advice = "start the cluster (`ray start --head`), or unset RAY_ADDRESS"
             yield error(f"nothing answers at RAY_ADDRESS={address}: {silence}", advice)
             return
+    from orchestration.grid.settings import Resources
     from orchestration.run import schedule
 
     schedule.start_ray()
     try:
-        each = schedule.placement(schedule.Resources())
+        each = schedule.placement(Resources())
         yield ok(f"cluster at {address}, {schedule.slots(each)} trials at once")
     finally:
         schedule.stop_ray()
@@ -210,21 +212,21 @@ def check_ray(options: Options) -> Iterator[Finding]:
 
 def check_tracking(options: Options) -> Iterator[Finding]:
     """MLflow's store answers."""
-    from orchestration.record.writer import finished_runs, public, resolve_uri
+    from orchestration.record.past import finished_runs
 
-    uri = resolve_uri(options.tracking_uri, options.root.absolute())
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+    uri = options.tracking
+    if is_missing(uri):
         yield ok(f"{public(uri)}, made by the first run")
         return
-    yield ok(f"{public(uri)}, {len(finished_runs(options.tracking_uri, options.root.absolute()))} finished trials")
+    yield ok(f"{public(uri)}, {len(finished_runs(uri))} finished trials")
 
 
 def check_storage(options: Options) -> Iterator[Finding]:
     """Optuna's storage can be opened."""
-    from orchestration.record.writer import PORTS, public
+    from orchestration.record.client import PORTS
 
-    url = options.optuna_storage or default_storage(options.root)
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
+    url = options.storage
+    if is_missing(url):
         yield ok(f"{url}, made by the first run")
         return
     parts = urlsplit(url)

@@ -17,15 +17,13 @@ from mept.tasks.data import load_task
 from mept.tasks.embedded import GENERATORS
 from orchestration.grid.grid import Grid, apply_set
 from orchestration.grid.shipped import grids
+from orchestration.options import Options, own_tracking, public
 from orchestration.plan.cells import plan, size
-from orchestration.record.results import OBJECTIVE
-from orchestration.record.writer import default_uri, public, resolve_uri
-from orchestration.report.measure import CONFIRM
+from orchestration.record.names import CONFIRM, DEV_SCORE
 from orchestration.report.summary import CellSummary, Summary
 
 if TYPE_CHECKING:
     from mept.backbones import BackboneInfo
-    from orchestration.run.driver import Options
 
 COUNT = 3
 """Steps to show."""
@@ -178,7 +176,7 @@ def _champion(cell: CellSummary, summary: Summary, root: Path) -> Path | None:
     """Return the directory of the cell's confirmed run with the best dev score, if its adapter is here."""
     trials = summary.results.trials
     runs = trials[(trials["cell"] == cell.id) & (trials["stage"] == CONFIRM) & (trials["outcome"] == "complete")]
-    ranked = runs.sort_values([OBJECTIVE, "seed"], ascending=[False, True])
+    ranked = runs.sort_values([DEV_SCORE, "seed"], ascending=[False, True])
     for fingerprint in ranked["fingerprint"].head(1):
         directory = root / "trials" / fingerprint
         if (directory / "adapter" / "adapter_config.json").is_file():
@@ -200,13 +198,13 @@ def _row(task: str) -> Mapping[str, str] | None:
 
 def _compare(options: Options, summary: Summary) -> Step:
     """Look at the runs in MLflow."""
-    uri = resolve_uri(options.tracking_uri, options.root)
+    uri = options.tracking
     page = f"#/experiments/{summary.results.experiment_id}/runs"
     count = len(summary.results.trials)
     if uri.startswith(("http://", "https://")):
         address = f"{public(uri).rstrip('/')}/{page}"
         return Step(f"Compare the {count} trials in MLflow", f"{_python()} -m webbrowser {shlex.quote(address)}")
-    if uri == default_uri(options.root):
+    if uri == own_tracking(options.root):
         path = _path(options.root / "mlflow.db")
         store = f"sqlite:///{path}"
     else:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from rich.console import Console
 
 from mept.errors import InputError
 from orchestration.grid.grid import Grid
+from orchestration.options import Options, is_missing
 from orchestration.plan.cells import Cell, size
-from orchestration.plan.estimates import Estimate, Sizes, estimates, summary
-from orchestration.record.writer import FinishedRun, finished_runs, recorded_trials
-from orchestration.run.driver import Options, check_root, default_storage, definition, identity_of, read_data
-from orchestration.run.progress import duration
+from orchestration.plan.estimates import Estimate, Sizes, duration, estimates, summary
+from orchestration.plan.fingerprints import Subject
+from orchestration.record.past import FinishedRun, finished_runs, past_trials
+from orchestration.record.store import check_root
+from orchestration.run.driver import definition, read_data
 from orchestration.run.search import Storage, counts_of, open_storage
 from orchestration.screens.terminal import make_console, show_rows
 
@@ -24,7 +25,7 @@ def show_plan(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
     """Print cells, trials and trial-epochs, what is left, how long that will take, and how sure that is."""
     console = make_console()
     check_root(options.root)
-    found = estimates(cells, recorded_trials(options.tracking_uri, options.root.absolute()), _sizes(grid, options))
+    found = estimates(cells, past_trials(options.tracking), _sizes(grid, options))
     rows = []
     for cell, estimate in zip(cells, found, strict=True):
         left = "impossible" if cell.problem else str(estimate.left)
@@ -51,11 +52,11 @@ def show_status(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
     if not options.root.exists():
         print(f"note: there is no run directory at {options.root} yet; see --root", file=sys.stderr)
     check_root(options.root)
-    runs = finished_runs(options.tracking_uri, options.root.absolute())
+    runs = finished_runs(options.tracking)
     storage = _existing_storage(options)
     possible = [cell for cell in cells if cell.problem is None]
     try:
-        data = read_data(grid, possible, options)[0]
+        data = {task: found.identity for task, found in read_data(grid, possible, options).items()}
     except InputError as error:
         data = {}
         console.print(f"note: searches are not shown: {error}", highlight=False, markup=False, soft_wrap=True)
@@ -66,7 +67,7 @@ def show_status(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
             continue
         counts: Mapping[str, int] = {}
         if storage is not None and cell.task in data and cell.search_trials:
-            counts = counts_of(definition(cell, identity_of(cell, data[cell.task])), storage)
+            counts = counts_of(definition(Subject(cell, data[cell.task])), storage)
         ended = sum(counts.get(name, 0) for name in ("complete", "pruned", "fail"))
         own = _own(runs, cell)
         seeds = sum(run.stage == "confirm" for run in own)
@@ -93,10 +94,7 @@ def _show_problems(cells: Sequence[Cell], console: Console) -> None:
 
 
 def _existing_storage(options: Options) -> Storage | None:
-    url = options.optuna_storage or default_storage(options.root)
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
-        return None
-    return open_storage(url)
+    return None if is_missing(options.storage) else open_storage(options.storage)
 
 
 def _own(runs: Mapping[str, FinishedRun], cell: Cell) -> list[FinishedRun]:

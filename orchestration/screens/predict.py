@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from mept.errors import InputError, shown
+from orchestration.options import Options
 
 if TYPE_CHECKING:
     from mept.predict import Text
@@ -19,9 +20,7 @@ if TYPE_CHECKING:
 SCHEME = "models:"
 
 
-def predict_file(
-    model: str, file: Path, output: IO[str], *, model_dir: Path | None, tracking_uri: str | None, root: Path
-) -> None:
+def predict_file(model: str, file: Path, output: IO[str], options: Options) -> None:
     """Write one JSON object a line: the predicted label and what the adapter says besides.
 
     A file is checked before anything is written; what cannot be read twice, such as standard input, is labelled some
@@ -32,14 +31,12 @@ def predict_file(
         model: an adapter's directory, a trial's directory that holds one, or ``models:/NAME@ALIAS``.
         file: JSON Lines with the task's fields; ``-`` for standard input.
         output: where to.
-        model_dir: folder whose subfolders are backbones.
-        tracking_uri: MLflow's address, for a registered model.
-        root: run directory, whose MLflow database is the default.
+        options: where backbones are and, for a registered model, MLflow.
 
     Raises:
         InputError: there is no adapter, or no line, or a line cannot be used.
     """
-    with _adapter(model, tracking_uri, root) as adapter:
+    with _adapter(model, options) as adapter:
         from transformers.utils.logging import disable_progress_bar
 
         from mept.predict import Predictor, read_task
@@ -49,19 +46,19 @@ def predict_file(
         if file.is_file():
             for _ in _texts(file, task):
                 pass
-        for record in Predictor(adapter, model_dir).label(_texts(file, task), warn=_warn):
+        for record in Predictor(adapter, options.model_dir).label(_texts(file, task), warn=_warn):
             output.write(json.dumps(record) + "\n")
         output.flush()
 
 
 @contextmanager
-def _adapter(model: str, tracking_uri: str | None, root: Path) -> Iterator[Path]:
+def _adapter(model: str, options: Options) -> Iterator[Path]:
     """Give an adapter's directory for as long as it is needed."""
     if model.startswith(SCHEME):
-        from orchestration.record.writer import registered_adapter
+        from orchestration.record.models import registered_adapter
 
         with tempfile.TemporaryDirectory() as directory:
-            yield registered_adapter(model, tracking_uri, root, Path(directory))
+            yield registered_adapter(model, options.tracking, Path(directory))
         return
     given = Path(model)
     adapter = given if (given / "adapter_config.json").is_file() else given / "adapter"

@@ -1,37 +1,27 @@
-"""A real MLflow store, written as the tracker writes it, with every kind of cell a report must deal with."""
+"""A real MLflow store, written by the tracker, with every kind of cell a report must deal with."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
-HOSTILE = "<script>alert('x')</script> & \"50 %_of|it\" $\\x$"
-SUPERGLUE = """\
-title: Four methods on two tasks
-data: jsonl
-backbones: [minilm]
-tasks: [copa, cb]
-methods: {prompt_tuning: {}, mept: {}, linear_head: {}, deep_prompt: {}}
-confirm: {seeds: [1, 2, 3]}
-"""
+from orchestration.grid.settings import ReportSettings
+from orchestration.options import Options
+from orchestration.record.records import CellRecord, GridRecord, TrialRecord
+from orchestration.record.tracker import Tracker
 
-MIXTURE = """\
-title: Two tasks as one
-backbones: [minilm]
-tasks: [cb, wic, cb+wic]
-methods: [mept, prompt_tuning]
-confirm: {seeds: [1, 2]}
-"""
+HOSTILE = "<script>alert('x')</script> & \"50 %_of|it\" $\\x$"
+MEPT = {"backbone": "minilm", "task": "cb", "method": "mept"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -41,18 +31,40 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @dataclass
 class Recorder:
-    """Writes runs of one experiment; times are fixed so that order never depends on the machine."""
+    """Records one grid as the driver does; events are a second apart, so that order never depends on the machine."""
 
-    client: MlflowClient
-    experiment_id: str
-    clock: int = 1_700_000_000_000
+    tracker: Tracker
+    directory: Path
+    """Where trials leave files."""
+    seeds: tuple[int, ...]
+    """Planned."""
+    tasks: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    """In the grid's order; cells of others follow as they come."""
+    cells: dict[str, CellRecord] = field(default_factory=dict)
 
-    def cell(self, cell: str, outcome: str, params: Mapping[str, Any], best: Any = None, reason: str = "") -> str:
-        """Record a parent run and return its id."""
-        tags = {"mept.kind": "cell", "mept.cell": cell, "mept.outcome": outcome, "mept.reason": reason}
+    def cell(
+        self,
+        cell: str,
+        outcome: str,
+        params: Mapping[str, Any],
+        best: Any = None,
+        reason: str = "",
+        axes: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Record a cell, ended unless its outcome is ``running``; return its id."""
+        position = tuple(
+            known.index(params[key]) if params[key] in known else len(self.cells)
+            for key, known in (("backbone", ()), ("task", self.tasks), ("method", self.methods))
+        )
+        definition = hashlib.sha256(repr(sorted(params.items())).encode()).hexdigest()[:12]
+        self.cells[cell] = CellRecord(cell, params, definition, position, self.seeds, axes or {})
+        self.tracker.cell(self.cells[cell])
         if best is not None:
-            tags["mept.best_params"] = json.dumps(best)
-        return self._run(cell, tags, params, "FINISHED")
+            self.tracker.winner(cell, best)
+        if outcome != "running":
+            self.tracker.cell_ended(cell, outcome, reason, best)
+        return cell
 
     def trial(
         self,
@@ -61,7 +73,7 @@ class Recorder:
         params: Mapping[str, Any],
         *,
         dev: Sequence[float] = (),
-        stage: str = "search",
+        stage: Any = "search",
         outcome: str = "complete",
         reason: str = "",
         seed: int = 0,
@@ -70,53 +82,33 @@ class Recorder:
         once: Mapping[str, float] | None = None,
         routing: Mapping[str, Any] | None = None,
         states: Mapping[str, Any] | None = None,
-        tags: Mapping[str, str] | None = None,
-    ) -> str:
-        """Record a trial under ``parent`` and return its run id."""
-        fingerprint = hashlib.sha256(f"{cell} {stage} {seed} {number}".encode()).hexdigest()[:16]
-        all_tags = {
-            "mept.kind": "trial",
-            "mept.stage": stage,
-            "mept.cell": cell,
-            "mept.fingerprint": fingerprint,
-            "mept.seed": str(seed),
-            "mept.outcome": outcome,
-            "mept.reason": reason,
-            "mlflow.parentRunId": parent,
-            **({"mept.trial_number": str(number)} if number is not None else {}),
-            **(tags or {}),
-        }
-        metrics = [Metric("dev/score", value, self.clock, epoch) for epoch, value in enumerate(dev, 1)]
-        single = dict(once or {}) | ({} if test is None else {"test/score": test})
-        metrics += [Metric(name, value, self.clock, 0) for name, value in single.items()]
-        status = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "running": "RUNNING"}[outcome]
-        return self._run(f"{cell}-{stage}", all_tags, dict(params) | {"seed": seed}, status, metrics, routing, states)
+        winner: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Record a trial of a cell that was recorded before."""
+        name = f"{cell} {stage} {seed} {number} {winner}"
+        fingerprint = hashlib.sha256(name.encode()).hexdigest()[:16]
+        if stage == "confirm" and winner is None:
+            winner = {key: value for key, value in params.items() if key not in self.cells[cell].params}
+        about = TrialRecord(cell, stage, fingerprint, seed, self.cells[cell].definition, number, winner)
+        self.tracker.trial_started(about, dict(params) | {"seed": seed})
+        for epoch, value in enumerate(dev, 1):
+            self.tracker.evaluation(about, epoch, self.tracker._clock(), {"dev/score": value})
+        if outcome == "running":
+            return
+        summary = dict(once or {}) | ({} if test is None else {"test/score": test})
+        directory = self._files(fingerprint, routing, states) if stage == "confirm" and outcome == "complete" else None
+        best = max(dev, default=math.nan) if outcome != "failed" else None
+        self.tracker.trial_ended(about, outcome, reason, best, summary, directory)
 
-    def _run(
-        self,
-        name: str,
-        tags: Mapping[str, str],
-        params: Mapping[str, Any],
-        status: str,
-        metrics: Sequence[Metric] = (),
-        routing: Mapping[str, Any] | None = None,
-        states: Mapping[str, Any] | None = None,
-    ) -> str:
-        self.clock += 1000
-        run = self.client.create_run(self.experiment_id, start_time=self.clock, run_name=name)
-        run_id: str = run.info.run_id
-        self.client.log_batch(
-            run_id,
-            metrics,
-            [Param(key, str(value)) for key, value in params.items()],
-            [RunTag(key, value) for key, value in tags.items()],
-        )
-        for path, content in (("routing/test.json", routing), ("states/test.json", states)):
-            if content is not None:
-                self.client.log_dict(run_id, dict(content), path)
-        if status != "RUNNING":
-            self.client.set_terminated(run_id, status, end_time=self.clock + 500)
-        return run_id
+    def _files(self, fingerprint: str, routing: Mapping[str, Any] | None, states: Mapping[str, Any] | None) -> Path:
+        directory = self.directory / fingerprint
+        content = {"adapter/adapter_config.json": {}, "predictions.jsonl": {}}
+        content |= {"routing/test.json": routing} if routing is not None else {}
+        content |= {"states/test.json": states} if states is not None else {}
+        for path, value in content.items():
+            (directory / path).parent.mkdir(parents=True, exist_ok=True)
+            (directory / path).write_text(json.dumps(value))
+        return directory
 
 
 def routing_statistics(layers: int, experts: int, shift: int) -> dict[str, Any]:
@@ -184,9 +176,8 @@ def record_superglue(recorder: Recorder) -> None:
             recorder.trial(parent, cell, params, dev=dev, outcome=outcome, reason=reason, number=number)
         params = fixed | {"learning_rate": 0.01}
         stale = fixed | {"learning_rate": 0.001}
-        recorder.trial(
-            parent, cell, stale, dev=curve(0.3), stage="confirm", seed=1, test=0.01, tags={"mept.fingerprint": "old"}
-        )
+        old = {"learning_rate": 0.001}
+        recorder.trial(parent, cell, stale, dev=curve(0.3), stage="confirm", seed=1, test=0.01, winner=old)
         for seed, delta in [(1, 0.0), (2, 0.02), (3, -0.005)]:
             if missing and seed == 3:
                 reason = "worker ran out of memory"
@@ -216,12 +207,12 @@ def record_superglue(recorder: Recorder) -> None:
     recorder.trial(
         parent, cell, fixed | {"learning_rate": 0.01}, outcome="failed", reason="loss is inf at step 3", number=0
     )
-    old = recorder.cell("prompt_tuning-minilm-copa", "failed", base | {"task": "copa", "method": "prompt_tuning"})
-    recorder.client.set_tag(old, "mept.kind", "superseded")
+    recorder.cell("prompt_tuning-minilm-copa", "failed", base | {"task": "copa", "method": "prompt_tuning"})
     cell = "prompt_tuning-minilm-cb"
     fixed = base | {"task": "cb", "method": "prompt_tuning"}
-    recorder.cell(cell, "failed", fixed, reason="of an older attempt")
+    recorder.cell(cell, "failed", fixed | {"epochs": 4}, reason="of an older definition")
     parent = recorder.cell(cell, "running", fixed)
+    recorder.tracker.cells(set(recorder.cells) - {"prompt_tuning-minilm-copa"})
     recorder.trial(parent, cell, fixed | {"learning_rate": 0.01}, dev=curve(0.6), number=0)
     recorder.trial(parent, cell, fixed | {"learning_rate": 0.02}, dev=[0.5], outcome="running", number=1)
 
@@ -234,10 +225,10 @@ def record_sensitivity(recorder: Recorder, seeds: Sequence[int], value: str = "s
             fixed = {"backbone": "minilm", "task": "rte", "method": "mept", "learning_rate": 0.01, **axes}
             cell = f"mept-minilm-rte-num_experts={experts}-num_virtual_tokens={length}"
             if (length, experts) == (15, 20):
-                recorder.cell(cell, "running", fixed)
+                recorder.cell(cell, "running", fixed, axes=axes)
                 continue
             top = 0.6 + 0.003 * length + 0.002 * experts
-            parent = recorder.cell(cell, "complete", fixed, {})
+            parent = recorder.cell(cell, "complete", fixed, {}, axes=axes)
             recorder.trial(parent, cell, fixed, dev=curve(top), number=0)
             for seed in seeds:
                 routing = routing_statistics(12, experts, seed)
@@ -251,7 +242,7 @@ def record_hostile(recorder: Recorder) -> None:
     """Names, reasons and values that must never be taken for markup."""
     fixed = {"backbone": HOSTILE, "task": "cb", "method": "mept_%"}
     for method, outcome in (("mept_%", "failed"), ("b<b>", "complete")):
-        cell = f"{method}-{HOSTILE}"
+        cell = f"{'b' if 'b' in method else 'mept'}-hostile"
         parent = recorder.cell(cell, outcome, fixed | {"method": method}, {"learning_rate": HOSTILE}, reason=HOSTILE)
         params = fixed | {"method": method, "learning_rate": HOSTILE}
         recorder.trial(parent, cell, params, dev=curve(0.5), number=0, reason=HOSTILE)
@@ -327,24 +318,43 @@ def record_collapsed(recorder: Recorder) -> None:
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Tracking URI of a store with the experiments superglue, sensitivity, mixture and others."""
-    directory: Path = tmp_path_factory.mktemp("mlflow")
-    uri = f"sqlite:///{directory / 'mlflow.db'}"
-    client = MlflowClient(tracking_uri=uri)
+    root: Path = tmp_path_factory.mktemp("mlflow")
+    clock = itertools.count(1_700_000_000)
+    trackers: list[Tracker] = []
 
-    def recorder(name: str, title: str, grid: str = "", report: Mapping[str, str] | None = None) -> Recorder:
-        tags = {"mept.title": title, "mept.grid_yaml": grid, "mept.report": json.dumps(report or {})}
-        artifacts = (directory / "mlartifacts" / name).as_uri()
-        return Recorder(client, client.create_experiment(name, artifact_location=artifacts, tags=tags))
+    def recorder(
+        name: str, title: str, seeds: Sequence[int] = (), report: Mapping[str, str] | None = None, **order: Any
+    ) -> Recorder:
+        settings = ReportSettings.model_validate(report or {})
+        described = GridRecord(name, title, settings, f"title: {HOSTILE if name == 'hostile' else title}")
+        tracker = Tracker(described, Options(root), warn=print, clock=lambda: float(next(clock)))
+        tracker.check()
+        trackers.append(tracker)
+        return Recorder(tracker, root / "trials", tuple(seeds), **order)
 
-    record_superglue(recorder("superglue", "Four methods on two tasks", SUPERGLUE))
+    methods = ("prompt_tuning", "mept", "linear_head", "deep_prompt")
+    superglue = recorder("superglue", "Four methods on two tasks", (1, 2, 3), tasks=("copa", "cb"), methods=methods)
+    record_superglue(superglue)
     axes = {"rows": "num_virtual_tokens", "columns": "num_experts"}
-    record_sensitivity(recorder("sensitivity", "Prompt length and experts", "confirm: {seeds: [1, 2]}", axes), (1, 2))
-    record_sensitivity(recorder("search_only", "No confirmation", "confirm: {seeds: []}"), ())
-    record_hostile(recorder("hostile", HOSTILE, HOSTILE))
+    record_sensitivity(recorder("sensitivity", "Prompt length and experts", (1, 2), axes), (1, 2))
+    record_sensitivity(recorder("search_only", "No confirmation"), ())
+    record_hostile(recorder("hostile", HOSTILE))
     recorder("empty", "Nothing yet")
-    record_mixture(recorder("mixture", "Two tasks as one", MIXTURE))
-    record_collapsed(recorder("collapsed", "Collapsed routers", "confirm: {seeds: [1, 2]}"))
-    record_told_seeds(recorder("told_seeds", "Seeds overridden", "confirm: {seeds: [2]}"))
-    broken = recorder("broken_tag", "Broken")
+    parts = {"tasks": ("cb", "wic", "cb+wic"), "methods": ("mept", "prompt_tuning")}
+    record_mixture(recorder("mixture", "Two tasks as one", (1, 2), **parts))
+    record_collapsed(recorder("collapsed", "Collapsed routers", (1, 2)))
+    record_told_seeds(recorder("told_seeds", "Seeds overridden", (2,)))
+    recorder("broken_tag", "Broken")
+    recorder("older", "Recorded by an earlier version").cell("mept-minilm-cb", "complete", MEPT)
+    assert all(tracker.flush() for tracker in trackers)
+    assert not any(tracker.lost for tracker in trackers)
+    uri = trackers[0].uri
+    client = MlflowClient(tracking_uri=uri)
+    broken, older = (client.get_experiment_by_name(name) for name in ("broken_tag", "older"))
+    assert broken is not None and older is not None
     client.set_experiment_tag(broken.experiment_id, "mept.report", "[1")
-    yield uri
+    (run,) = client.search_runs([older.experiment_id], "tags.`mept.kind` = 'cell'")
+    client.delete_tag(run.info.run_id, "mept.position")
+    yield uri  # what has not ended yet is still running
+    for tracker in trackers:
+        tracker.close()

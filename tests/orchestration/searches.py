@@ -10,8 +10,8 @@ import pandas as pd
 
 from orchestration.record.results import (
     CELL_COLUMNS,
+    DEV_SCORE,
     HISTORY_COLUMNS,
-    OBJECTIVE,
     TRIAL_COLUMNS,
     ReportSettings,
     Results,
@@ -71,11 +71,11 @@ class Made:
         self.cells.append(names | known | ended | {"cell": name, "best_params": best, "params": known})
         self.axes = tuple(sorted({*self.axes, *(axes or {})}))
         for number, (params, score, end) in enumerate(trials):
-            self._trial(name, "search", 0, number, end, known | params, COSTS | {OBJECTIVE: score})
+            self._trial(name, "search", 0, number, end, known | params, COSTS | {DEV_SCORE: score})
         for seed, score in enumerate(test, start=1):
             if score is None:
                 continue
-            metrics = COSTS | {OBJECTIVE: score - 0.1, "test/score": score} | (once[seed - 1] if once else {})
+            metrics = COSTS | {DEV_SCORE: score - 0.1, "test/score": score} | (once[seed - 1] if once else {})
             run = self._trial(name, "confirm", seed, None, "complete", known, metrics)
             if routing is not None and seed == 1:
                 self.routing[run] = routing

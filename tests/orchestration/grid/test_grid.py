@@ -12,17 +12,9 @@ from hypothesis import strategies as st
 
 from mept.errors import InputError
 from orchestration.grid.document import parse_value
-from orchestration.grid.grid import (
-    Axis,
-    Choice,
-    Grid,
-    IntRange,
-    LogUniform,
-    PrunerSettings,
-    Uniform,
-    apply_set,
-    load_grid,
-)
+from orchestration.grid.forms import Axis, Choice, IntRange, LogUniform, Uniform
+from orchestration.grid.grid import Grid, apply_set, load_grid
+from orchestration.grid.settings import PrunerSettings
 
 BASE = """\
 title: Two methods

@@ -10,7 +10,8 @@ from mept.backbones import FAMILIES, BackboneInfo
 from mept.errors import InputError
 from mept.methods import METHODS
 from orchestration.grid import keys, shipped
-from orchestration.grid.grid import Choice, Grid, LogUniform, load_grid
+from orchestration.grid.forms import Choice, LogUniform
+from orchestration.grid.grid import Grid, load_grid
 from orchestration.grid.method_spaces import KEY
 from orchestration.plan.cells import Cell, plan
 

@@ -18,7 +18,8 @@ from mept.backbones import BACKBONES, BackboneInfo
 from mept.errors import InputError, unknown_name
 from mept.trial import TrialConfig
 from orchestration.grid.document import Document
-from orchestration.grid.grid import Choice, load_grid
+from orchestration.grid.forms import Choice
+from orchestration.grid.grid import load_grid
 from orchestration.plan.cells import MAX_ID, Cell, Size, plan, size
 
 SEARCH_SPACES = Path(__file__).parents[3] / "search_spaces"

@@ -9,16 +9,9 @@ import pandas as pd
 import pytest
 
 from mept.errors import InputError
-from orchestration.record.results import (
-    ReportSettings,
-    Results,
-    _are_states,
-    _belongs,
-    _is_routing,
-    _with_objective,
-    load_results,
-    parse_param,
-)
+from orchestration.record.params import agree, parse_param
+from orchestration.record.results import Results, _are_states, _is_routing, _with_objective, load_results
+from tests.orchestration.conftest import HOSTILE
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +34,15 @@ def test_cells_stand_in_the_order_of_the_grid_file(superglue: Results) -> None:
 def test_newest_parent_of_a_cell_counts(superglue: Results) -> None:
     cell = superglue.cells.set_index("cell").loc["prompt_tuning-minilm-cb"]
     assert (cell["outcome"], cell["reason"], cell["best_params"]) == ("running", "", None)
+
+
+def test_a_store_of_an_earlier_version_is_one_message_that_says_what_to_do(store: str) -> None:
+    with pytest.raises(InputError, match="recorded by an earlier version .*run the grid once more with this version"):
+        load_results(store, "older")
+
+
+def test_the_text_of_the_grid_is_whole(store: str) -> None:
+    assert load_results(store, "hostile").source == f"title: {HOSTILE}"
 
 
 def test_superseded_parents_are_left_out(store: str) -> None:
@@ -139,13 +141,14 @@ def test_only_keys_that_tell_cells_apart_are_axes(superglue: Results, store: str
 
 def test_report_section_and_seeds_come_from_the_experiment(store: str) -> None:
     results = load_results(store, "sensitivity")
-    assert results.report == ReportSettings("num_virtual_tokens", "num_experts", "test/score")
+    wanted = {"rows": "num_virtual_tokens", "columns": "num_experts", "value": "test/score"}
+    assert results.report.model_dump() == wanted
     assert (results.title, results.seeds) == ("Prompt length and experts", (1, 2))
     assert load_results(store, "search_only").seeds == ()
 
 
 @pytest.mark.parametrize(
-    ("written", "belongs"),
+    ("written", "agreeing"),
     [
         ({"r": 4, "target_modules": ["q", "v"]}, True),
         ({"target_modules": ["q", "v"], "r": 4.0}, True),
@@ -154,10 +157,9 @@ def test_report_section_and_seeds_come_from_the_experiment(store: str) -> None:
         ({"r": 4, "target_modules": ["q", "v"], "bias": "none"}, False),
     ],
 )
-def test_a_trial_belongs_to_the_cell_with_an_equal_mapping(written: dict, belongs: bool) -> None:
-    params = {"peft_options": parse_param(str({"r": 4, "target_modules": ("q", "v")}))}
-    trial = {"stage": "search", "params": {"peft_options": parse_param(str(written))}}
-    assert _belongs(trial, params, None) is belongs
+def test_parameters_agree_where_mappings_are_equal(written: dict, agreeing: bool) -> None:
+    params = {"peft_options": str({"r": 4, "target_modules": ("q", "v")})}
+    assert agree({"peft_options": str(written)}, params) is agreeing
 
 
 def test_seeds_the_grid_no_longer_asks_for_are_left_out(store: str) -> None:
@@ -176,7 +178,7 @@ def test_reading_twice_gives_the_same_tables(superglue: Results, store: str) -> 
 def test_more_runs_than_a_page_holds_are_all_read(
     superglue: Results, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestration.record.results.PAGE", 3)
+    monkeypatch.setattr("orchestration.record.client.PAGE", 3)
     assert len(load_results(store, "superglue").trials) == len(superglue.trials)
 
 
@@ -198,7 +200,9 @@ def test_missing_database_is_named_and_not_created(tmp_path: Path) -> None:
 
 
 def test_report_tag_that_is_no_object_is_named(store: str) -> None:
-    with pytest.raises(InputError, match=r"tag `mept.report` that is not a JSON object: '\[1'"):
+    with pytest.raises(
+        InputError, match=r"tag `mept.report` that is not the `report` section of a grid as JSON: '\[1'"
+    ):
         load_results(store, "broken_tag")
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,31 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from mept.errors import InputError
+from orchestration.options import Options, own_tracking, public
+from orchestration.record.client import connect
 from orchestration.record.journal import Event, Journal
+from orchestration.record.models import model_name
+from orchestration.record.past import FinishedRun, finished_runs
+from orchestration.record.records import TrialRecord
 from orchestration.record.tracker import Tracker
-from orchestration.record.writer import FinishedRun, Writer, connect, default_uri, finished_runs, model_name, public
-from tests.orchestration.driver import CELL, EPOCHS, FIXED, IMPOSSIBLE, drive, make_artifacts, score, snapshot
+from orchestration.record.writer import Writer
+from tests.orchestration.driver import (
+    CELL,
+    EPOCHS,
+    FIXED,
+    GRID,
+    IMPOSSIBLE,
+    cell,
+    drive,
+    make_artifacts,
+    record,
+    score,
+    snapshot,
+)
 
 ROOT = Path(__file__).parents[3]
-TRIAL: dict[str, Any] = {"fingerprint": "f00d", "stage": "search", "cell": CELL}
+TRIAL = TrialRecord(CELL, "search", "f00d", 0, "d1", 0)
+KEY: dict[str, Any] = TRIAL.key()
 ENDED = {"dev/score", "train/loss", "routing/layer_00/entropy", "time/train_seconds", "objective"}
 
 
@@ -32,7 +51,7 @@ ENDED = {"dev/score", "train/loss", "routing/layer_00/entropy", "time/train_seco
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database without runs; making its tables takes seconds."""
     root = tmp_path_factory.mktemp("empty")
-    connect(default_uri(root))
+    connect(own_tracking(root))
     return root / "mlflow.db"
 
 
@@ -59,8 +78,9 @@ def track(root: Path, warnings: list[str]) -> Iterator[Callable[..., Tracker]]:
     """Open a tracker of the run directory."""
     opened: list[Tracker] = []
 
-    def open_one(grid: str = "grid", **options: Any) -> Tracker:
-        tracker = Tracker(root, grid, warn=warnings.append, **options)
+    def open_one(grid: str = "grid", text: str = GRID.text) -> Tracker:
+        described = replace(GRID, name=grid, text=text)
+        tracker = Tracker(described, Options(root), warn=warnings.append)
         opened.append(tracker)
         tracker.check()
         return tracker
@@ -72,12 +92,14 @@ def track(root: Path, warnings: list[str]) -> Iterator[Callable[..., Tracker]]:
 
 @pytest.fixture
 def client(root: Path) -> MlflowClient:
-    return connect(default_uri(root))
+    return connect(own_tracking(root))
 
 
 def runs(client: MlflowClient, grid: str = "grid", condition: str = "") -> list[Any]:
+    """Runs of cells and trials."""
     experiment = client.get_experiment_by_name(grid)
-    return list(client.search_runs([experiment.experiment_id], condition)) if experiment else []
+    found = client.search_runs([experiment.experiment_id], condition) if experiment else []
+    return [run for run in found if run.data.tags["mept.kind"] != "grid"]
 
 
 def only(found: list[Any]) -> Any:
@@ -101,7 +123,7 @@ def test_a_cell_the_grid_no_longer_has_leaves_the_reports_and_comes_back_with_it
     for cells, changed in ((["a", "b"], 3), (["a"], 3), (["a", "b"], 3), (["a", "b"], 4), (["a", "b"], 3)):
         tracker.cells(cells)
         for name in cells:
-            tracker.cell(name, {"epochs": changed if name == "a" else 3})
+            tracker.cell(cell(name, epochs=changed if name == "a" else 3))
         assert tracker.flush()
         assert parents(client) == {name: str(changed if name == "a" else 3) for name in cells}
     # Two for `a` (3 and 4 epochs), one for `b`: each was found again, none was made twice.
@@ -111,20 +133,28 @@ def test_a_cell_the_grid_no_longer_has_leaves_the_reports_and_comes_back_with_it
 def test_a_grid_is_recorded_in_the_schema(
     track: Callable[..., Tracker], client: MlflowClient, artifacts: Path, warnings: list[str]
 ) -> None:
-    tracker = track(title="Title", report={"rows": "method"}, grid_yaml="title: Title\n")
+    tracker = track()
     drive(tracker, artifacts)
     assert tracker.close() == 0
     assert warnings == []
     experiment = client.get_experiment_by_name("grid")
     assert experiment is not None
     assert experiment.tags["mept.title"] == "Title"
-    assert json.loads(experiment.tags["mept.report"]) == {"rows": "method"}
-    assert experiment.tags["mept.grid_yaml"] == "title: Title\n"
-    cell, impossible, *trials = snapshot(client, "grid")
-    assert (cell["name"], cell["status"]) == (CELL, "FINISHED")
-    assert cell["params"] == {key: str(value) for key, value in FIXED.items()}
-    assert cell["tags"]["mept.outcome"] == "complete"
-    assert json.loads(cell["tags"]["mept.best_params"]) == {"learning_rate": 0.01}
+    report = {"rows": "method", "columns": "task", "value": "test/score"}
+    assert json.loads(experiment.tags["mept.report"]) == report
+    done, impossible, grid, *trials = snapshot(client, "grid")
+    assert (done["name"], done["status"]) == (CELL, "FINISHED")
+    assert done["params"] == {key: str(value) for key, value in FIXED.items()}
+    assert done["tags"]["mept.outcome"] == "complete"
+    values = {
+        "best_params": {"learning_rate": 0.01},
+        "position": [0, 0, 0],
+        "seeds": [1, 2],
+        "axes": {"num_virtual_tokens": 10},
+    }
+    assert {name: json.loads(done["tags"][f"mept.{name}"]) for name in values} == values
+    assert (done["tags"]["mept.definition"], done["tags"]["mept.backbone_identity"]) == ("d1", "weights")
+    assert (grid["name"], grid["status"], grid["artifacts"]) == ("grid", "FINISHED", ["grid.yaml"])
     assert (impossible["status"], impossible["tags"]["mept.outcome"]) == ("FAILED", "impossible")
     assert impossible["tags"]["mept.reason"] == "the backbone has 12 layers"
     names = ["confirm-seed-1", "confirm-seed-2", "search-0", "search-1", "search-2"]
@@ -139,6 +169,7 @@ def test_a_grid_is_recorded_in_the_schema(
         "mept.fingerprint": "search02",
         "mept.seed": "2",
         "mept.trial_number": "2",
+        "mept.definition": "d1",
         "mept.outcome": "complete",
         "mept.reason": "",
         "mlflow.parentRunId": CELL,
@@ -152,13 +183,14 @@ def test_a_grid_is_recorded_in_the_schema(
     assert search["artifacts"] == []
     assert trials[0]["artifacts"] == ["adapter", "predictions.jsonl", "routing", "states"]
     assert trials[3]["tags"]["mept.reason"] == "below its rung"
+    assert json.loads(trials[0]["tags"]["mept.best_params"]) == {"learning_rate": 0.01}
 
 
 def test_a_failed_trial_is_failed_with_its_reason(track: Callable[..., Tracker], client: MlflowClient) -> None:
     tracker = track()
-    tracker.cell(CELL, FIXED)
-    tracker.trial_started(**TRIAL, seed=0, number=0, params={})
-    tracker.trial_ended(**TRIAL, outcome="failed", reason="loss is nan at step 12")
+    tracker.cell(cell())
+    tracker.trial_started(TRIAL, {})
+    tracker.trial_ended(TRIAL, "failed", reason="loss is nan at step 12")
     tracker.close()
     run = only(runs(client, condition="tags.`mept.kind` = 'trial'"))
     assert (run.info.status, run.data.tags["mept.outcome"]) == ("FAILED", "failed")
@@ -168,12 +200,12 @@ def test_a_failed_trial_is_failed_with_its_reason(track: Callable[..., Tracker],
 def test_values_that_mlflow_limits_are_cut_and_numbers_that_are_none_are_kept(
     track: Callable[..., Tracker], client: MlflowClient, warnings: list[str]
 ) -> None:
-    tracker = track(grid_yaml="#" * 50_000)
-    tracker.cell(CELL, FIXED)
-    tracker.trial_started(**TRIAL, seed=0, params={"long": "x" * 10_000, "none": None, "empty": ""})
+    tracker = track()
+    tracker.cell(cell())
+    tracker.trial_started(TRIAL, {"long": "x" * 10_000, "none": None, "empty": ""})
     metrics = {"dev/score": float("nan"), "train/loss": float("inf")}
-    tracker.evaluation(**TRIAL, epoch=1, timestamp=1.0, metrics=metrics)
-    tracker.trial_ended(**TRIAL, outcome="failed", reason="y" * 10_000)
+    tracker.evaluation(TRIAL, 1, 1.0, metrics)
+    tracker.trial_ended(TRIAL, "failed", reason="y" * 10_000)
     tracker.close()
     run = only(runs(client, condition="tags.`mept.kind` = 'trial'"))
     assert (len(run.data.params["long"]), len(run.data.tags["mept.reason"])) == (6000, 8000)
@@ -186,11 +218,11 @@ def test_what_mlflow_refuses_is_named_and_the_rest_is_recorded(
     track: Callable[..., Tracker], client: MlflowClient, warnings: list[str], root: Path
 ) -> None:
     tracker = track()
-    tracker.cell(CELL, FIXED)
-    tracker.trial_started(**TRIAL, seed=0, params={})
+    tracker.cell(cell())
+    tracker.trial_started(TRIAL, {})
     for epoch, name in ((1, "train/loss"), (2, "100 %"), (3, "train/loss")):
-        tracker.evaluation(**TRIAL, epoch=epoch, timestamp=float(epoch), metrics={"dev/score": 0.5, name: 1.0})
-    tracker.trial_ended(**TRIAL, outcome="complete", best=0.5)
+        tracker.evaluation(TRIAL, epoch, float(epoch), {"dev/score": 0.5, name: 1.0})
+    tracker.trial_ended(TRIAL, "complete", best=0.5)
     assert tracker.close() == 0
     run = only(runs(client, condition="tags.`mept.kind` = 'trial'"))
     assert run.info.status == "FINISHED"
@@ -204,7 +236,7 @@ def test_an_event_that_can_never_be_applied_does_not_hold_up_the_others(
 ) -> None:
     monkeypatch.setattr("orchestration.record.writer.ATTEMPTS", 2)
     tracker = track()
-    tracker.cell(CELL, FIXED)
+    tracker.cell(cell())
     tracker._append("cell_ended", cell=CELL)  # as an older or a newer version might have written it
     tracker.cell_ended(CELL, "complete")
     assert tracker.close(timeout=120) == 0
@@ -223,17 +255,17 @@ def test_an_evaluation_is_one_call(track: Callable[..., Tracker], root: Path, cl
 
             return call
 
-    writer = Writer(Counting(), "grid", (root / "a").as_uri(), print)  # type: ignore[arg-type]
-    about = {**TRIAL, "time": 1, "kind": "trial", "params": {}, "tags": {"mept.seed": "0"}}
+    writer = Writer(Counting(), "grid", (root / "a").as_uri(), print, print)  # type: ignore[arg-type]
+    about = {**KEY, "time": 1, "kind": "trial", "params": {}, "tags": {"mept.seed": "0"}}
     writer.apply([{"kind": "cell", "cell": CELL, "params": {}, "tags": {}, "time": 1}, about])
     metrics = {f"routing/layer_{layer:02d}/entropy": 0.5 for layer in range(24)} | {"dev/score": 0.5}
     calls.clear()
     for epoch in (1, 2):
-        writer.apply([{**TRIAL, "kind": "evaluation", "time": 1, "epoch": epoch, "at": epoch, "metrics": metrics}])
+        writer.apply([{**KEY, "kind": "evaluation", "time": 1, "epoch": epoch, "at": epoch, "metrics": metrics}])
     assert calls == [("log_batch", 25)] * 2
     calls.clear()
     catching_up = [
-        {**TRIAL, "kind": "evaluation", "time": 1, "epoch": epoch, "at": epoch, "metrics": metrics}
+        {**KEY, "kind": "evaluation", "time": 1, "epoch": epoch, "at": epoch, "metrics": metrics}
         for epoch in range(3, 60)
     ]
     writer.apply(catching_up)
@@ -267,10 +299,10 @@ def test_a_second_invocation_finds_what_is_finished_and_changes_nothing(
 def test_an_interrupted_invocation_leaves_nothing_running_and_the_next_continues_the_same_runs(
     track: Callable[..., Tracker], client: MlflowClient, root: Path
 ) -> None:
-    with pytest.raises(KeyboardInterrupt), Tracker(root, "grid") as tracker:
-        tracker.cell(CELL, FIXED)
-        tracker.trial_started(**TRIAL, seed=0, number=0, params={"a": 1})
-        tracker.evaluation(**TRIAL, epoch=1, timestamp=1.0, metrics={"dev/score": 0.5})
+    with pytest.raises(KeyboardInterrupt), Tracker(GRID, Options(root)) as tracker:
+        tracker.cell(cell())
+        tracker.trial_started(TRIAL, {"a": 1})
+        tracker.evaluation(TRIAL, 1, 1.0, {"dev/score": 0.5})
         raise KeyboardInterrupt
     ids = {run.info.run_id for run in runs(client)}
     assert len(ids) == 2
@@ -278,13 +310,13 @@ def test_an_interrupted_invocation_leaves_nothing_running_and_the_next_continues
     assert {run.data.tags["mept.reason"] for run in runs(client)} == {"interrupted: KeyboardInterrupt"}
     assert {run.data.tags["mept.outcome"] for run in runs(client)} == {"partial", "interrupted"}
     tracker = track()
-    tracker.cell(CELL, FIXED)
-    tracker.trial_started(**TRIAL, seed=0, number=0, params={"a": 1})
+    tracker.cell(cell())
+    tracker.trial_started(TRIAL, {"a": 1})
     assert tracker.flush()
     assert {run.info.status for run in runs(client)} == {"RUNNING"}
     for epoch in (1, 2):
-        tracker.evaluation(**TRIAL, epoch=epoch, timestamp=float(epoch), metrics={"dev/score": 0.5})
-    tracker.trial_ended(**TRIAL, outcome="complete", best=0.5)
+        tracker.evaluation(TRIAL, epoch, float(epoch), {"dev/score": 0.5})
+    tracker.trial_ended(TRIAL, "complete", best=0.5)
     tracker.cell_ended(CELL, "complete")
     tracker.close()
     assert {run.info.run_id for run in runs(client)} == ids
@@ -299,11 +331,11 @@ def test_a_trial_repeated_without_its_checkpoint_leaves_one_value_an_epoch(
 ) -> None:
     for start in (1.0, 5000.0):
         tracker = track()
-        tracker.cell(CELL, FIXED)
-        tracker.trial_started(**TRIAL, seed=0, params={})
+        tracker.cell(cell())
+        tracker.trial_started(TRIAL, {})
         for epoch in (1, 2):
             metrics = {"dev/score": 0.5, "train/loss": 1.0}
-            tracker.evaluation(**TRIAL, epoch=epoch, timestamp=start + epoch, metrics=metrics)
+            tracker.evaluation(TRIAL, epoch, start + epoch, metrics)
         tracker.close()
     run = only(runs(client, condition="tags.`mept.kind` = 'trial'"))
     assert [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")] == [1, 2]
@@ -332,10 +364,10 @@ def test_a_cell_with_other_fixed_values_gets_a_new_parent_and_trials_move_to_it(
 ) -> None:
     tracker = track()
     drive(tracker, artifacts)
-    tracker.cell(CELL, FIXED | {"epochs": 5})
-    tracker.cell(CELL, FIXED | {"epochs": 6})
+    tracker.cell(cell(epochs=5))
+    tracker.cell(cell(epochs=6))
     tracker.flush()
-    tracker.reused(fingerprint="search00", stage="search", cell=CELL, seed=0, number=0)
+    tracker.reused(record("search", 0))
     tracker.close()
     parent = only(runs(client, condition=f"tags.`mept.kind` = 'cell' and tags.`mept.cell` = '{CELL}'"))
     assert parent.data.params["epochs"] == "6"
@@ -345,7 +377,7 @@ def test_a_cell_with_other_fixed_values_gets_a_new_parent_and_trials_move_to_it(
 
 
 def test_commands_that_only_look_create_nothing(tmp_path: Path) -> None:
-    assert finished_runs(None, tmp_path / "none") == {}
+    assert finished_runs(own_tracking(tmp_path / "none")) == {}
     assert list(tmp_path.iterdir()) == []
 
 
@@ -387,24 +419,24 @@ def test_a_crash_after_a_call_changes_nothing_in_the_end(
     track: Callable[..., Tracker], client: MlflowClient, artifacts: Path, root: Path, stride: int
 ) -> None:
     tracker = track()
-    tracker.cell(CELL, FIXED)
-    tracker.trial_started(**TRIAL, seed=0, number=0, params={"a": 1})
+    tracker.cell(cell())
+    tracker.trial_started(TRIAL, {"a": 1})
     for epoch in (1, 2):
-        tracker.evaluation(**TRIAL, epoch=epoch, timestamp=float(epoch), metrics={"dev/score": 0.5})
-    tracker.trial_ended(**TRIAL, outcome="complete", best=0.5, summary={"test/score": 0.4}, artifacts=artifacts)
+        tracker.evaluation(TRIAL, epoch, float(epoch), {"dev/score": 0.5})
+    tracker.trial_ended(TRIAL, "complete", best=0.5, summary={"test/score": 0.4}, artifacts=artifacts)
     tracker.flush()
-    tracker.reused(fingerprint="f00d", stage="confirm", cell=CELL, seed=3)
+    tracker.reused(TrialRecord(CELL, "confirm", "f00d", 3, "d1", None, {"a": 1}))
     tracker.cell_ended(CELL, "complete", best_params={"a": 1})
     assert tracker.close() == 0
     wanted, events = snapshot(client, "grid"), recorded_events(root)
-    assert [item["status"] for item in wanted] == ["FINISHED"] * 3
+    assert [item["status"] for item in wanted] == ["FINISHED"] * 4
     for calls in range(1, 200, stride):
         grid = f"crash-{calls}"
         fragile = Fragile(client, calls)
         try:
-            Writer(fragile, grid, (root / grid).as_uri(), print).apply(events)  # type: ignore[arg-type]
+            Writer(fragile, grid, (root / grid).as_uri(), print, print).apply(events)  # type: ignore[arg-type]
         except Crash:
-            Writer(client, grid, (root / grid).as_uri(), print).apply(events)
+            Writer(client, grid, (root / grid).as_uri(), print, print).apply(events)
         assert snapshot(client, grid) == wanted, f"after call {calls}"
         if fragile.left > 0:
             return
@@ -467,7 +499,7 @@ def server(tmp_path: Path, root: Path) -> Iterator[tuple[str, Callable[[], None]
     running: list[subprocess.Popen[bytes]] = []
     command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # a quick start
-    command += ["--backend-store-uri", default_uri(root), "--artifacts-destination", str(tmp_path / "served")]
+    command += ["--backend-store-uri", own_tracking(root), "--artifacts-destination", str(tmp_path / "served")]
 
     def start() -> None:
         log = open(tmp_path / "server.log", "ab")
@@ -512,11 +544,11 @@ def test_a_tracking_server_may_be_killed_and_come_back(
         client.set_tag(run.info.run_id, "mept.outcome", "hidden")
     address, start, kill = server
     start()
-    first = Tracker(root / "elsewhere", "grid", tracking_uri=address, warn=warnings.append)
+    elsewhere = Options(root / "elsewhere", tracking_uri=address)
+    first = Tracker(GRID, elsewhere, warn=warnings.append)
     first.check()
-    first.cell(CELL, FIXED)
-    about = {**TRIAL, "fingerprint": "search00"}
-    first.trial_started(**about, seed=0, number=0, params=FIXED | {"learning_rate": 1.0, "layers": [1, 2], "seed": 0})
+    first.cell(cell())
+    first.trial_started(record("search", 0), FIXED | {"learning_rate": 1.0, "layers": [1, 2], "seed": 0})
     assert first.flush(30)
     kill()
     began = time.monotonic()
@@ -532,7 +564,7 @@ def test_a_tracking_server_may_be_killed_and_come_back(
     assert first.close(timeout=1) > 0
     assert "the same command" in warnings[-1]
     start()
-    with Tracker(root / "elsewhere", "grid", tracking_uri=address, warn=warnings.append) as second:
+    with Tracker(GRID, elsewhere, warn=warnings.append) as second:
         assert second.pending == 0
         second.cell_ended(CELL, "complete", best_params={"learning_rate": 0.01})
     assert snapshot(connect(address), "grid") == wanted
@@ -558,7 +590,7 @@ def test_a_store_that_cannot_be_used_is_one_message_within_seconds(tmp_path: Pat
     port = str(free_port())
     began = time.monotonic()
     with pytest.raises(InputError) as caught:
-        Tracker(tmp_path, "grid", tracking_uri=uri.format(port=port)).check()
+        Tracker(GRID, Options(tmp_path, tracking_uri=uri.format(port=port))).check()
     assert time.monotonic() - began < 10
     for word in words:
         assert word.format(port=port) in str(caught.value)
@@ -572,20 +604,21 @@ def test_a_server_that_never_answers_is_one_message_within_seconds(tmp_path: Pat
         silent.listen()
         began = time.monotonic()
         with pytest.raises(InputError, match="cannot be used"):
-            Tracker(tmp_path, "grid", tracking_uri=f"http://127.0.0.1:{silent.getsockname()[1]}").check()
+            address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+            Tracker(GRID, Options(tmp_path, tracking_uri=address)).check()
         assert time.monotonic() - began < 15
 
 
 def test_a_file_that_is_no_database_is_one_message(root: Path) -> None:
     (root / "mlflow.db").write_text("not a database, and long enough to be looked at " * 50)
     with pytest.raises(InputError, match="not a database"):
-        Tracker(root, "grid").check()
+        Tracker(GRID, Options(root)).check()
 
 
 def test_a_deleted_experiment_is_one_message(root: Path, client: MlflowClient) -> None:
     client.delete_experiment(client.create_experiment("grid"))
     with pytest.raises(InputError, match="was deleted in MLflow .*mlflow experiments restore"):
-        Tracker(root, "grid").check()
+        Tracker(GRID, Options(root)).check()
 
 
 def test_a_moved_run_directory_is_one_message_and_a_link_is_enough(
@@ -594,9 +627,9 @@ def test_a_moved_run_directory_is_one_message_and_a_link_is_enough(
     track().close()
     moved = root.rename(tmp_path / "moved")
     with pytest.raises(InputError, match=f"was moved.*ln -s {moved} {root}"):
-        Tracker(moved, "grid").check()
+        Tracker(GRID, Options(moved)).check()
     root.symlink_to(moved)
-    Tracker(moved, "grid").check()
+    Tracker(GRID, Options(moved)).check()
 
 
 def test_passwords_are_not_shown() -> None:
@@ -608,10 +641,10 @@ def test_the_address_comes_from_the_option_then_the_environment_then_the_run_dir
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert Tracker(tmp_path, "grid").uri == f"sqlite:///{tmp_path}/mlflow.db"
+    assert Options(tmp_path).tracking == f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://environment")
-    assert Tracker(tmp_path, "grid").uri == "http://environment"
-    assert Tracker(tmp_path, "grid", tracking_uri="http://option").uri == "http://option"
+    assert Options(tmp_path).tracking == "http://environment"
+    assert Options(tmp_path, tracking_uri="http://option").tracking == "http://option"
 
 
 # The registered model
@@ -625,12 +658,12 @@ def test_the_champion_is_registered_once_for_the_same_adapter(
     for _ in range(2):
         tracker = track()
         drive(tracker, artifacts)
-        tracker.register_champion(cell=CELL, fingerprint="confirm01", adapter=artifacts / "adapter", example=example)
+        tracker.champion(record("confirm", 1), artifacts / "adapter", example)
         assert tracker.close(timeout=20) == 0, warnings
     version = client.get_model_version_by_alias(name, "champion")
     assert version.version == only(client.search_model_versions(f"name = '{name}'")).version
     tracker = track()
-    tracker.register_champion(cell=CELL, fingerprint="confirm02", adapter=artifacts / "adapter", example=example)
+    tracker.champion(record("confirm", 2), artifacts / "adapter", example)
     assert tracker.close(timeout=20) == 0, warnings
     assert client.get_model_version_by_alias(name, "champion").version != version.version
 
@@ -666,7 +699,7 @@ def test_what_is_recorded_in_this_process_counts_as_finished(track: Callable[...
 
 def test_a_complete_trial_needs_its_score(track: Callable[..., Tracker]) -> None:
     with pytest.raises(ValueError, match="`best` must be given"):
-        track().trial_ended(**TRIAL, outcome="complete")
+        track().trial_ended(TRIAL, "complete")
 
 
 def test_a_run_deleted_by_hand_is_recorded_anew(

@@ -8,7 +8,8 @@ import time
 import pytest
 from rich.console import Console
 
-from orchestration.run.progress import Progress, duration
+from orchestration.plan.estimates import duration
+from orchestration.run.progress import Progress
 
 
 def display(terminal: bool = False) -> tuple[Progress, io.StringIO]:

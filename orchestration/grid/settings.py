@@ -1,0 +1,95 @@
+"""The sections of a grid file that are not about configuration keys: search, confirmation, resources, report."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from mept.config import Frozen
+
+Whole = Annotated[int, Field(strict=True)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
+MOST_SEEDS = 500
+"""Of a confirmation; their list is recorded as one value, which stores limit."""
+
+
+class PrunerSettings(Frozen):
+    """Successive halving among the trials of one cell."""
+
+    min_epochs: Whole = Field(2, ge=1)
+    """Epochs every trial may train before the first comparison."""
+    reduction_factor: Whole = Field(3, ge=2)
+    """One in this many trials goes on after each comparison."""
+
+
+class SearchSettings(Frozen):
+    """How the searched keys of a cell are explored."""
+
+    sampler: Literal["grid", "tpe", "random"] = "grid"
+    trials: Whole | None = Field(default=None, ge=1)
+    """Trials a cell; None goes through the whole product, which only the grid sampler can."""
+    round: Whole = Field(4, ge=1)
+    """Trials asked for at once; the sampler sees their results before it is asked again."""
+    seed: Seed = 0
+    """Seeds the sampler and every trial of the search."""
+    pruner: PrunerSettings | None = None
+
+    @field_validator("pruner", mode="before")
+    @classmethod
+    def _none(cls, value: Any) -> Any:
+        return None if value == "none" else value
+
+
+class ConfirmSettings(Frozen):
+    """With which seeds a cell's winner is trained again and scored on the test split."""
+
+    seeds: tuple[Seed, ...] = Field((1, 2, 3), max_length=MOST_SEEDS)
+    """None listed: nothing is confirmed and the test split is not read."""
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) != len(seeds):
+            raise ValueError("seeds must be different from each other")
+        return seeds
+
+
+class Resources(Frozen):
+    """What a trial occupies; None leaves it to the scheduler."""
+
+    gpus: Number | None = Field(default=None, ge=0)
+    """GPUs, a fraction to share one."""
+    cpus: Number | None = Field(default=None, gt=0)
+
+    @field_validator("gpus")
+    @classmethod
+    def _whole_above_one(cls, gpus: float | None) -> float | None:
+        if gpus is not None and gpus > 1 and gpus != math.floor(gpus):
+            raise ValueError("above 1 the number of GPUs must be whole")
+        return gpus
+
+
+class ReportSettings(Frozen):
+    """The shape of the table: a coordinate (backbone, task, method) or an axis for its rows and columns."""
+
+    rows: str = "method"
+    columns: str = "task"
+    value: str = "test/score"
+    """A metric of confirmed runs, or of the best trial when nothing is confirmed."""
+
+    @field_validator("value")
+    @classmethod
+    def _metric(cls, value: str) -> str:
+        if not re.fullmatch(r"(dev|test|params|time|memory)/\S+", value):
+            raise ValueError("must be a metric such as test/score, dev/score, params/percent or time/train_seconds")
+        return value
+
+    @model_validator(mode="after")
+    def _different(self) -> ReportSettings:
+        if self.rows == self.columns:
+            raise ValueError(f"`rows` and `columns` must differ, but both are {self.rows!r}")
+        return self

@@ -1,0 +1,83 @@
+"""What makes two trials the same: their configuration, the content of weights and data, the protocol. Pure."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mept.backbones import FAMILIES
+from mept.errors import InputError
+from mept.trial import PROTOCOL_VERSION, TrialConfig, corrections
+from orchestration.grid.forms import extremes
+from orchestration.plan.cells import MAX_CANDIDATES, Cell, product
+
+CORRECTED_BY = ("prediction", "max_length", "layers")
+"""Keys that decide whether a correction changes a trial's numbers."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A cell together with the content of what its trials act on."""
+
+    cell: Cell
+    data: str
+    """Identity of the task's data."""
+
+    @property
+    def backbone(self) -> str:
+        """Identity of the backbone's weights, tokenizer and configuration."""
+        return self.cell.info.identity if self.cell.info else self.cell.backbone
+
+    @property
+    def identity(self) -> str:
+        """What trials are fingerprinted with besides their configuration."""
+        return json.dumps({"backbone": self.backbone, "data": self.data})
+
+    def fingerprint(self, config: TrialConfig) -> str:
+        """Return a trial's identity."""
+        return config.fingerprint(self.identity, self._corrections(config))
+
+    def search_fingerprint(self, params: Mapping[str, Any]) -> str:
+        """Return the identity of a trial of the search.
+
+        Raises:
+            InputError: there can be no such trial.
+        """
+        if (problem := self.cell.problem_with(params)) is not None:
+            raise InputError(problem)
+        return self.fingerprint(self.cell.search_config(params))
+
+    def context(self) -> dict[str, Any]:
+        """Return what a study's trials depend on besides what is searched."""
+        content: dict[str, Any] = {
+            "cell": self.cell.digest,
+            "identity": self.identity,
+            "protocol": PROTOCOL_VERSION,
+        }
+        corrected = self._corrected()
+        return content | ({"corrections": corrected} if corrected else {})
+
+    def definition(self) -> str:
+        """Return twelve hexadecimal digits that change with anything that makes trials of the cell none any more."""
+        return hashlib.sha256(json.dumps(self.context(), sort_keys=True).encode()).hexdigest()[:12]
+
+    def _corrected(self) -> list[str]:
+        """Return the corrections that change the numbers of some trial of the cell."""
+        values = {key: extremes(distribution) for key, distribution in self.cell.space.items()}
+        corners = product({key: found if key in CORRECTED_BY else found[:1] for key, found in values.items()})
+        found: set[str] = set()
+        for params in itertools.islice(corners, MAX_CANDIDATES):
+            with contextlib.suppress(InputError):
+                found.update(self._corrections(self.cell.search_config(params)))
+        return sorted(found)
+
+    def _corrections(self, config: TrialConfig) -> tuple[str, ...]:
+        info = self.cell.info
+        if info is None:
+            return ()
+        return corrections(config, text_to_text=FAMILIES[info.family].text_to_text, sliding_window=info.sliding_window)

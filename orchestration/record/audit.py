@@ -1,0 +1,36 @@
+"""Whether the files of confirmed runs are where reports and people look for them: in MLflow."""
+
+from __future__ import annotations
+
+from orchestration.record import names
+from orchestration.record.client import connect, one_message
+from orchestration.record.names import CONFIRM
+from orchestration.record.results import Results
+
+ROUTED = "routing/test/effective_experts"
+"""Metric of a confirmed run whose method routes."""
+
+
+def missing_files(uri: str, results: Results) -> list[str]:
+    """Return what finished confirmed runs lack of the files that each has, one line a run.
+
+    Args:
+        uri: of MLflow.
+        results: what it holds of the grid.
+
+    Raises:
+        InputError: MLflow does not answer.
+    """
+    trials = results.trials
+    confirmed = trials[(trials["stage"] == CONFIRM) & (trials["outcome"] == "complete")]
+    client = connect(uri)
+    lines = []
+    with one_message(uri):
+        for run in confirmed.to_dict("records"):
+            wanted = [names.ADAPTER, names.PREDICTIONS]
+            if run.get(ROUTED) == run.get(ROUTED) is not None:
+                wanted.append(names.ROUTING)
+            there = {item.path for item in client.list_artifacts(run["run_id"])}
+            if lacking := [name for name in wanted if name not in there]:
+                lines.append(f"{run['cell']}, seed {run['seed']}: MLflow has no {', '.join(lacking)} of its run")
+    return lines

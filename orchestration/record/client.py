@@ -1,0 +1,193 @@
+"""MLflow as a store that answers or is named in one message: connecting, pages, the experiment of a grid."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from mept.errors import InputError, one_line
+from orchestration.options import is_missing, own_tracking, public, sqlite_file
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment, Run
+
+Found = TypeVar("Found")
+PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+"""Of databases whose address names none."""
+PAGE = 1000
+"""Things asked for at once."""
+NOISE = (r"The ``noload`` loader strategy is deprecated", r".*Any type hint is inferred as AnyType")
+"""Warnings that importing MLflow 3 gives about itself."""
+
+
+def connect(uri: str) -> MlflowClient:
+    """Return a client of a store that answers; a new SQLite database gets its tables.
+
+    Raises:
+        InputError: the store does not answer within seconds, refuses us, or is of a kind that is not supported.
+    """
+    scheme = urlsplit(uri).scheme.partition("+")[0]
+    if scheme not in ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks"):
+        raise InputError(
+            "the tracking URI must be a server (http://host:port) or a database (sqlite:///path/mlflow.db, "
+            f"postgresql://...), but got {uri!r}"
+        )
+    _quiet()
+    with one_message(uri), _impatient():
+        if scheme in ("http", "https"):
+            _probe(uri, 443 if scheme == "https" else 80)
+        elif scheme != "databricks":
+            _probe_database(uri)
+        from mlflow import MlflowClient
+
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        logging.getLogger("alembic").setLevel(logging.ERROR)
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.search_experiments(max_results=1)
+    return client
+
+
+def look(uri: str, read: Callable[[MlflowClient], Found]) -> Found | None:
+    """Return what `read` finds in a store, for commands that only look; None where the store is a file not yet made.
+
+    Raises:
+        InputError: the store does not answer.
+    """
+    if is_missing(uri):
+        return None
+    client = connect(uri)
+    with one_message(uri):
+        return read(client)
+
+
+def pages(ask: Callable[..., Any]) -> list[Any]:
+    """Return everything a method of the client lists; it is called with ``max_results`` and ``page_token``."""
+    found: list[Any] = []
+    token = None
+    while token is None or token:
+        page = ask(max_results=PAGE, page_token=token)
+        found += page
+        token = page.token or ""
+    return found
+
+
+def experiments_of(client: MlflowClient) -> list[Experiment]:
+    """Return the store's active experiments."""
+    return pages(client.search_experiments)
+
+
+def runs_of(client: MlflowClient, experiments: list[str], condition: str = "") -> list[Run]:
+    """Return the active runs of experiments that meet a condition."""
+
+    def ask(**page: Any) -> Any:
+        return client.search_runs(experiments, condition, **page)
+
+    return pages(ask) if experiments else []
+
+
+def artifact_location(uri: str, root: Path, grid: str) -> str | None:
+    """Return where a grid's artifacts go: the run directory, unless a server has a place of its own."""
+    return None if urlsplit(uri).scheme in ("http", "https", "databricks") else (root / "mlartifacts" / grid).as_uri()
+
+
+def check_experiment(client: MlflowClient, uri: str, root: Path, grid: str, location: str | None) -> None:
+    """Check that the grid's experiment can be written to.
+
+    Raises:
+        InputError: it was deleted, or its artifacts are elsewhere than the run directory.
+    """
+    experiment = client.get_experiment_by_name(grid)
+    if experiment is None:
+        return
+    if experiment.lifecycle_stage != "active":
+        raise InputError(
+            f"the experiment {grid!r} was deleted in MLflow ({public(uri)}); restore it with `mlflow experiments "
+            f"restore -x {experiment.experiment_id}`, remove it for good with `mlflow gc`, or rename the grid file"
+        )
+    if sqlite_file(uri) != sqlite_file(own_tracking(root)) or location is None:
+        return
+    recorded, here = (_local_path(text) for text in (experiment.artifact_location, location))
+    if recorded.resolve() != here.resolve():
+        raise InputError(
+            f"the run directory was moved: MLflow's records say that its artifacts are in {recorded.parent.parent}, "
+            f"but it is {root}; move it back, or `ln -s {root} {recorded.parent.parent}`"
+        )
+
+
+@contextmanager
+def one_message(uri: str) -> Iterator[None]:
+    """Turn whatever a client library raises into one message."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        hint = "repair or move the file, or" if sqlite_file(uri) else "start it, or"
+        raise InputError(
+            f"MLflow at {public(uri)} cannot be used: {one_line(error)}; {hint} give another --tracking-uri"
+        ) from error
+
+
+def _local_path(uri: str) -> Path:
+    return Path(unquote(urlsplit(uri).path)) if uri.startswith("file:") else Path(uri)
+
+
+def _quiet() -> None:
+    """Set what MLflow reads from the environment, unless the user has: no chatter, no telemetry, no hidden retries.
+
+    Its own retries could create a run twice; ours look for the run first.
+    """
+    settings = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_LOGGING_LEVEL": "ERROR",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "GIT_PYTHON_REFRESH": "quiet",
+    }
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message=message)
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    names = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(names)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _probe(uri: str, port: int) -> None:
+    parts = urlsplit(uri)
+    socket.create_connection((parts.hostname or "", parts.port or port), timeout=5).close()
+
+
+def _probe_database(uri: str) -> None:
+    """Connect once: MLflow itself would try for many minutes."""
+    import sqlalchemy
+
+    url = sqlalchemy.make_url(uri)
+    if url.get_backend_name() == "sqlite":
+        Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
+    elif url.host:
+        _probe(uri, PORTS[url.get_backend_name()])
+    engine = sqlalchemy.create_engine(url)
+    try:
+        sqlalchemy.inspect(engine).get_table_names()
+    finally:
+        engine.dispose()

@@ -1,0 +1,135 @@
+"""Registered models: the best confirmed adapter of a cell, as MLflow's registry holds it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+import tempfile
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mept.errors import InputError, one_line, unknown_name
+from orchestration.options import public
+from orchestration.record import names
+from orchestration.record.client import look, pages
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
+
+NAMED_MODELS = 10
+"""Registered models that a message names."""
+
+
+def model_name(grid: str, cell: str) -> str:
+    """Return the registered model's name; MLflow's addresses leave no room for other characters.
+
+    A grid whose name has letters that cannot be written there is told from others by a hash.
+    """
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{grid}.{cell}")
+    return name if grid.isascii() else f"{name}-{hashlib.sha256(grid.encode()).hexdigest()[:8]}"
+
+
+def register(client: MlflowClient, name: str, run: Run, adapter: Path, example: Mapping[str, str]) -> None:
+    """Register a run's adapter as the newest champion of a name, unless the same adapter is registered already."""
+    from mlflow.exceptions import MlflowException
+
+    digest = _digest(adapter)
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    versions = _versions(client, name)
+    same = [
+        item for item in versions if item.run_id == run.info.run_id and item.tags.get(names.ADAPTER_DIGEST) == digest
+    ]
+    if same:
+        version = same[0]
+    else:
+        from orchestration.record.served import save_model
+
+        with tempfile.TemporaryDirectory() as directory:
+            save_model(Path(directory) / names.MODEL, adapter, example)
+            client.log_artifacts(run.info.run_id, str(Path(directory) / names.MODEL), names.MODEL)
+        source = f"{run.info.artifact_uri}/{names.MODEL}"
+        version = client.create_model_version(name, source, run.info.run_id, tags={names.ADAPTER_DIGEST: digest})
+    registered = client.get_registered_model(name)
+    if str(registered.aliases.get(names.CHAMPION, "")) != str(version.version):
+        client.set_registered_model_alias(name, names.CHAMPION, version.version)
+
+
+def registered_adapter(address: str, uri: str, directory: Path) -> Path:
+    """Return the directory of a registered model's adapter.
+
+    Args:
+        address: ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
+        uri: of MLflow.
+        directory: where the adapter is put if its files are not on this machine.
+
+    Raises:
+        InputError: the store does not answer, or has no such model, alias or version (what it has is named), or the
+            files are gone.
+    """
+    given = re.fullmatch(r"models:/+([^/@]+)(?:@([^/@]+)|/([0-9]+))", address)
+    if given is None:
+        raise InputError(
+            f"a registered model is given as models:/NAME@ALIAS or models:/NAME/VERSION, but got {address!r}; NAME is "
+            "<grid>.<cell>, and `mept run` gives the best confirmed adapter of a cell the alias champion"
+        )
+    name, alias, number = given.groups()
+    found = look(uri, lambda client: _fetch(client, name, alias, number, directory))
+    if found is None:
+        raise InputError(f"there is no {public(uri)}; see --root and --tracking-uri")
+    return found
+
+
+def _fetch(client: MlflowClient, name: str, alias: str | None, number: str | None, directory: Path) -> Path:
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    known = [model.name for model in pages(client.search_registered_models)]
+    if not known:
+        raise InputError(f"no model is registered at {public(client.tracking_uri)}; see --root and --tracking-uri")
+    if name not in known:
+        near = get_close_matches(name, known, n=NAMED_MODELS, cutoff=0.0)
+        more = f" and {len(known) - len(near)} more" if len(near) < len(known) else ""
+        raise InputError(unknown_name("registered model", name, near) + more)
+    aliases = {key: str(value) for key, value in client.get_registered_model(name).aliases.items()}
+    versions = [str(item.version) for item in _versions(client, name)]
+    version = number if alias is None else aliases.get(alias)
+    if version is None or version not in versions:
+        what = f"version {number}" if alias is None else f"alias {alias!r}"
+        given = [f"@{key} (version {value})" for key, value in sorted(aliases.items())]
+        raise InputError(
+            f"the registered model {name!r} has no {what}; it has the aliases {', '.join(given) or 'none'} and the "
+            f"versions {', '.join(sorted(versions, key=int)) or 'none'}"
+        )
+    source = client.get_model_version_download_uri(name, version)
+    try:
+        uri = client.tracking_uri
+        found = Path(
+            download_artifacts(
+                artifact_uri=f"{source}/{names.MODEL_ADAPTER}", dst_path=str(directory), tracking_uri=uri
+            )
+        )
+    except (MlflowException, OSError) as error:
+        raise InputError(
+            f"version {version} of the registered model {name!r} has no adapter that can be read: {one_line(error)}"
+        ) from None
+    return found
+
+
+def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:
+    return pages(functools.partial(client.search_model_versions, f"name = '{name}'"))
+
+
+def _digest(directory: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(item for item in directory.rglob("*") if item.is_file()):
+        digest.update(path.relative_to(directory).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]

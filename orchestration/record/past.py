@@ -1,0 +1,90 @@
+"""Trials that MLflow knows, of whatever grid: finished ones by fingerprint, ended ones for estimates."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from orchestration.plan.trials import PastTrial
+from orchestration.record import names
+from orchestration.record.client import experiments_of, look, runs_of
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A trial that was completed, by whatever grid."""
+
+    fingerprint: str
+    run_id: str
+    """Empty while the run is in the journal only."""
+    grid: str
+    cell: str
+    stage: str
+    best: float
+    """Best dev score over the epochs: the objective."""
+    metrics: dict[str, float]
+    """Latest value of every metric, the summary among them."""
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+def read_finished(client: MlflowClient) -> dict[str, FinishedRun]:
+    """Return every completed trial of a store by fingerprint; where there are copies, the original."""
+    found: dict[str, FinishedRun] = {}
+    condition = (
+        f"attributes.status = '{names.TRIAL_STATUS['complete']}' and tags.`{names.OUTCOME}` = 'complete' "
+        f"and tags.`{names.FINGERPRINT}` != ''"
+    )
+    for run in runs_of(client, [item.experiment_id for item in experiments_of(client)], condition):
+        tags, metrics = run.data.tags, dict(run.data.metrics)
+        fingerprint = tags[names.FINGERPRINT]
+        if fingerprint in found and names.REUSED_FROM in tags:
+            continue
+        best = metrics.get(names.OBJECTIVE)
+        if best is None:
+            points = client.get_metric_history(run.info.run_id, names.DEV_SCORE)
+            best = max((point.value for point in points), default=math.nan)
+        grid, cell, stage = (tags.get(name, "") for name in (names.GRID, names.CELL, names.STAGE))
+        found[fingerprint] = FinishedRun(fingerprint, run.info.run_id, grid, cell, stage, best, metrics, dict(tags))
+    return found
+
+
+def finished_runs(uri: str) -> dict[str, FinishedRun]:
+    """Return every completed trial of a store, for commands that only look; nothing is created.
+
+    Raises:
+        InputError: the store does not answer.
+    """
+    return look(uri, read_finished) or {}
+
+
+def past_trials(uri: str) -> list[PastTrial]:
+    """Return every trial of a store that has ended, for commands that only look; nothing is created.
+
+    Raises:
+        InputError: the store does not answer.
+    """
+    return look(uri, _read_trials) or []
+
+
+def _read_trials(client: MlflowClient) -> list[PastTrial]:
+    found = []
+    experiments = [item.experiment_id for item in experiments_of(client)]
+    for run in runs_of(client, experiments, f"tags.`{names.KIND}` = 'trial'"):
+        tags, info = run.data.tags, run.info
+        trial = PastTrial(
+            grid=tags.get(names.GRID, ""),
+            cell=tags.get(names.CELL, ""),
+            stage=tags.get(names.STAGE, ""),
+            outcome=tags.get(names.OUTCOME, ""),
+            params=dict(run.data.params),
+            metrics=dict(run.data.metrics),
+            seconds=((info.end_time or 0) - (info.start_time or 0)) / 1000,
+            reused=names.REUSED_FROM in tags,
+        )
+        if trial.outcome in names.TRIAL_STATUS:
+            found.append(trial)
+    return found

@@ -1,0 +1,85 @@
+"""What is recorded of a grid, its cells and their trials, as values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestration.grid.settings import ReportSettings
+from orchestration.record import names
+from orchestration.record.names import Stage
+
+
+@dataclass(frozen=True)
+class GridRecord:
+    """What is recorded of a grid as a whole."""
+
+    name: str
+    """Also MLflow's experiment."""
+    title: str = ""
+    report: ReportSettings = field(default_factory=ReportSettings)
+    text: str = ""
+    """A grid file that asks for the same."""
+
+
+@dataclass(frozen=True)
+class CellRecord:
+    """What is recorded of a cell, as values, for reports."""
+
+    id: str
+    params: Mapping[str, Any]
+    """``backbone``, ``task``, ``method``, the axes and the fixed keys."""
+    definition: str
+    """Hash of everything that decides the cell's trials."""
+    position: tuple[int, int, int]
+    """Of its backbone, task and method in the grid's lists of them."""
+    seeds: tuple[int, ...] = ()
+    """Planned for the confirmation."""
+    axes: Mapping[str, Any] = field(default_factory=dict)
+    """The cell's value on each of the grid's axes."""
+    backbone_identity: str = ""
+    """Of the weights."""
+
+    def tags(self) -> dict[str, str]:
+        """Return the tags of the cell's run."""
+        return {
+            names.DEFINITION: self.definition,
+            names.POSITION: json.dumps(self.position),
+            names.SEEDS: json.dumps(self.seeds),
+            names.AXES: json.dumps(dict(self.axes)),
+            names.BACKBONE_IDENTITY: self.backbone_identity,
+        }
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """Which trial of which cell something is recorded about."""
+
+    cell: str
+    stage: Stage
+    fingerprint: str
+    seed: int
+    definition: str = ""
+    """That of its cell."""
+    number: int | None = None
+    """In the cell's Optuna study; None for a confirmed run."""
+    winner: Mapping[str, Any] | None = None
+    """Of a confirmed run: the searched values it is a confirmation of."""
+
+    def key(self) -> dict[str, str]:
+        """Return what tells its run from all others of the grid."""
+        return {"cell": self.cell, "stage": self.stage, "fingerprint": self.fingerprint}
+
+    def tags(self) -> dict[str, str]:
+        """Return the tags of the trial's run."""
+        tags = {names.SEED: str(self.seed), names.DEFINITION: self.definition}
+        if self.number is not None:
+            tags[names.NUMBER] = str(self.number)
+        return tags if self.winner is None else tags | {names.WINNER: winner_text(self.winner)}
+
+
+def winner_text(params: Mapping[str, Any]) -> str:
+    """Return the winning values of searched keys as they are recorded."""
+    return json.dumps(dict(params), sort_keys=True)
