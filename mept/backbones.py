@@ -223,6 +223,8 @@ class Backbone:
         """Return the states of token ids as they enter the first block, without a position, [len(ids), d]."""
         import torch
 
+        if self.model.device.type == "meta":  # a backbone without values, beside which parameters are counted
+            return torch.zeros(len(ids), self.hidden_size)
         with torch.no_grad():
             states = self.model.get_input_embeddings()(ids.to(self.model.device))
             if self.family.name == "bert":
@@ -440,6 +442,24 @@ def _check(name: str, place: Place, identity: str) -> None:
             check_weights(weight_files(place), config, _factory(family), outputs_depend_on, own)
     except InputError as error:
         raise InputError(f"backbone {name!r} cannot be used: {error}") from None
+
+
+def hollow_backbone(name: str, model_dir: Path | None = None) -> Backbone | None:
+    """Return a backbone without memory for its weights, to count what stands beside it; None where it is not here.
+
+    Raises:
+        InputError: as :func:`describe_backbone` while planning.
+    """
+    import torch
+
+    from mept.weights import quiet
+
+    place = _planned_place(name, model_dir, None)
+    if place is None:
+        return None
+    config = _read_config(name, place)
+    with torch.device("meta"), quiet():
+        return wrap(_factory(family_of(config, name)).from_config(config), name=name)
 
 
 def _is_untied(place: Place, config: PretrainedConfig) -> bool:

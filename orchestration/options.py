@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -93,7 +94,10 @@ def cluster_address() -> str | None:
 
 
 def public(uri: str) -> str:
-    """Return an address without its password."""
+    """Return an address without its password, be it before the host or among the parameters."""
     parts = urlsplit(uri)
     _, at, host = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"***@{host}")) if at else uri
+    query = re.sub(r"(?i)\b(password|passwd|pwd|token|secret)=[^&;]*", r"\1=***", parts.query)
+    if not at and query == parts.query:
+        return uri
+    return urlunsplit(parts._replace(netloc=f"***@{host}" if at else parts.netloc, query=query))

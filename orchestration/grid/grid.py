@@ -9,7 +9,9 @@ whatever their papers used. Cells know values, not where they came from: studies
 
 from __future__ import annotations
 
+import hashlib
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +32,9 @@ Values = Mapping[str, Any]
 """Configuration key -> plain value, :class:`Axis` or distribution."""
 
 COORDINATES = ("backbone", "task", "method")
+LONGEST_NAME = 100
+"""Of a grid, in bytes: files are named after it."""
+LONGEST_TITLE = 1000
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class Grid:
     """A validated grid file."""
 
     name: str
-    """The file's stem; also MLflow's experiment."""
+    """What :func:`grid_name` makes of the file's; also MLflow's experiment."""
     title: str
     data: Literal["embedded", "jsonl", "hub"]
     backbones: Mapping[str, Values]
@@ -95,6 +100,20 @@ class Grid:
         yield (FLAT,), self.overrides
 
 
+def grid_name(path: Path) -> str:
+    """Return a grid's name: its file's, in characters that are safe in paths, addresses and databases.
+
+    Letters of all scripts are kept. Where something had to be replaced or cut, a hash keeps names of different files
+    apart, which would share one experiment and overwrite each other's report.
+    """
+    stem = unicodedata.normalize("NFC", path.stem)
+    name = re.sub(r"[^\w.-]+", "-", stem).lstrip(".-")
+    if name == stem and len(name.encode()) <= LONGEST_NAME:
+        return name
+    cut = name.encode()[: LONGEST_NAME - 9].decode(errors="ignore").rstrip(".-")
+    return f"{cut or 'grid'}-{hashlib.sha256(stem.encode()).hexdigest()[:8]}"
+
+
 def load_grid(path: Path | str, sets: Sequence[str] = ()) -> Grid:
     """Read and validate a grid file.
 
@@ -138,7 +157,7 @@ def _build(original: Document, sets: tuple[str, ...]) -> Grid:
     }
     confirm = _settings(document, "confirm", ConfirmSettings)
     grid = Grid(
-        name=re.sub(r"[^A-Za-z0-9._-]+", "-", original.source.stem),
+        name=grid_name(original.source),
         title=_title(document),
         data=_data(document),
         backbones=by_name["backbones"],
@@ -174,6 +193,9 @@ def _title(document: Document) -> str:
     title = document.data.get("title")
     if not isinstance(title, str) or not title.strip():
         _fail(document, ("title",), f"`title` must be text that names the table, but got {shown(title)}")
+    if len(title) > LONGEST_TITLE:
+        wanted = f"`title` must have at most {LONGEST_TITLE} characters"
+        _fail(document, ("title",), f"{wanted}, but got {len(title)}: {shown(title)}")
     return title.strip()
 
 

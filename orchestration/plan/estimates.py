@@ -7,14 +7,16 @@ method with other settings, else of other methods on the same backbone and task,
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
 from mept.errors import InputError
+from mept.trial import LATER, TrialConfig
 from orchestration.grid.forms import extremes
 from orchestration.grid.keys import OF_A_RUN
 from orchestration.plan.cells import Cell
@@ -152,21 +154,26 @@ def duration(seconds: float) -> str:
     return f"{value:.1f} {unit}" if value < 9.95 else f"{value:.0f} {unit}"
 
 
+def corner_configs(cell: Cell) -> Iterator[TrialConfig]:
+    """Yield the configurations of trials with the extreme values of what is searched."""
+    corners = itertools.product(*(extremes(distribution) for distribution in cell.space.values()))
+    for values in corners:
+        with contextlib.suppress(InputError):
+            yield cell.search_config(dict(zip(cell.space, values, strict=True)))
+
+
 def _fixed(cell: Cell) -> dict[str, str]:
     """Return the complete configuration of a cell's trials as MLflow holds it, without what varies among them."""
     varying = {*cell.space, *OF_A_RUN}
-    corners = itertools.product(*(extremes(distribution) for distribution in cell.space.values()))
-    for values in corners:
-        try:
-            flat = cell.search_config(dict(zip(cell.space, values, strict=True))).flat()
-        except InputError:
-            continue
-        return {key: str(value) for key, value in flat.items() if key not in varying}
+    for config in corner_configs(cell):
+        return {key: str(value) for key, value in config.flat().items() if key not in varying}
     return {}
 
 
 def _has(trial: PastTrial, wanted: Mapping[str, str]) -> bool:
-    return all(trial.params.get(key) == value for key, value in wanted.items())
+    # A trial from before a key existed ran with the value under which nothing changed.
+    later = {key: str(value) for key, value in LATER.items()}
+    return all(trial.params.get(key, later.get(key)) == value for key, value in wanted.items())
 
 
 def _overhead(trial: PastTrial) -> float:

@@ -198,7 +198,7 @@ def _cell_record(run: Run) -> dict[str, Any]:
         "definition": tags.get(names.DEFINITION, ""),
         "position": recorded[names.POSITION],
         "seeds": recorded[names.SEEDS],
-        "axes": recorded[names.AXES],
+        "axes": {axis: _hashable(value) for axis, value in recorded[names.AXES].items()},
     }
 
 
@@ -212,6 +212,11 @@ def _json(cell: str, name: str, text: str | None) -> Any:
         return json.loads(text)
     except ValueError:
         raise InputError(f"cell {cell} has a tag `{name}` that is not JSON: {text!r}; run the grid once more") from None
+
+
+def _hashable(value: Any) -> Any:
+    """Return a value with its lists as the tuples that configurations hold."""
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
 def _grid_text(client: MlflowClient, runs: Sequence[Run]) -> str:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import sys
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 
+from mept.config import MethodConfig
 from mept.errors import InputError
 from orchestration.grid.grid import Grid
 from orchestration.options import Options, is_missing
 from orchestration.plan.cells import Cell, size
-from orchestration.plan.estimates import Estimate, Sizes, duration, estimates, summary
+from orchestration.plan.estimates import Estimate, Sizes, corner_configs, duration, estimates, summary
 from orchestration.plan.fingerprints import Subject
 from orchestration.record.past import FinishedRun, finished_runs, past_trials
 from orchestration.record.store import check_root
 from orchestration.run.driver import definition, read_data
 from orchestration.run.search import Storage, counts_of, open_storage
 from orchestration.screens.terminal import make_console, show_rows
+
+CORNERS = 64
+"""Most combinations of extreme values of searched keys for which a cell's adapters are measured."""
 
 
 def show_plan(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
@@ -41,6 +46,8 @@ def show_plan(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
         soft_wrap=True,
     )
     for line in summary(found):
+        console.print(line, highlight=False, soft_wrap=True)
+    for line in [_space(cells, found, options)] if any(item.left for item in found) else []:
         console.print(line, highlight=False, soft_wrap=True)
     for line in _missing(cells):
         console.print(f"note: {line}", highlight=False, markup=False, soft_wrap=True)
@@ -78,7 +85,8 @@ def show_status(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
                 cell.id,
                 state if ended or seeds else "not begun",
                 f"{ended}/{cell.search_trials}",
-                *(str(counts.get(name, 0)) for name in ("pruned", "fail", "running")),
+                *(str(counts.get(name, 0)) for name in ("pruned", "fail")),
+                str(counts.get("running", 0) + counts.get("missing", 0)),
                 f"{min(seeds, len(cell.seeds))}/{len(cell.seeds)}",
                 "" if searched is None else f"{100 * searched:.1f}",
             ]
@@ -123,6 +131,34 @@ def _time(estimate: Estimate) -> tuple[str, str]:
         return "", ""
     trials = estimate.speed.trials
     return duration(estimate.seconds()), f"{estimate.speed.basis} ({trials} trial{'s' * (trials > 1)})"
+
+
+def _space(cells: Sequence[Cell], found: Sequence[Estimate], options: Options) -> str:
+    """Say how much room the adapters take that are kept: of each confirmed run, and of each search's winner."""
+    from mept.backbones import hollow_backbone
+    from mept.tasks import get_task
+    from mept.trainable import adapter_bytes
+
+    hollow = functools.cache(hollow_backbone)
+
+    @functools.cache
+    def size_of(backbone: str, method_options: MethodConfig, labels: int) -> int | None:
+        model = hollow(backbone, options.model_dir)
+        if model is None:
+            return None
+        return adapter_bytes(model, method_options, None if model.family.text_to_text else labels)
+
+    total, unknown = 0, 0
+    for cell in (cell for cell, estimate in zip(cells, found, strict=True) if cell.problem is None and estimate.left):
+        sizes = [
+            size_of(cell.backbone, config.method_options, len(get_task(cell.task).labels))
+            for config in itertools.islice(corner_configs(cell), CORNERS)
+        ]
+        kept = cell.confirm_trials + (cell.search_trials > 0)
+        largest = max((size for size in sizes if size is not None), default=None)
+        total, unknown = (total, unknown + 1) if largest is None else (total + kept * largest, unknown)
+    told = f"space: at most {total / 2**20:.3g} MiB of adapters are kept" if total else "space: unknown"
+    return told + (f"; {unknown} cells are not counted, as their adapters' size is not known here" if unknown else "")
 
 
 def _missing(cells: Sequence[Cell]) -> list[str]:
