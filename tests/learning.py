@@ -1,4 +1,4 @@
-"""How every method is trained to show that it learns: settings, measurement, and the table of the README.
+"""How every method is trained to show that it learns: settings, measurement, and the table of `mept/tasks/README.md`.
 
 MiniLM on the generated tasks; the best dev checkpoint is scored on the test split. Beside the methods stands what needs
 no trained prompts: always answering with train's most frequent label, a logistic regression over the words, and the

@@ -21,7 +21,9 @@ Also as in the code: the router's noise is a constant to the gradient, and its s
 
 Not reproduced:
 
-- the code pads every text to ``max_length``; here batches are padded to their longest;
+- the code's batches are random, in training and in evaluation, each padded to its longest text; here texts of similar
+  length stand together, which changes an example's batch-mates and the padding that is pooled;
+- it evaluates with a forward pass for the loss and ``generate`` for the answer; here labels are scored;
 - it reads Llama's head at the last position, which may be padding;
 - Llama's block 0 also pools the input prompts that it then replaces;
 - with one prompt token a ``squeeze`` breaks batches;

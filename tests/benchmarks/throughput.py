@@ -1,27 +1,33 @@
-"""Training and evaluation throughput of three ways to batch, in one run, on a T5-base-shaped random model.
+"""How many examples a second are trained on and scored, as the released code does it and as this project does it.
 
-The ways: every text padded to 512 tokens and labels generated (the released code); random batches padded to their
-longest, labels generated; ours: batches bucketed by length, labels scored after one encoder pass. MEPT with m = 10 and
-N_r = 10 on all 12 encoder layers throughout, so 502 tokens of text.
+- The released procedure (github.com/runtsang/MEPT at e29b808, ``scripts/train.py``): random batches padded to their
+  longest. An evaluation makes two passes over each batch, a forward with labels, for the loss, and a greedy
+  ``generate``, for the answer. Here it stops where a trained model would, after the longest label's tokens.
+- Ours: batches of similar length. An evaluation scores the labels' words after one pass of the encoder.
 
-    python tests/benchmarks/throughput.py --data-dir SUPERGLUE --tokenizer T5_TOKENIZER [--steps 2] [--threads 2]
+Both run MEPT with m = 10 and N_r = 10 on all 12 encoder layers of one random model of T5-base's shape, on RTE's real
+texts of at most 502 tokens. Weights are random: speed depends on shapes alone.
 
-Prints examples per second, executed GFLOP/s (matrix products and attention, padding included) and both as ratios to the
-first way, beside the machine's float32 matmul rate. Weights are random: speed depends on shapes alone.
+    python -m tests.benchmarks.throughput --data-dir DATA --tokenizer T5_TOKENIZER [--steps 4] [--batch-size 16]
+
+The ways take turns, a batch each, so that other work on the machine slows both. Batches are taken at equal steps
+through those of an epoch, ordered by length. Examples a second are those of a whole epoch: the seconds for each
+position of the measured batches times the positions of all batches. So long batches count, though few are measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor
 from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
 from mept import MeptConfig, get_prompt_model
@@ -32,8 +38,18 @@ from mept.optim import build_optimizer
 from mept.tasks.data import load_task
 from mept.tasks.features import encode, verbalizer_ids
 
-LIMIT = 502
-BESIDE = Path(__file__).parents[3] / "shared" / "data"
+PROMPT = 10
+LIMIT = 512 - PROMPT
+
+Work = Callable[[dict[str, Tensor]], object]
+
+
+class Way(NamedTuple):
+    """One way to do one thing: what is done with a batch, the batches of an epoch, and the seconds of each round."""
+
+    work: Work
+    batches: list[list[int]]
+    seconds: list[float]
 
 
 def matmul_rate(size: int = 2048, repeats: int = 10) -> float:
@@ -55,36 +71,72 @@ def t5_base_shape(vocabulary: int) -> PromptModel:
     return get_prompt_model(T5ForConditionalGeneration(config), MeptConfig(), seed=0)
 
 
-def padded_to(collate: Collator, length: int) -> Callable[[list[int]], dict[str, torch.Tensor]]:
-    """Return a collator that pads every batch to `length`."""
-
-    def wrapped(indices: list[int]) -> dict[str, torch.Tensor]:
-        batch = collate(indices)
-        missing = length - batch["input_ids"].shape[1]
-        for name in ("input_ids", "attention_mask"):
-            batch[name] = torch.nn.functional.pad(batch[name], (0, missing))
-        return batch
-
-    return wrapped
+def positions(batches: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
+    """Return the positions the encoder works on: every text padded to its batch's longest, and the prompt."""
+    return sum((max(lengths[i] for i in batch) + PROMPT) * len(batch) for batch in batches)
 
 
-def measured(work: Callable[[list[int]], None], batches: list[list[int]]) -> tuple[float, float]:
-    """Return examples per second and executed GFLOP/s over `batches`."""
-    started = time.perf_counter()
-    with FlopCounterMode(display=False) as counter:
-        for batch in batches:
-            work(batch)
-    seconds = time.perf_counter() - started
-    return sum(map(len, batches)) / seconds, counter.get_total_flops() / seconds / 1e9
+def sample(batches: list[list[int]], lengths: Sequence[int], steps: int) -> list[list[int]]:
+    """Return `steps` whole batches at equal steps through all of them, ordered by their longest text."""
+    ordered = sorted((b for b in batches if len(b) == len(batches[0])), key=lambda b: max(lengths[i] for i in b))
+    return [ordered[int((step + 0.5) / steps * len(ordered))] for step in range(steps)]
+
+
+def take_turns(ways: Sequence[Way], collate: Collator, lengths: Sequence[int], steps: int) -> None:
+    """Let each way do its batches, one after the other in turn, and note each one's seconds for a whole epoch."""
+    samples = [sample(way.batches, lengths, steps) for way in ways]
+    spent = [0.0] * len(ways)
+    for step in range(steps):
+        for number, way in enumerate(ways):
+            batch = collate(samples[number][step])
+            started = time.perf_counter()
+            way.work(batch)
+            spent[number] += time.perf_counter() - started
+    for way, seconds, measured in zip(ways, spent, samples, strict=True):
+        way.seconds.append(seconds * positions(way.batches, lengths) / positions(measured, lengths))
+
+
+def works(model: PromptModel, words: list[list[int]], tokenizer: object) -> tuple[Work, Work, Work]:
+    """Return a training step, the released code's evaluation of a batch, and ours."""
+    optimizer = build_optimizer(dict(model.adapter.named_parameters()), "adafactor", 1e-4, 0.0)
+
+    def train(batch: dict[str, Tensor]) -> None:
+        model.train()
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    @torch.no_grad()
+    def released(batch: dict[str, Tensor]) -> None:
+        model.eval()
+        model(**batch)
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        generated_labels(model, inputs, words, tokenizer)
+
+    @torch.no_grad()
+    def ours(batch: dict[str, Tensor]) -> None:
+        model.eval()
+        score_words(model, batch["input_ids"], batch["attention_mask"], words)
+
+    return train, released, ours
+
+
+def row(name: str, ways: Sequence[Way], examples: int) -> list[str]:
+    """Return a table's row: examples a second of both ways, and how many times as fast the second is."""
+    ratios = [released / ours for released, ours in zip(*(way.seconds for way in ways), strict=True)]
+    rates = [f"{examples * len(way.seconds) / sum(way.seconds):.2f}" for way in ways]
+    ratio = sum(ways[0].seconds) / sum(ways[1].seconds)
+    return [name, *rates, f"{ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f})"]
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", type=Path, default=BESIDE / "superglue", help="folder that holds RTE/train.jsonl")
-    parser.add_argument("--tokenizer", type=Path, default=BESIDE / "t5-tokenizer", help="folder of T5's tokenizer")
-    parser.add_argument("--steps", type=int, default=2, help="batches measured for each way")
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder that holds RTE/train.jsonl")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of T5's tokenizer")
+    parser.add_argument("--steps", type=int, default=4, help="batches of each way in a round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -92,60 +144,24 @@ def main() -> None:
     data = load_task("rte", "jsonl", options.data_dir)
     tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
     encoded = encode(data.train, data.task, tokenizer, LIMIT)
-    lengths, words = encoded["length"][:], verbalizer_ids(data.task, tokenizer)
-    model = t5_base_shape(len(tokenizer))
-    optimizer = build_optimizer(dict(model.adapter.named_parameters()), "adafactor", 1e-4, 0.0)
+    lengths, words, size = encoded["length"][:], verbalizer_ids(data.task, tokenizer), options.batch_size
+    train, released, ours = works(t5_base_shape(len(tokenizer)), words, tokenizer)
+    order = np.random.default_rng(0).permutation(len(lengths)).tolist()
+    shuffled = [order[i : i + size] for i in range(0, len(order), size)]
+    training = Way(train, shuffled, []), Way(train, training_batches(lengths, size, 0, 1), [])
+    evaluation = Way(released, shuffled, []), Way(ours, evaluation_batches(lengths, size), [])
     collate = Collator(encoded, 0, words, torch.device("cpu"))
-    size, steps = options.batch_size, options.steps
-
-    def training(collate: Callable) -> Callable[[list[int]], None]:
-        def work(indices: list[int]) -> None:
-            model.train()
-            model(**collate(indices)).loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-
-        return work
-
-    def evaluation(collate: Callable, score: bool) -> Callable[[list[int]], None]:
-        @torch.no_grad()
-        def work(indices: list[int]) -> None:
-            model.eval()
-            batch = collate(indices)
-            inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-            if score:
-                score_words(model, **inputs, words=words)
-            else:
-                generated_labels(model, inputs, words, tokenizer)
-
-        return work
-
-    random = np.random.default_rng(0).permutation(len(lengths))
-    shuffled = [random[i : i + size].tolist() for i in range(0, len(random), size)]
-    bucketed = training_batches(lengths, size, 0, 1)
-    sorted_batches = evaluation_batches(lengths, size)
-    spread = ((np.arange(steps) + 0.5) / steps * (len(bucketed) - 1)).astype(int)
-    # A bucketed batch is short or long: take them at equal steps through the lengths, so that a few stand for all.
-    by_length = sorted(bucketed[:-1], key=lambda batch: max(lengths[i] for i in batch))
-    ours_train, ours_eval = ([source[i] for i in spread] for source in (by_length, sorted_batches))
-    ways = {
-        "padded to 512": (training(padded_to(collate, LIMIT)), evaluation(padded_to(collate, LIMIT), False),
-                          shuffled[:steps], shuffled[:steps], LIMIT * len(lengths)),
-        "random batches": (training(collate), evaluation(collate, False), shuffled[:steps], shuffled[:steps],
-                           sum(max(lengths[i] for i in b) * len(b) for b in shuffled)),
-        "ours": (training(collate), evaluation(collate, True), ours_train, ours_eval,
-                 sum(max(lengths[i] for i in b) * len(b) for b in bucketed)),
-    }  # fmt: skip
+    for way in (*training, *evaluation):
+        way.work(collate(shuffled[0][:2]))  # the first call allocates
+    table = Table("", "released procedure", "ours", "ours, times as fast (rounds)")
+    for _ in range(options.rounds):
+        take_turns(training, collate, lengths, options.steps)
+        take_turns(evaluation, collate, lengths, options.steps)
+    for name, ways in (("training", training), ("evaluation", evaluation)):
+        padding = [positions(way.batches, lengths) / (sum(lengths) + PROMPT * len(lengths)) for way in ways]
+        table.add_row(f"{name}, positions / those needed", *(f"{value:.2f}" for value in padding))
+        table.add_row(*row(f"{name}, examples/s", ways, len(lengths)))
     console = Console(width=120)
-    table = Table("way", "padded / real tokens", "train ex/s", "GFLOP/s", "ratio", "eval ex/s", "GFLOP/s", "ratio")
-    first: tuple[float, float] | None = None
-    for name, (train, evaluate, train_batches, eval_batches, padded) in ways.items():
-        train_rate, train_flops = measured(train, train_batches)
-        eval_rate, eval_flops = measured(evaluate, eval_batches)
-        first = first or (train_rate, eval_rate)
-        train_numbers = (train_rate, train_flops, train_rate / first[0])
-        row = [padded / sum(lengths), *train_numbers, eval_rate, eval_flops, eval_rate / first[1]]
-        table.add_row(name, *(f"{value:.2f}" if value < 100 else f"{value:.0f}" for value in row))
     console.print(table)
     console.print(f"float32 matmul, {options.threads} threads: {matmul_rate():.0f} GFLOP/s")
 
