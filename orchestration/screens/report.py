@@ -23,7 +23,7 @@ def show_report(
     grid: Grid,
     options: Options,
     console: Console,
-    planned: Sequence[str] | None = None,
+    planned: Sequence[str] = (),
     shapes: Mapping[str, BackboneInfo | None] | None = None,
     failures: Mapping[str, str] | None = None,
     lost: Sequence[str] = (),
@@ -34,7 +34,7 @@ def show_report(
         grid: with ``--set`` applied.
         options: as given.
         console: for what is not the result itself.
-        planned: ids of the grid's cells, where they are known.
+        planned: ids of the grid's cells that must be recorded.
         shapes: of the backbones, where they are known.
         failures: cell -> why it failed.
         lost: what could not be recorded.

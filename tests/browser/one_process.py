@@ -19,9 +19,9 @@ def train_here(campaign: Campaign, *_: Any) -> None:
     """Train what a campaign lacks, one trial after the other."""
     worker = object.__new__(Worker)  # Ray's constructor wants a cluster
     while (job := campaign.next()) is not None:
-        worker.setup({"job": json.dumps(job)})
-        campaign.started(job["key"])
-        while not campaign.evaluated(job["key"], json.loads(worker.step()["evaluation"])):
+        worker.setup({"job": job.model_dump_json(), "cpus": 1})
+        campaign.started(job.key)
+        while not campaign.evaluated(job.key, json.loads(worker.step()["evaluation"])):
             campaign.tick()
         worker.cleanup()
 

@@ -10,10 +10,12 @@ import pytest
 
 from mept.backbones import BackboneInfo
 from orchestration.grid.grid import load_grid
+from orchestration.options import own_tracking
 from orchestration.plan.cells import Cell, plan
 from orchestration.plan.estimates import OPTIONS, SETTINGS, TASKS, estimates, left, speed_of, summary
+from orchestration.plan.trials import PastTrial
+from orchestration.record.past import past_trials
 from orchestration.record.tracker import Tracker
-from orchestration.record.writer import RecordedTrial, recorded_trials
 
 GRID = """\
 title: t
@@ -49,7 +51,7 @@ def trial(cell: Cell, rate: float = 50.0, seed: int | None = None, outcome: str 
     flat = {key: str(value) for key, value in (config.flat() | changes).items()}
     metrics = {"time/examples_per_second": rate, "time/train_seconds": 500 / rate} if outcome == "complete" else {}
     stage = "search" if seed is None else "confirm"
-    return RecordedTrial(cell.grid, cell.id, stage, outcome, flat, metrics, 2 * 500 / rate, reused=False)
+    return PastTrial(cell.grid, cell.id, stage, outcome, flat, metrics, 2 * 500 / rate, reused=False)
 
 
 def sizes(cell: Cell) -> tuple[int, ...] | None:
@@ -137,23 +139,20 @@ def test_nothing_left_and_nothing_known_are_said(cell: Cell) -> None:
 
 
 def test_ended_trials_are_read_from_mlflow_as_they_were_recorded(tmp_path: Path, cell: Cell) -> None:
-    assert recorded_trials(None, tmp_path) == []
+    assert past_trials(own_tracking(tmp_path)) == []
     assert not (tmp_path / "mlflow.db").exists()
-    tracker = Tracker(tmp_path, cell.grid, warn=print)
+    tracker = Tracker(GridRecord(cell.grid), Options(tmp_path), warn=print)
     summary = {"time/examples_per_second": 40.0, "time/train_seconds": 12.5}
     with tracker:
-        tracker.cell(cell.id, {"epochs": 5})
+        tracker.cell(CellRecord(cell.id, {"epochs": 5}, "d", (0, 0, 0)))
         for number, outcome in enumerate(("complete", "pruned", "failed", "")):
-            place: dict[str, Any] = {"fingerprint": f"f00{number}", "stage": "search", "cell": cell.id}
-            params = cell.search_config({"learning_rate": 0.01}).flat()
-            tracker.trial_started(**place, seed=0, params=params, number=number)
+            about = TrialRecord(cell.id, "search", f"f00{number}", 0, "d", number)
+            tracker.trial_started(about, cell.search_config({"learning_rate": 0.01}).flat())
             if outcome:
                 done = outcome == "complete"
-                tracker.trial_ended(
-                    **place, outcome=outcome, best=0.5 if done else None, summary=summary if done else None
-                )
+                tracker.trial_ended(about, outcome, best=0.5 if done else None, summary=summary if done else None)
         assert tracker.flush()
-    found = {item.outcome: item for item in recorded_trials(None, tmp_path)}
+    found = {item.outcome: item for item in past_trials(own_tracking(tmp_path))}
     assert set(found) == {"complete", "pruned", "failed"}
     assert {item.cell for item in found.values()} == {cell.id} and not found["complete"].reused
     assert left(cell, found.values()) == 2 + 2 - 2

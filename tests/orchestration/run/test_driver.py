@@ -16,8 +16,10 @@ import typer
 
 from mept.errors import InputError
 from orchestration import cli
-from orchestration.run.campaign import Campaign, Site
-from orchestration.run.driver import Interrupted, Options, _signals, prepare_root
+from orchestration.options import Options
+from orchestration.record.store import prepare_root
+from orchestration.run.campaign import Campaign
+from orchestration.run.driver import Interrupted, _interruption
 from orchestration.run.progress import Progress
 from orchestration.screens import doctor
 from tests.models import save_backbone
@@ -152,7 +154,9 @@ def test_report_hands_the_options_of_a_run_on(
     call: Any, tmp_path: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[Options] = []
-    monkeypatch.setattr("orchestration.run.driver.report", lambda grid, options, console: given.append(options))
+    monkeypatch.setattr(
+        "orchestration.screens.report.show_report", lambda grid, options, _: given.append(options) or True
+    )
     places = ("--root", tmp_path, "--data-dir", tmp_path, "--model-dir", tmp_path, "--optuna-storage", "sqlite://")
     assert call("report", write_grid(tmp_path, backbone), *places, "--num-cpus", 2) == 0
     assert given == [Options(tmp_path, None, "sqlite://", tmp_path, tmp_path, 2)]
@@ -207,9 +211,10 @@ def test_a_signal_stops_at_the_next_safe_moment_and_a_second_one_at_once(number:
     class Tracker:
         trouble = ""
 
-    campaign = Campaign([], Tracker(), Progress([], cli_console()), Site(Path()))  # type: ignore[arg-type]
     before = signal.getsignal(number)
-    with _signals(campaign):
+    with _interruption() as interruption:
+        progress = Progress([], cli_console())
+        campaign = Campaign([], Tracker(), progress, Options(), interruption.check)  # type: ignore[arg-type]
         campaign.tick()
         os.kill(os.getpid(), number)
         assert signal.getsignal(number) is before

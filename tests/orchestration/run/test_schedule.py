@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ import pytest
 import ray
 
 from mept.errors import InputError, NonFiniteLossError
+from orchestration.grid.settings import Resources
 from orchestration.run import schedule
+from orchestration.run.job import Job
 from orchestration.run.worker import Worker
 
 EPOCHS = 3
@@ -35,13 +37,13 @@ class Step:
 
 
 class ArithmeticWorker(Worker):
-    """Multiplies instead of training; `job["event"]` says what goes wrong at epoch 2."""
+    """Multiplies instead of training; the configuration's `event` says what goes wrong at epoch 2."""
 
-    def evaluations(self, job: dict[str, Any], directory: Path) -> Iterator[Step]:
+    def evaluations(self, job: Job, cpus: int) -> Iterator[Step]:
         for epoch in range(1, EPOCHS + 1):
             if epoch == 2:
-                self.misbehave(job["event"], directory / "happened")
-            yield Step(epoch, job["factor"] * epoch, epoch == EPOCHS, os.getpid())
+                self.misbehave(job.config["event"], job.directory / "happened")
+            yield Step(epoch, job.config["factor"] * epoch, epoch == EPOCHS, os.getpid())
 
     def misbehave(self, event: str, mark: Path) -> None:
         if event == "nan":
@@ -77,13 +79,14 @@ class ListOfJobs:
     order: list[str] = field(default_factory=list)
     deadline: float = 0.0
 
-    def next(self) -> dict[str, Any] | None:
+    def next(self) -> Job | None:
         if self.given == len(self.events) or (self.barrier and self.given == self.barrier and self.live):
             return None
         key, event = f"job{self.given}", self.events[self.given]
         self.given += 1
         self.live.add(key)
-        return {"key": key, "event": event, "factor": self.given, "directory": str(self.directory / key)}
+        config = {"event": event, "factor": self.given}
+        return Job(key=key, config=config, directory=self.directory / key, cache_dir=self.directory)
 
     def finished(self) -> bool:
         return self.given == len(self.events) and not self.live
@@ -93,7 +96,7 @@ class ListOfJobs:
         self.order.append(key)
         self.deadline = self.deadline or time.monotonic() + self.stop_after
 
-    def evaluated(self, key: str, evaluation: dict[str, Any]) -> bool:
+    def evaluated(self, key: str, evaluation: Mapping[str, Any]) -> bool:
         self.seen.setdefault(key, []).append(evaluation["epoch"])
         self.processes.add(evaluation["pid"])
         if evaluation["done"]:
@@ -179,18 +182,18 @@ def test_a_job_that_kills_each_worker_fails_and_the_others_go_on(tmp_path: Path)
 
 def test_an_unexpected_error_is_named_in_one_line(tmp_path: Path) -> None:
     work = run(ListOfJobs(tmp_path, ["error"]), max_failures=0)
-    assert work.ended["job0"] == ("RuntimeError: an error of the library", False)
+    assert work.ended["job0"] == ("RuntimeError: an error of the library its second line", False)
 
 
 def test_a_trial_larger_than_every_machine_is_refused() -> None:
     with pytest.raises(InputError, match=r"must fit on one machine, but got cpus=64, gpus=0"):
-        schedule.placement(schedule.Resources(cpus=64))
+        schedule.placement(Resources(cpus=64))
     with pytest.raises(InputError, match="gpus=1"):
-        schedule.placement(schedule.Resources(gpus=1))
+        schedule.placement(Resources(gpus=1))
 
 
 def test_a_trial_takes_one_cpu_where_there_is_no_gpu() -> None:
-    each = schedule.placement(schedule.Resources())
+    each = schedule.placement(Resources())
     assert each == {"cpu": 1, "gpu": 0}
     assert schedule.slots(each) == SLOTS
     assert schedule.slots({"cpu": 0.5, "gpu": 0}) == 2 * SLOTS
@@ -206,7 +209,7 @@ def test_a_full_disk_of_a_worker_ends_the_experiment(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("left_behind")
 def test_an_error_of_the_work_ends_the_experiment_as_it_is(tmp_path: Path) -> None:
     class Broken(ListOfJobs):
-        def evaluated(self, key: str, evaluation: dict[str, Any]) -> bool:
+        def evaluated(self, key: str, evaluation: Mapping[str, Any]) -> bool:
             raise LookupError("what went wrong")
 
     with pytest.raises(LookupError, match="what went wrong"):

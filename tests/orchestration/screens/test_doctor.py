@@ -14,8 +14,8 @@ import pytest
 from rich.console import Console
 
 from orchestration import cli
-from orchestration.record.writer import connect, default_uri
-from orchestration.run.driver import Options
+from orchestration.options import Options, own_tracking
+from orchestration.record.client import connect
 from orchestration.run.search import open_storage
 from orchestration.screens import doctor
 from orchestration.screens.doctor import CHECKS, Check, Finding, examine
@@ -151,7 +151,7 @@ def test_databases_of_a_new_run_directory_are_not_made(tmp_path: Path) -> None:
 
 
 def test_databases_that_are_there_are_opened(tmp_path: Path) -> None:
-    connect(default_uri(tmp_path))
+    connect(own_tracking(tmp_path))
     open_storage(f"sqlite:///{tmp_path / 'optuna.db'}")
     assert "0 finished trials" in only(doctor.check_tracking, tmp_path).text
     assert "0 studies" in only(doctor.check_storage, tmp_path).text

@@ -16,8 +16,8 @@ from mept.tasks import TASKS, get_task
 from orchestration import cli
 from orchestration.grid.grid import Grid, load_grid
 from orchestration.grid.shipped import grids
+from orchestration.options import Options
 from orchestration.plan.cells import plan, size
-from orchestration.run.driver import Options
 from orchestration.screens import next_steps
 from orchestration.screens.next_steps import Step
 from tests.orchestration.searches import TINY, Made, trial

@@ -25,8 +25,11 @@ from mept.tasks import get_task
 from mept.tasks.data import MixtureData, load_task
 from mept.train import train
 from orchestration import cli
+from orchestration.options import Options, own_tracking
+from orchestration.record.client import connect
+from orchestration.record.models import model_name
+from orchestration.record.records import CellRecord, GridRecord, TrialRecord
 from orchestration.record.tracker import Tracker
-from orchestration.record.writer import connect, default_uri, model_name
 from tests.models import save_backbone
 from tests.test_train import trial
 
@@ -61,7 +64,7 @@ class Store:
 
     def registered(self, task: str) -> Path:
         """Where the champion's files are."""
-        version = connect(default_uri(self.root)).get_model_version_by_alias(self.name(task), "champion")
+        version = connect(own_tracking(self.root)).get_model_version_by_alias(self.name(task), "champion")
         return Path(version.source.removeprefix("file://"))
 
 
@@ -77,17 +80,16 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     directory = tmp_path_factory.mktemp("using")
     backbone = load_backbone(str(save_backbone("bert", directory / "tiny")))
     found = Store(directory / "runs", {})
-    with Tracker(found.root, "small", tracking_uri=default_uri(found.root)) as tracker:
+    with Tracker(GridRecord("small"), Options(found.root, tracking_uri=own_tracking(found.root))) as tracker:
         for task, cell in CELLS.items():
             place = found.trials[task] = found.root / "trials" / model_name("x", task)
             data = cut(load_task(task, "embedded"))
             list(train(trial("mept", task=task, epochs=1), backbone, data, place))
-            about: dict[str, Any] = {"fingerprint": place.name, "stage": "confirm", "cell": cell}
-            tracker.cell(cell, {"task": task})
-            tracker.trial_started(**about, seed=3, params={"task": task})
-            tracker.trial_ended(**about, outcome="complete", best=0.5, artifacts=place)
-            example = data.row
-            tracker.register_champion(cell=cell, fingerprint=place.name, adapter=place / "adapter", example=example)
+            about = TrialRecord(cell, "confirm", place.name, 3)
+            tracker.cell(CellRecord(cell, {"task": task}, "d", (0, 0, 0)))
+            tracker.trial_started(about, {"task": task})
+            tracker.trial_ended(about, "complete", best=0.5, artifacts=place)
+            tracker.champion(about, place / "adapter", data.row)
         assert tracker.flush()
     return found
 
@@ -140,7 +142,7 @@ def test_a_registered_model_predicts_what_its_trial_does(
     assert [set(one) for one in labelled(of_trial)] == [{"label", "scores", "experts"}] * 2
     assert call(store.champion(task), rows, "--root", store.root) == 0
     assert capfd.readouterr().out == of_trial
-    assert call(f"models:/{store.name(task)}/1", rows, "--tracking-uri", default_uri(store.root)) == 0
+    assert call(f"models:/{store.name(task)}/1", rows, "--tracking-uri", own_tracking(store.root)) == 0
     assert capfd.readouterr().out == of_trial
 
 
@@ -185,7 +187,7 @@ def test_a_store_without_models_is_one_message_and_nothing_is_created(
     assert call("models:/a.b@champion", rows, "--root", tmp_path / "nowhere") == 2
     assert "nowhere/mlflow.db; see --root and --tracking-uri" in one_line(capfd)
     assert not (tmp_path / "nowhere").exists()
-    connect(default_uri(tmp_path))
+    connect(own_tracking(tmp_path))
     assert call("models:/a.b@champion", rows, "--root", tmp_path) == 2
     assert "no model is registered at" in one_line(capfd)
 
@@ -208,7 +210,7 @@ def test_a_registered_model_whose_files_are_gone_is_one_message(
 def mlflow_predict(store: Store, task: str, file: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [str(Path(sys.executable).with_name("mlflow")), "models", "predict", "--env-manager", "local"]
     command += ["-m", store.champion(task), "-i", str(file), *options]
-    environment = os.environ | {"MLFLOW_TRACKING_URI": default_uri(store.root), "PYTHONPATH": ""}
+    environment = os.environ | {"MLFLOW_TRACKING_URI": own_tracking(store.root), "PYTHONPATH": ""}
     return subprocess.run(command, cwd=file.parent, env=environment, capture_output=True, text=True)
 
 
