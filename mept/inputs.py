@@ -84,3 +84,19 @@ def check_readable(config: Any, reads_last: bool, input_ids: Tensor | None, mask
             "`attention_mask` must be given where texts are padded, since the head reads the last token, but it is "
             f"None and a text ends with the padding token {pad}; a mask of ones says that it is part of the text"
         )
+
+
+def check_question(routing_mask: Tensor) -> None:
+    """Refuse texts of which a router may read nothing: it would choose the same expert for all of them.
+
+    Args:
+        routing_mask: True at the tokens it may read, [B, S].
+
+    Raises:
+        InputError: a row has none.
+    """
+    if not bool(routing_mask.any(1).all()):
+        raise InputError(
+            "`labels` must be -100 at the question of each text, which chooses its experts, but a text has labels "
+            "at all its tokens; set those of the question, or of the first token, to -100"
+        )

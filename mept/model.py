@@ -21,9 +21,10 @@ from mept.backbones import Backbone, known_identity, wrap
 from mept.config import MethodConfig, describe
 from mept.errors import InputError
 from mept.injection import Injection
-from mept.inputs import binary_mask, check_inputs, check_readable
+from mept.inputs import binary_mask, check_inputs, check_question, check_readable
 from mept.methods import build_method, get_method, method_of
 from mept.methods.base import PromptMethod
+from mept.routing import find_routers
 from mept.trainable import ParameterCounts
 
 if TYPE_CHECKING:
@@ -215,7 +216,7 @@ class PromptModel(nn.Module):
 
         Raises:
             InputError: an input the backbone does not know, both or none of `input_ids` and `inputs_embeds`, a mask or
-                labels of another kind.
+                labels of another kind, or labels that leave a router nothing to read.
         """
         named = {
             "token_type_ids": token_type_ids,
@@ -246,6 +247,8 @@ class PromptModel(nn.Module):
             routing_mask = labels == -100
             if attention_mask is not None:
                 routing_mask = routing_mask & attention_mask.bool()
+            if find_routers(self.adapter):
+                check_question(routing_mask)
         if labels is not None:
             kwargs.setdefault("use_cache", False)
         with self._injection.installed(routing_mask):

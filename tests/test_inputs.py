@@ -146,3 +146,14 @@ def test_t5_v1_1_with_its_own_head_and_gated_layers_takes_prompts() -> None:
     )
     model = get_prompt_model(T5ForConditionalGeneration(config), PROMPTS, seed=0)
     assert torch.isfinite(model(**batch("t5")).loss)
+
+
+def test_labels_that_leave_a_router_nothing_to_read_are_refused() -> None:
+    inputs = batch("llama", (9, 9))
+    everywhere = inputs | {"labels": inputs["input_ids"].clone()}
+    assert torch.isfinite(build_causal_lm(DeepPromptConfig(num_virtual_tokens=3))(**everywhere).loss)
+    model = build_causal_lm(PROMPTS)
+    with pytest.raises(InputError, match="`labels` must be -100 at the question"):
+        model(**everywhere)
+    everywhere["labels"][:, 0] = -100
+    assert torch.isfinite(model(**everywhere).loss)

@@ -5,6 +5,9 @@ Paper: https://arxiv.org/abs/2104.08691. ``m`` trained vectors stand before the 
 Deviation on BERT: the prompt enters after the embeddings' layer norm and without a position, as deeper prompts do, so
 that the text keeps the positions it was pretrained with. Sampled vocabulary vectors pass that norm once, when the
 prompt is initialised.
+
+T5's and BERT's dropout of the embeddings passes over the prompt, unless the trial's ``prompt_dropout`` is set; PEFT's
+and the released code of later papers put the prompt before it (:mod:`mept.injection`).
 """
 
 from __future__ import annotations
