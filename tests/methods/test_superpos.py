@@ -36,7 +36,7 @@ def test_the_mixture_folds_into_an_input_prompt(family) -> None:
 def test_the_mixed_tokens_are_distinct_vocabulary_embeddings_saved_but_not_trained(family) -> None:
     backbone = random_backbone(family)
     config = SuperposConfig(num_sampled_tokens=backbone.vocabulary_size)
-    method = get_prompt_model(backbone, config, num_labels=3, seed=0).adapter.method
+    method = get_prompt_model(backbone, config, num_labels=None if family == "t5" else 3, seed=0).adapter.method
     vocabulary = backbone.embed(torch.arange(backbone.vocabulary_size))
     assert torch.equal(method.sampled.sort(dim=0).values, vocabulary.sort(dim=0).values)
     assert not torch.equal(method.sampled, vocabulary)
