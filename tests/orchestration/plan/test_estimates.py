@@ -10,11 +10,12 @@ import pytest
 
 from mept.backbones import BackboneInfo
 from orchestration.grid.grid import load_grid
-from orchestration.options import own_tracking
+from orchestration.options import Options, own_tracking
 from orchestration.plan.cells import Cell, plan
 from orchestration.plan.estimates import OPTIONS, SETTINGS, TASKS, estimates, left, speed_of, summary
 from orchestration.plan.trials import PastTrial
 from orchestration.record.past import past_trials
+from orchestration.record.records import CellRecord, GridRecord, TrialRecord
 from orchestration.record.tracker import Tracker
 
 GRID = """\

@@ -154,9 +154,12 @@ def test_report_hands_the_options_of_a_run_on(
     call: Any, tmp_path: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[Options] = []
-    monkeypatch.setattr(
-        "orchestration.screens.report.show_report", lambda grid, options, _: given.append(options) or True
-    )
+
+    def shown(grid: Any, options: Options, console: Any) -> bool:
+        given.append(options)
+        return True
+
+    monkeypatch.setattr("orchestration.screens.report.show_report", shown)
     places = ("--root", tmp_path, "--data-dir", tmp_path, "--model-dir", tmp_path, "--optuna-storage", "sqlite://")
     assert call("report", write_grid(tmp_path, backbone), *places, "--num-cpus", 2) == 0
     assert given == [Options(tmp_path, None, "sqlite://", tmp_path, tmp_path, 2)]
