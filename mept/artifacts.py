@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mept.checkpoint import write_atomically
+from mept.files import write_atomically
 from mept.routing import RoutingStatistics
 from mept.tasks.base import Example, Task
 from mept.tasks.metrics import NO_LABEL, predictions

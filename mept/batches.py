@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import datasets
 import numpy as np
@@ -63,15 +64,16 @@ class Collator:
     def __init__(
         self, dataset: datasets.Dataset, pad_token_id: int, targets: list[list[int]] | None, device: torch.device
     ) -> None:
-        self._input_ids = dataset["input_ids"][:]
+        # Arrow's own columns: what is mapped from a file stays there until a batch asks for it.
+        self._dataset = dataset.with_format("arrow", columns=["input_ids"])
         self._labels = dataset["label"][:]
         self._pad_token_id, self._targets, self._device = pad_token_id, targets, device
 
     def __call__(self, indices: list[int]) -> dict[str, Tensor]:
         """Return ``input_ids``, ``attention_mask`` [B, S] and ``labels`` ([B], or [B, T] with -100 as padding)."""
-        rows = [self._input_ids[i] for i in indices]
+        rows = [row.values.to_numpy() for row in self._dataset[indices]["input_ids"]]
         input_ids = _padded(rows, self._pad_token_id)
-        mask = _padded([[1] * len(row) for row in rows], 0)
+        mask = _padded([np.ones(len(row), np.int64) for row in rows], 0)
         batch = {"input_ids": input_ids.to(self._device), "attention_mask": mask.to(self._device)}
         return batch | {"labels": self.targets(indices)}
 
@@ -98,8 +100,8 @@ class StateCollator:
         return {"head_states": self._states[indices], "labels": self._collate.targets(indices)}
 
 
-def _padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
-    result = torch.full((len(rows), max(len(row) for row in rows)), fill, dtype=torch.long)
+def _padded(rows: Sequence[Any], fill: int) -> Tensor:
+    result = np.full((len(rows), max(len(row) for row in rows)), fill, np.int64)
     for index, row in enumerate(rows):
-        result[index, : len(row)] = torch.tensor(row)
-    return result
+        result[index, : len(row)] = row
+    return torch.from_numpy(result)

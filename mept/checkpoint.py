@@ -5,31 +5,18 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from mept.files import partials, set_aside, write_atomically
 
 logger = logging.getLogger(__name__)
 
 NAME = "checkpoint.pt"
 PREVIOUS = "checkpoint.previous.pt"
 _DIGEST_SIZE = hashlib.sha256().digest_size
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file's content so that a crash leaves the old or the new one, never a part."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def save_checkpoint(directory: Path, state: dict[str, Any]) -> None:
@@ -50,19 +37,20 @@ def save_checkpoint(directory: Path, state: dict[str, Any]) -> None:
 def load_checkpoint(directory: Path) -> dict[str, Any] | None:
     """Return the newest readable checkpoint, or None.
 
-    A damaged file is set aside as ``<name>.damaged`` and named in a warning; the one before it is used instead.
+    A damaged file is set aside as ``<name>.corrupt-<n>`` and named in a warning; the one before it is used instead.
+    What a killed run left half written is removed, as the directory is of one run at a time.
     """
     for name in (NAME, PREVIOUS):
         path = directory / name
+        for left in partials(path):
+            left.unlink(missing_ok=True)
         if not path.exists():
             continue
         content = path.read_bytes()
         digest, payload = content[:_DIGEST_SIZE], content[_DIGEST_SIZE:]
         if hashlib.sha256(payload).digest() == digest:
             return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-        aside = path.with_name(f"{name}.damaged")
-        path.replace(aside)
-        logger.warning("checkpoint %s is damaged; set aside as %s", path, aside.name)
+        logger.warning("checkpoint %s is damaged; set aside as %s", path, set_aside(path).name)
     return None
 
 

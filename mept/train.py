@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ import torch
 from mept.artifacts import Loads, write_predictions, write_routing, write_states
 from mept.backbones import Backbone
 from mept.batches import Collator, StateCollator, parts, training_batches
-from mept.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint, write_atomically
+from mept.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
 from mept.errors import InputError, NonFiniteLossError
 from mept.evaluate import autocast, check_words, head_states, score_examples
+from mept.files import set_aside, write_atomically
 from mept.memory import PeakMemory
 from mept.model import PromptModel, get_prompt_model
 from mept.optim import build_optimizer, build_schedule
@@ -29,12 +31,16 @@ from mept.routing import RoutingStatistics, collect_routing, pooled
 from mept.seeding import random_state, restore_random_state, seed_everything
 from mept.states import map_settings, map_states, pooled_states, sample
 from mept.tasks.base import Example, Task
+from mept.tasks.checks import absent_labels, require_two_labels
 from mept.tasks.data import MixtureData, TaskData
 from mept.tasks.features import encode, join, verbalizer_ids
 from mept.tasks.mixture import Mixture, combined_metrics, label_columns
+from mept.tasks.splits import subset
 from mept.trial import TrialConfig
 
 RESULT = "result.json"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -112,12 +118,16 @@ def train(
 
 
 def _read_result(directory: Path) -> list[Evaluation] | None:
+    path = directory / RESULT
     try:
-        return [Evaluation(**item) for item in json.loads((directory / RESULT).read_text())]
+        evaluations = [Evaluation(**item) for item in json.loads(path.read_text())]
+        if not evaluations or not evaluations[-1].done:
+            raise ValueError("it ends before the training did")
+        return evaluations
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError):
-        (directory / RESULT).replace(directory / f"{RESULT}.damaged")
+    except (ValueError, TypeError) as error:
+        log.warning("result %s is damaged (%s); set aside as %s", path, error, set_aside(path).name)
         return None
 
 
@@ -161,7 +171,7 @@ class _Split:
     def __init__(
         self,
         task: Task | Mixture,
-        examples: list[Example],
+        examples: Sequence[Example],
         encoded: datasets.Dataset,
         backbone: Backbone,
         model: PromptModel,
@@ -218,21 +228,34 @@ class _Run:
         self._best_state: dict[str, torch.Tensor] = {}
 
     def _training_split(self) -> _Split:
-        """Return the training examples of all tasks, one task after the other."""
+        """Return the training examples of all tasks, one task after the other.
+
+        Raises:
+            InputError: all of them have the same label.
+        """
         task, limit = self._data.task, self._config.max_train_examples
-        subsets = [(part.task, _subset(part.train, limit)) for part in self._data.parts]
+        subsets = [(part.task, subset(part.train, limit)) for part in self._data.parts]
+        if limit is not None:
+            labels = (part.labels[example.label] for part, examples in subsets for example in examples)
+            require_two_labels(labels, f"examples of `max_train_examples` = {limit}", "raise it")
+        for part, examples in subsets:
+            if limit is not None and limit > len(examples):
+                _warn_once(f"`max_train_examples` is {limit}, but {part.title} has {len(examples)}: all are trained on")
+            elif limit is not None and (absent := absent_labels(part, examples)):
+                _warn_once(f"`max_train_examples` is {limit}, and none of them in {part.title} has the label {absent}")
         encoded = [self._encode(part, examples) for part, examples in subsets]
         joined = join(encoded, [label_columns(task, part) for part, _ in subsets])
         together = [example for _, examples in subsets for example in examples]
         return _Split(task, together, joined, self._backbone, self._model, self._config)
 
-    def _split(self, task: Task, examples: list[Example]) -> _Split:
+    def _split(self, task: Task, examples: Sequence[Example]) -> _Split:
         return _Split(task, examples, self._encode(task, examples), self._backbone, self._model, self._config)
 
-    def _encode(self, task: Task, examples: list[Example]) -> datasets.Dataset:
+    def _encode(self, task: Task, examples: Sequence[Example]) -> datasets.Dataset:
         tokenizer = self._backbone.tokenizer
         assert tokenizer is not None
-        return encode(examples, task, tokenizer, input_limit(self._config, self._backbone), self._cache_dir)
+        limit = input_limit(self._config, self._backbone)
+        return encode(examples, task, tokenizer, limit, self._cache_dir, _warn_once)
 
     # Training and evaluation.
 
@@ -444,11 +467,10 @@ class _Run:
         return [Evaluation(**item) for item in state["history"]]
 
 
-def _subset(examples: list[Example], limit: int | None) -> list[Example]:
-    """Return `limit` examples of a shuffle that no seed changes; all for None."""
-    if limit is None or limit >= len(examples):
-        return examples
-    return [examples[i] for i in np.random.default_rng(0).permutation(len(examples))[:limit]]
+@functools.cache
+def _warn_once(message: str) -> None:
+    """Log a warning that every trial of a cell would repeat."""
+    log.warning(message)
 
 
 def _routing_metrics(routing: dict[int, RoutingStatistics]) -> dict[str, float]:

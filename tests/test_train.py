@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from mept.batches import Collator, training_batches
 from mept.errors import InputError, NonFiniteLossError
 from mept.evaluate import score_examples
+from mept.files import partial
 from mept.model import PromptModel
 from mept.tasks.data import MixtureData, TaskData, load_task
 from mept.tasks.features import encode, verbalizer_ids
@@ -108,8 +109,29 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(data, tmp_
     newest.write_bytes(damage(newest.read_bytes()))
     again = list(train(settings, random_backbone("bert"), data, tmp_path / "damaged"))
     assert numbers(again) == numbers(whole)
-    assert (tmp_path / "damaged" / "checkpoint.pt.damaged").exists()
+    assert (tmp_path / "damaged" / "checkpoint.pt.corrupt-1").exists()
     assert "checkpoint.pt is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '[{"epoch": 1}]', "unfinished"])
+def test_a_damaged_result_is_set_aside_and_the_trial_is_trained(data, tmp_path, content, caplog) -> None:
+    settings = trial("mept", epochs=1, evaluate_test=False)
+    whole = list(train(settings, random_backbone("bert"), data, tmp_path))
+    if content == "unfinished":
+        content = json.dumps([dataclasses.asdict(dataclasses.replace(whole[0], done=False))])
+    (tmp_path / "result.json").write_text(content)
+    assert numbers(list(train(settings, random_backbone("bert"), data, tmp_path))) == numbers(whole)
+    assert (tmp_path / "result.json.corrupt-1").read_text() == content
+    assert "result.json is damaged" in caplog.text
+
+
+def test_what_a_killed_run_left_half_written_is_removed(data, tmp_path) -> None:
+    left = partial(tmp_path / "checkpoint.pt")
+    left.write_bytes(b"half")
+    run = train(trial("mept"), random_backbone("bert"), data, tmp_path)
+    next(run)
+    run.close()
+    assert not left.exists()
 
 
 def effective_experts(counts: Iterable[Iterable[float]]) -> list[float]:
@@ -402,6 +424,45 @@ def test_a_mixtures_head_has_a_row_for_each_different_label_and_its_loss_is_over
 def test_a_limit_on_training_examples_is_each_tasks(mixed, tmp_path) -> None:
     run = run_of(mixture(max_train_examples=5), "bert", mixed, tmp_path)
     assert [example.id.split("-")[0] for example in run._train.examples] == ["wic"] * 5 + ["cb"] * 5
+
+
+def limited(data: TaskData | MixtureData, limit: int, tmp_path: Path) -> _Run:
+    settings = trial if isinstance(data, TaskData) else mixture
+    return run_of(settings("prompt_tuning", max_train_examples=limit), "bert", data, tmp_path)
+
+
+def test_only_the_chosen_examples_and_dev_are_encoded(data, tmp_path, monkeypatch) -> None:
+    counts = []
+
+    def count(examples, *args):
+        counts.append(len(examples))
+        return encode(examples, *args)
+
+    monkeypatch.setattr("mept.train.encode", count)
+    limited(data, 7, tmp_path)
+    assert counts == [7, 12]
+
+
+def test_too_few_examples_to_meet_two_labels_are_refused(data, tmp_path) -> None:
+    with pytest.raises(InputError, match="all 1 examples of `max_train_examples` = 1 have the label .*; raise it"):
+        limited(data, 1, tmp_path)
+
+
+def test_a_label_that_the_limit_leaves_out_is_named(data, tmp_path, caplog) -> None:
+    neutral = [example for example in data.train if example.label == 2]
+    others = [example for example in data.train if example.label != 2]
+    limited(dataclasses.replace(data, train=[*others, neutral[0]]), 5, tmp_path)
+    assert "`max_train_examples` is 5, and none of them in CB has the label 'neutral'" in caplog.text
+
+
+def test_a_limit_above_the_number_of_examples_is_said_once(data, tmp_path, caplog) -> None:
+    for _ in range(2):
+        limited(data, 99, tmp_path)
+    assert [r.getMessage() for r in caplog.records] == ["`max_train_examples` is 99, but CB has 24: all are trained on"]
+
+
+def test_one_label_of_a_mixtures_task_is_enough_where_the_others_have_more(mixed, tmp_path) -> None:
+    assert len(limited(mixed, 1, tmp_path)._train.examples) == 2
 
 
 def test_a_mixtures_routing_is_kept_by_task_beside_the_whole_and_each_task_counts_the_same(mixed, tmp_path) -> None:

@@ -19,13 +19,13 @@ class RowError(ValueError):
     """A row does not follow the task's schema; the message says what is expected. The loader adds file and line."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
-    """One text to classify.
+    """One text to classify; there may be millions, so what examples have in common is one object, not a copy for each.
 
     Attributes:
         id: unique in its split, such as ``cb-12`` or ``multirc-3-26-168``.
-        fields: values of the template's fields.
+        fields: values of the template's fields; a mapping that makes them when they are read will do.
         label: index into :attr:`Task.labels`.
         group: examples of one group never straddle the dev split (MultiRC and ReCoRD: the passage; else the own id).
         question: examples scored together (MultiRC: the question; ReCoRD: the query; else the own id).

@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mept.errors import InputError
+from mept.errors import InputError, shown
+from mept.jsonl import read_objects
 from mept.tasks import get_task
 from mept.tasks.base import Example, Row, RowError, Task
+from mept.tasks.checks import remarks, require_two_labels
 from mept.tasks.embedded import GENERATORS, generate
 from mept.tasks.mixture import Mixture
 from mept.tasks.splits import split_dev
 
 Source = Literal["embedded", "jsonl", "hub"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class MixtureData:
 
 
 def load_task(name: str, source: Source, data_dir: Path | None = None) -> TaskData | MixtureData:
-    """Load a task, or all those of a mixture.
+    """Load a task, or all those of a mixture; what is odd about its splits (see :mod:`mept.tasks.checks`) is logged.
 
     Args:
         name: a name of ``TASKS``, or several joined by ``+``.
@@ -79,7 +84,8 @@ def load_task(name: str, source: Source, data_dir: Path | None = None) -> TaskDa
         data_dir: for ``jsonl``, the folder that holds ``<TASK>/train.jsonl`` and ``<TASK>/val.jsonl``.
 
     Raises:
-        InputError: the source cannot give this task; the message names the file and line, if any.
+        InputError: the source cannot give this task, or all examples to train on have the same label; the message names
+            the file and line, if any.
     """
     task = get_task(name)
     if isinstance(task, Mixture):
@@ -100,7 +106,12 @@ def _load(task: Task, source: Source, data_dir: Path | None) -> TaskData:
         train, dev = split_dev(train)
     except ValueError as error:
         raise InputError(f"{task.title}: {error}") from None
-    return TaskData(task, train, dev, test, identity({"train": train, "dev": dev, "test": test}))
+    advice = "every label should be there, as in the official file"
+    require_two_labels((task.labels[e.label] for e in train), f"examples of {task.title}'s train split", advice)
+    splits = {"train": train, "dev": dev, "test": test}
+    for remark in remarks(task, splits):
+        log.warning(remark)
+    return TaskData(task, train, dev, test, identity(splits))
 
 
 def identity(splits: Mapping[str, Iterable[Example]]) -> str:
@@ -123,9 +134,10 @@ def read_jsonl(path: Path, task: Task) -> list[Example]:
     """Read a file of official rows.
 
     Raises:
-        InputError: the file is missing, cut off, not UTF-8, not JSON, of another schema, or empty.
+        InputError: the file is missing, cut off, not UTF-8, not JSON, of another schema, or empty; or an ``idx`` or a
+            key of an object is there twice.
     """
-    return _examples(task, _rows(path), str(path))
+    return _examples(task, read_objects(path, str(path)), str(path))
 
 
 def _from_embedded(task: Task) -> tuple[list[Example], list[Example]]:
@@ -174,10 +186,9 @@ def read_hub(rows: Iterable[Row], task: Task, split: str) -> list[Example]:
     """
     where = f"{task.hub[0]} {task.hub[1]} {split}"
     try:
-        official = list(task.from_hub(rows))
+        return _read_numbered(task, task.from_hub(rows), where)
     except RowError as error:
         raise InputError(f"{where}: {error}") from None
-    return _read_numbered(task, official, where)
 
 
 def _read_numbered(task: Task, rows: Iterable[Row], where: str) -> list[Example]:
@@ -186,47 +197,19 @@ def _read_numbered(task: Task, rows: Iterable[Row], where: str) -> list[Example]
 
 def _examples(task: Task, rows: Iterable[tuple[int, Row]], where: str) -> list[Example]:
     examples: list[Example] = []
-    seen: dict[str, int] = {}
+    seen: dict[int, int] = {}
     for number, (line, row) in enumerate(rows):
         try:
             index = row.get("idx", number)
             if not isinstance(index, int) or isinstance(index, bool):
-                raise RowError(f"field 'idx' must be a whole number, but got {index!r}")
-            for example in task.read(row, str(index)):
-                if example.id in seen:
-                    raise RowError(f"duplicate idx: {example.id} was already read from line {seen[example.id]}")
-                seen[example.id] = line
-                examples.append(example)
+                raise RowError(f"field 'idx' must be a whole number, but got {shown(index)}")
+            # Of rows, not of examples: the options of two MultiRC rows of one idx would count as one question's.
+            if index in seen:
+                raise RowError(f"duplicate idx: {task.name}-{index} was already read from line {seen[index]}")
+            seen[index] = line
+            examples += task.read(row, str(index))
         except RowError as error:
             raise InputError(f"{where}, line {line}: {error}") from None
     if not examples:
         raise InputError(f"{where} is empty: at least one {task.title} row is expected")
     return examples
-
-
-def _rows(path: Path) -> Iterator[tuple[int, Row]]:
-    """Yield (line number from 1, object) of a JSONL file; blank lines are skipped."""
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; it should hold one JSON object a line") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    lines = raw.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            yield number, _object(line, f"{path}, line {number}", unfinished=number == len(lines))
-
-
-def _object(line: bytes, where: str, unfinished: bool) -> Row:
-    """Parse one line; ``unfinished`` says that it lacks its line end, so that a broken one was probably cut off."""
-    cut = " (the last line has no end: the file may be cut off; copy it again)" if unfinished else ""
-    try:
-        value = json.loads(line.decode())
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where}: not UTF-8 text at byte {error.start + 1}{cut}") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not JSON, {error}{cut}") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{where}: a JSON object is expected, but got {type(value).__name__}")
-    return value

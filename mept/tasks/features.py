@@ -13,14 +13,15 @@ import json
 import logging
 import os
 import shutil
-import uuid
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import datasets
 import pyarrow as pa
 from transformers import PreTrainedTokenizerFast
 
+from mept.files import partial, partials, set_aside
 from mept.tasks.base import Example, Task
 from mept.tasks.data import content
 from mept.tasks.mixture import Mixture
@@ -34,7 +35,10 @@ FEATURES = datasets.Features(
         "length": datasets.Value("int32"),
     }
 )
-CHUNK = 2000
+CHUNK = 250
+"""Examples tokenized at once: what a tokenizer says of a long text takes a hundred times the text's size."""
+ABANDONED = 24 * 3600
+"""Seconds without a change after which a half-written cache entry has no writer any more."""
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +49,13 @@ def encode(
     tokenizer: PreTrainedTokenizerFast,
     max_tokens: int,
     cache_dir: Path | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> datasets.Dataset:
     """Tokenize examples, once: the result is kept below ``cache_dir`` and memory-mapped.
 
     Any number of processes may ask for the same thing at once. A damaged cache entry is renamed ``*.corrupt-<n>`` and
-    made again.
+    made again. Where the cache cannot be written (a full disk, a folder of others), the result stays in memory, and a
+    warning is logged.
 
     Args:
         examples: what to encode.
@@ -57,6 +63,7 @@ def encode(
         tokenizer: a fast tokenizer.
         max_tokens: longest result with special tokens; the input limit minus the prompt length.
         cache_dir: where cached datasets live; None keeps the result in memory.
+        warn: called once, with the number of texts that were tokenized and lost all of their context, if there are any.
 
     Returns:
         Columns ``input_ids`` (list of int32), ``label`` and ``length``, in the order of ``examples``.
@@ -65,14 +72,18 @@ def encode(
     if max_tokens < least:
         raise ValueError(f"`max_tokens` >= {least} must hold (special tokens and one of text), but got {max_tokens}")
     if cache_dir is None:
-        return _in_memory(_tables(examples, task, tokenizer, max_tokens))
+        return _in_memory(_tables(examples, task, tokenizer, max_tokens, warn))
     directory = Path(cache_dir) / _key(examples, task, tokenizer, max_tokens)
     if (found := _load(directory)) is not None:
         return found
-    _write(directory, _tables(examples, task, tokenizer, max_tokens))
+    try:
+        _write(directory, _tables(examples, task, tokenizer, max_tokens, warn))
+    except OSError as error:
+        log.warning("the cache %s cannot be written (%s); token ids are kept in memory", cache_dir, error)
+        return _in_memory(_tables(examples, task, tokenizer, max_tokens, warn))
     # Another process may have been first; what is in place now is complete and of the same content.
     found = _load(directory)
-    return found if found is not None else _in_memory(_tables(examples, task, tokenizer, max_tokens))
+    return found if found is not None else _in_memory(_tables(examples, task, tokenizer, max_tokens, None))
 
 
 def join(parts: Sequence[datasets.Dataset], columns: Sequence[Sequence[int]]) -> datasets.Dataset:
@@ -104,23 +115,38 @@ def verbalizer_ids(task: Task | Mixture, tokenizer: PreTrainedTokenizerFast) -> 
 
 
 def _tables(
-    examples: Sequence[Example], task: Task, tokenizer: PreTrainedTokenizerFast, max_tokens: int
+    examples: Sequence[Example],
+    task: Task,
+    tokenizer: PreTrainedTokenizerFast,
+    max_tokens: int,
+    warn: Callable[[str], None] | None,
 ) -> Iterator[pa.Table]:
+    bare = cut = 0
     for start in range(0, len(examples), CHUNK):
         chunk = examples[start : start + CHUNK]
-        ids = _encode(chunk, task, tokenizer, max_tokens)
+        ids, lost = _encode(chunk, task, tokenizer, max_tokens)
+        bare, cut = bare + lost[0], cut + lost[1]
         columns = {"input_ids": ids, "label": [e.label for e in chunk], "length": [len(one) for one in ids]}
         yield pa.table(columns, schema=FEATURES.arrow_schema)
+    if bare and warn:
+        warn(
+            f"{task.title}: {bare} of {len(examples)} texts keep nothing of {task.context!r} within {max_tokens} "
+            f"tokens, and {cut} of them lose the end of the rest as well; `max_length` less the prompt is too small"
+        )
 
 
 def _encode(
     examples: Sequence[Example], task: Task, tokenizer: PreTrainedTokenizerFast, max_tokens: int
-) -> list[list[int]]:
-    """Return token ids; too long texts lose context tokens until they fit."""
+) -> tuple[list[list[int]], tuple[int, int]]:
+    """Return token ids, too long texts having lost context tokens until they fit, and how many texts lost much.
+
+    These are the texts that keep nothing of their context, and those among them of which more had to be cut.
+    """
     result = _tokenize(tokenizer, [task.text(example) for example in examples])
     over = [index for index, ids in enumerate(result) if len(ids) > max_tokens]
     if not over:
-        return result
+        return result, (0, 0)
+    cut = 0
     ends = _token_ends(tokenizer, {index: examples[index].fields[task.context] for index in over})
     # Usually one round: a second is needed only where the cut merges differently with its neighbours.
     while over:
@@ -135,8 +161,9 @@ def _encode(
         texts = [task.text(_with_context(examples[index], task.context, 0)) for index in hopeless]
         for index, ids in zip(hopeless, _tokenize(tokenizer, texts, max_tokens), strict=True):
             result[index] = ids
+        cut += len(hopeless)
         over = [index for index in over if len(result[index]) > max_tokens]
-    return result
+    return result, (sum(not kept for kept in ends.values()), cut)
 
 
 def _token_ends(tokenizer: PreTrainedTokenizerFast, texts: dict[int, str]) -> dict[int, list[int]]:
@@ -190,7 +217,8 @@ def _tokenizer_identity(tokenizer: PreTrainedTokenizerFast) -> str:
 
 def _write(directory: Path, tables: Iterator[pa.Table]) -> None:
     """Write a cache entry beside its place and rename it into it: there is never half an entry."""
-    temporary = directory.parent / f".{directory.name}.{uuid.uuid4().hex}"
+    _remove_abandoned(directory)
+    temporary = partial(directory)
     temporary.mkdir(parents=True)
     try:
         data = temporary / "data.arrow"
@@ -206,9 +234,20 @@ def _write(directory: Path, tables: Iterator[pa.Table]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _remove_abandoned(directory: Path) -> None:
+    """Remove what killed processes left of this entry."""
+    for left in partials(directory):
+        try:
+            changed = max(path.stat().st_mtime for path in (left, *left.iterdir()))
+        except OSError:
+            continue  # its writer has just finished
+        if time.time() - changed > ABANDONED:
+            shutil.rmtree(left, ignore_errors=True)
+
+
 def _load(directory: Path) -> datasets.Dataset | None:
     """Return the cached dataset, memory-mapped; None when there is none, or it was damaged and is now set aside."""
-    if not directory.exists():
+    if not os.path.exists(directory):  # also where it cannot be seen
         return None
     data = directory / "data.arrow"
     try:
@@ -221,14 +260,13 @@ def _load(directory: Path) -> datasets.Dataset | None:
 
 
 def _set_aside(directory: Path, reason: str) -> None:
-    number = 1
-    while (aside := directory.with_name(f"{directory.name}.corrupt-{number}")).exists():
-        number += 1
     try:
-        os.rename(directory, aside)
+        aside = set_aside(directory)
         log.warning("the cache entry %s was damaged (%s); it is now %s and is made again", directory, reason, aside)
     except FileNotFoundError:
         pass  # Another process set it aside first.
+    except OSError as error:
+        log.warning("the cache entry %s is damaged (%s) and cannot be set aside (%s)", directory, reason, error)
 
 
 def _checksum(path: Path) -> str:

@@ -1,10 +1,12 @@
-"""The dev split: a stratified tenth of train that never cuts a group in two."""
+"""The dev split, a stratified tenth of train that never cuts a group in two, and the first examples of a shuffle."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+
+import numpy as np
 
 from mept.tasks.base import Example
 
@@ -42,6 +44,13 @@ def split_dev(examples: Sequence[Example]) -> tuple[list[Example], list[Example]
         dev.add(min(ordered, key=lambda name: groups[name].total()))
     train = [example for example in examples if example.group not in dev]
     return train, [example for example in examples if example.group in dev]
+
+
+def subset(examples: Sequence[Example], limit: int | None) -> Sequence[Example]:
+    """Return `limit` examples of a shuffle that no seed changes; all of them, in their order, for None or too few."""
+    if limit is None or limit >= len(examples):
+        return examples
+    return [examples[i] for i in np.random.default_rng(0).permutation(len(examples))[:limit]]
 
 
 def _order(group: str) -> str:

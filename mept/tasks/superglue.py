@@ -17,7 +17,8 @@ turns them back into official rows, so that one reader serves both.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,6 +30,7 @@ HUB_REVISION = "3de24cf8022e94f4ee4b9d55a6f539891524d646"
 """A commit of the repository's Parquet files, so that nothing is executed and nothing moves."""
 
 BOOLEANS = (False, True)
+PLACEHOLDER = "@placeholder"
 CB_LABELS = ("entailment", "contradiction", "neutral")
 RTE_LABELS = ("entailment", "not_entailment")
 
@@ -54,8 +56,11 @@ def read_multirc(row: Row, index: str) -> list[Example]:
     paragraph = text_field(row, "passage", "text")
     group = f"multirc-{index}"
     examples = []
-    for question in list_field(row, "passage", "questions"):
+    questions = list_field(row, "passage", "questions")
+    _require_unique(questions, "question")
+    for question in questions:
         question_id = f"{group}-{int_field(question, 'idx')}"
+        _require_unique(list_field(question, "answers"), "answer")
         for answer in list_field(question, "answers"):
             texts = {
                 "question": text_field(question, "question"),
@@ -69,27 +74,60 @@ def read_multirc(row: Row, index: str) -> list[Example]:
 
 def read_record(row: Row, index: str) -> list[Example]:
     """Read a ReCoRD passage: one example a query and candidate entity, true if the entity is an accepted answer."""
-    passage = text_field(row, "passage", "text")
+    text = text_field(row, "passage", "text")
     spans = [(int_field(e, "start"), int_field(e, "end")) for e in list_field(row, "passage", "entities")]
     # `end` is inclusive in the official files; one entity may be mentioned at several places.
-    entities = list(dict.fromkeys(passage[start : end + 1] for start, end in sorted(spans)))
+    entities = list(dict.fromkeys(text[start : end + 1] for start, end in sorted(spans)))
+    if not entities or not all(entity.strip() for entity in entities):
+        raise RowError(f"'passage.entities' must name places in the text of {len(text)} characters, but got {spans}")
+    passage = _without_highlights(text)
     group = f"record-{index}"
+    queries = list_field(row, "qas")
+    _require_unique(queries, "query")
     examples = []
-    for query in list_field(row, "qas"):
+    for query in queries:
         question_id = f"{group}-{int_field(query, 'idx')}"
         template = text_field(query, "query")
-        if "@placeholder" not in template:
-            raise RowError("field 'query' must contain '@placeholder'")
+        if PLACEHOLDER not in template:
+            raise RowError(f"field 'query' must contain {PLACEHOLDER!r}")
         golds = tuple(dict.fromkeys(text_field(answer, "text") for answer in list_field(query, "answers")))
+        if not golds:
+            raise RowError("field 'answers' must name at least one accepted answer; hidden ones cannot be scored")
         for number, entity in enumerate(entities):
-            texts = {
-                "query": template.replace("@placeholder", entity),
-                "entity": entity,
-                "passage": _without_highlights(passage),
-            }
-            label = int(entity in golds)
-            examples.append(Example(f"{question_id}-{number}", texts, label, group, question_id, entity, golds))
+            fields, label = _Candidate(template, entity, passage), int(entity in golds)
+            examples.append(Example(f"{question_id}-{number}", fields, label, group, question_id, entity, golds))
     return examples
+
+
+class _Candidate(Mapping[str, str]):
+    """A query's fields for one candidate; the query is filled in when it is read.
+
+    ReCoRD has a dozen candidates for each of 100,000 queries: whole queries would take more than the file.
+    """
+
+    __slots__ = ("_entity", "_passage", "_query")
+    _KEYS = ("query", "entity", "passage")
+
+    def __init__(self, query: str, entity: str, passage: str) -> None:
+        self._query, self._entity, self._passage = query, entity, passage
+
+    def __getitem__(self, key: str) -> str:
+        if key == "query":
+            return self._query.replace(PLACEHOLDER, self._entity)
+        if key == "entity":
+            return self._entity
+        if key == "passage":
+            return self._passage
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._KEYS)
+
+    def __len__(self) -> int:
+        return len(self._KEYS)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
 
 
 def hub_labels(rows: Iterable[Row], *, values: Sequence[Any]) -> Iterable[Row]:
@@ -139,6 +177,15 @@ def hub_record(rows: Iterable[Row]) -> Iterable[Row]:
 def _single(name: str, index: str, fields: dict[str, str], label: int) -> Example:
     identifier = f"{name}-{index}"
     return Example(identifier, fields, label, group=identifier, question=identifier)
+
+
+def _require_unique(items: Sequence[Row], kind: str) -> None:
+    """Refuse an empty list, which scoring would pass over, and a number used twice, which would make one of two."""
+    if not items:
+        raise RowError(f"there must be at least one {kind}, but the list is empty")
+    twice = [number for number, count in Counter(int_field(item, "idx") for item in items).items() if count > 1]
+    if twice:
+        raise RowError(f"duplicate idx: {kind} {twice[0]} is there twice")
 
 
 def _span(text: str, span: str, word: int) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mept.errors import InputError, one_line
+from mept.files import name_aside, set_aside, write_atomically
 
 Event = dict[str, Any]
 """JSON-able facts under names; finite numbers only."""
@@ -113,12 +114,7 @@ class Journal:
 
     def advance(self, entry: Entry) -> None:
         """Remember that everything up to ``entry`` was applied."""
-        temporary = self._cursor_path.with_name(self._cursor_path.name + ".tmp")
-        with open(temporary, "wb") as file:
-            file.write(encode(entry.seq, {}))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self._cursor_path)
+        write_atomically(self._cursor_path, encode(entry.seq, {}))
         with self._mutex:
             self._position, self.applied = entry.end, entry.seq
 
@@ -142,8 +138,7 @@ class Journal:
         except FileNotFoundError:
             return 0
         except ValueError:
-            aside = _aside(self._cursor_path)
-            os.replace(self._cursor_path, aside)
+            aside = set_aside(self._cursor_path)
             self._warn(f"{self._cursor_path} was damaged and set aside as {aside.name}; the whole journal is replayed")
             return 0
 
@@ -165,8 +160,8 @@ class Journal:
         return max(last, self.applied), position
 
     def _set_aside(self, damaged: list[Line]) -> None:
-        aside = _aside(self.path)
-        aside.write_bytes(b"".join(line.content for line in damaged))
+        aside = name_aside(self.path)
+        write_atomically(aside, b"".join(line.content for line in damaged))
         numbers = ", ".join(str(line.number) for line in damaged[:10]) + (", ..." if len(damaged) > 10 else "")
         torn = damaged[0]
         if len(damaged) == 1 and not torn.content.endswith(b"\n"):
@@ -174,12 +169,7 @@ class Journal:
             self._warn(f"{self.path}: the last line ({numbers}) was cut off by a crash and set aside as {aside.name}")
             return
         bad = {line.number for line in damaged}
-        temporary = self.path.with_name(self.path.name + ".tmp")
-        with open(temporary, "wb") as file:
-            file.writelines(line.content for line in _lines(self.path) if line.number not in bad)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.path)
+        write_atomically(self.path, b"".join(line.content for line in _lines(self.path) if line.number not in bad))
         self._file.close()
         self._file = open(self.path, "ab", buffering=0)
         self._warn(
@@ -360,13 +350,6 @@ def _lines(path: Path) -> Iterator[Line]:
             except ValueError:
                 seq = None
             yield Line(number, content, seq, end)
-
-
-def _aside(path: Path) -> Path:
-    number = 1
-    while (aside := path.with_name(f"{path.name}.corrupt-{number}")).exists():
-        number += 1
-    return aside
 
 
 def _lock(path: Path) -> Any:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from mept.files import write_atomically
 from orchestration.report.contents import Report, make_report, unexplained
 from orchestration.report.figures import STEMS, draw_all
 from orchestration.report.page import page
@@ -32,17 +32,8 @@ def write_report(report: Report, directory: Path) -> list[Path]:
     contents |= {directory / "figures" / f"{drawing.stem}.png": drawing.png for drawing in drawings}
     (directory / "figures").mkdir(parents=True, exist_ok=True)
     for path, content in contents.items():
-        _replace(path, content)
+        write_atomically(path, content)
     for stale in sorted((directory / "figures").glob("*.png")):
         if stale not in contents and stale.stem.startswith(STEMS):
             stale.unlink()
     return list(contents)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

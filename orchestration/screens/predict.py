@@ -8,9 +8,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
-from mept.errors import InputError, shown
+from mept.errors import InputError
+from mept.jsonl import read_objects
 from orchestration.options import Options
 
 if TYPE_CHECKING:
@@ -80,10 +81,12 @@ def _texts(file: Path, task: Task | Mixture) -> Iterator[Text]:
     from mept.tasks.base import RowError
 
     name = "standard input" if str(file) == "-" else str(file)
+    if str(file) == "-" and sys.stdin is None:
+        raise InputError("standard input is closed; pipe the rows in, or give a file")
     empty = True
-    for number, line in _lines(file, name):
+    for number, row in read_objects(sys.stdin.buffer if str(file) == "-" else file, name):
         try:
-            yield read_text(task, _row(line), f"line {number}")
+            yield read_text(task, row, f"line {number}")
         except RowError as error:
             raise InputError(f"{name}, line {number}: {error}") from None
         empty = False
@@ -92,52 +95,6 @@ def _texts(file: Path, task: Task | Mixture) -> Iterator[Text]:
             f"{name} has no rows, so there is nothing to predict; give one JSON object a line, with the fields "
             f"{', '.join(task.fields)}"
         )
-
-
-def _lines(file: Path, name: str) -> Iterator[tuple[int, str]]:
-    """Yield the lines that are not blank, with their numbers."""
-    if str(file) == "-" and sys.stdin is None:
-        raise InputError("standard input is closed; pipe the rows in, or give a file")
-    try:
-        # Bytes, since text mode also ends a line at a lone carriage return, which JSON has as white space.
-        with sys.stdin.buffer if str(file) == "-" else file.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                # Editors of Windows begin a file with a byte order mark.
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                if text.strip():
-                    yield number, text
-    except OSError as error:
-        raise InputError(f"{name} cannot be read: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        wrong = error.object[error.start : error.end]
-        raise InputError(f"{name}, line {number}: each line must be UTF-8 text, but this one has {wrong!r}") from None
-
-
-def _row(line: str) -> dict[str, Any]:
-    from mept.tasks.base import RowError
-
-    try:
-        row = json.loads(line, object_pairs_hook=_unique)
-    except RowError:
-        raise
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise RowError(f"not JSON, {error}; each line must be one JSON object") from None
-    except ValueError:  # Python reads no integer of so many digits, and its message is advice to programmers.
-        raise RowError(f"numbers must have at most {sys.get_int_max_str_digits()} digits, but one has more") from None
-    if not isinstance(row, dict):
-        raise RowError(f"each line must be one JSON object, but this one is of type {type(row).__name__}")
-    return row
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    from mept.tasks.base import RowError
-
-    row: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in row:
-            raise RowError(f"an object must have each key once, but {shown(key)} is there twice")
-        row[key] = value
-    return row
 
 
 def _warn(message: str) -> None:

@@ -4,7 +4,10 @@ import dataclasses
 import hashlib
 import logging
 import multiprocessing
+import os
+import shutil
 import threading
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mept.files import partial
 from mept.tasks import TASKS, features
 from mept.tasks.features import encode, verbalizer_ids
 from tests.tasks.conftest import example
@@ -212,15 +216,66 @@ def test_a_file_in_the_place_of_an_entry_is_set_aside(cached, tmp_path):
     assert cached().to_dict() == good
 
 
-def test_a_failed_write_leaves_nothing_behind(cached, tmp_path, monkeypatch):
-    def fail(*args):
-        yield pa.table({"input_ids": [[1]], "label": [0], "length": [1]}, schema=features.FEATURES.arrow_schema)
+def test_a_failed_write_leaves_nothing_behind_and_is_named(cached, tmp_path, monkeypatch, caplog):
+    def fail(path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(features, "_tables", fail)
-    with pytest.raises(OSError, match="No space left"):
-        cached()
+    good = cached(max_tokens=63).to_dict()
+    [entry] = entries(tmp_path)
+    shutil.rmtree(entry)
+    monkeypatch.setattr(features, "_checksum", fail)
+    assert cached(max_tokens=63).to_dict() == good, "kept in memory"
     assert entries(tmp_path) == []
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line.startswith(f"the cache {tmp_path / 'cache'} cannot be written ([Errno 28] No space left on device)")
+
+
+def test_a_cache_that_cannot_be_made_is_no_hindrance(cached, tmp_path, caplog):
+    (tmp_path / "cache").write_text("a file")
+    assert len(cached()) > 0
+    assert "cannot be written" in caplog.text and "kept in memory" in caplog.text
+
+
+def test_a_damaged_entry_that_cannot_be_set_aside_is_not_used(cached, tmp_path, caplog, monkeypatch):
+    good = cached().to_dict()
+    [entry] = entries(tmp_path)
+    damage_data(entry)
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(features, "set_aside", refuse)
+    assert cached().to_dict() == good
+    assert "is damaged (its checksum is wrong) and cannot be set aside" in caplog.text
+    assert entries(tmp_path) == [entry]
+
+
+def test_what_a_killed_process_left_is_removed_after_a_day_and_a_living_one_is_left_alone(cached, tmp_path):
+    good = cached().to_dict()
+    [entry] = entries(tmp_path)
+    dead, alive = partial(entry), partial(entry)
+    for left in (dead, alive):
+        left.mkdir()
+        (left / "data.arrow").write_bytes(b"half")
+    long_ago = time.time() - features.ABANDONED - 60
+    for path in (dead / "data.arrow", dead, alive):
+        os.utime(path, (long_ago, long_ago))
+    shutil.rmtree(entry)
+    assert cached().to_dict() == good
+    assert entries(tmp_path) == sorted([entry, alive])
+
+
+def test_texts_that_keep_nothing_of_their_context_are_counted(tokenizers):
+    told, tokenizer = [], tokenizers["bert"]
+    fits = example(0, passage="Tea.", question="is tea hot")
+    bare = example(1, passage="Tea. " * 50, question="is tea hot " * 5)
+    cut = example(2, passage="Tea. " * 50, question="is tea hot " * 50)
+    limit = len(tokenizer(BOOLQ.text(example(passage="", question="is tea hot " * 5)))["input_ids"])
+    encode([fits, bare, cut, fits], BOOLQ, tokenizer, limit, warn=told.append)
+    [line] = told
+    assert line.startswith(f"BoolQ: 2 of 4 texts keep nothing of 'passage' within {limit} tokens, and 1 of them lose")
+    encode([fits, example(3, passage="Tea. " * 50, question="is tea hot")], BOOLQ, tokenizer, limit, warn=told.append)
+    assert len(told) == 1, "a shortened context is no loss of it"
 
 
 def _encode_in_a_process(examples, tokenizer, directory, barrier, results):

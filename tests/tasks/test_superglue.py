@@ -1,6 +1,9 @@
 """Every task: registry, reader, template, verbalizers, hub schema."""
 
 import copy
+import dataclasses
+import json
+import pickle
 import string
 
 import datasets
@@ -9,7 +12,7 @@ import pytest
 from mept.errors import InputError
 from mept.tasks import TASKS, get_task
 from mept.tasks.base import RowError
-from mept.tasks.data import load_task, read_hub
+from mept.tasks.data import load_task, read_hub, read_jsonl
 from tests.tasks.rows import HUB, LABELS, OFFICIAL, TEXTS
 
 every_task = pytest.mark.parametrize("name", TASKS)
@@ -101,8 +104,8 @@ def test_wsc_marks_the_nearest_whole_word(text, index, span, marked):
 @every_task
 def test_braces_in_a_field_are_only_text(name):
     task = TASKS[name]
-    example = copy.deepcopy(read(name)[0])
-    example.fields[task.context] = "{0} {x}"
+    first = read(name)[0]
+    example = dataclasses.replace(first, fields={**first.fields, task.context: "{0} {x}"})
     assert "{0} {x}" in task.text(example)
 
 
@@ -159,3 +162,57 @@ def test_real_data_has_the_official_counts(name, real_dir):
     data = load_task(name, "jsonl", real_dir)
     assert (len(data.train) + len(data.dev), len(data.test)) == COUNTS[name]
     assert {example.label for example in data.test} == set(range(len(data.task.labels)))
+
+
+BAD_NUMBERS = {
+    "a question twice": (
+        "multirc",
+        lambda row: row["passage"]["questions"][1].update(idx=7),
+        "question 7 is there twice",
+    ),
+    "an answer twice": (
+        "multirc",
+        lambda row: row["passage"]["questions"][0]["answers"][1].update(idx=11),
+        "answer 11 is there twice",
+    ),
+    "no answers": ("multirc", lambda row: row["passage"]["questions"][0].update(answers=[]), "at least one answer"),
+    "no questions": ("multirc", lambda row: row["passage"].update(questions=[]), "at least one question"),
+    "a query twice": ("record", lambda row: row["qas"].append(row["qas"][0]), "query 5 is there twice"),
+    "hidden answers": ("record", lambda row: row["qas"][0].update(answers=[]), "hidden ones cannot be scored"),
+    "no entities": ("record", lambda row: row["passage"].update(entities=[]), "must name places in the text"),
+    "a place behind the text": (
+        "record",
+        lambda row: row["passage"]["entities"].append({"start": 900, "end": 910}),
+        r"must name places in the text of 46 characters, but got .*\(900, 910\)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "change", "message"), BAD_NUMBERS.values(), ids=BAD_NUMBERS)
+def test_rows_that_would_be_scored_wrongly_are_refused(name, change, message):
+    row = copy.deepcopy(OFFICIAL[name])
+    change(row)
+    with pytest.raises(RowError, match=message):
+        TASKS[name].read(row, "3")
+
+
+def test_two_multirc_rows_of_one_idx_are_refused(tmp_path):
+    other = copy.deepcopy(OFFICIAL["multirc"])
+    other["passage"]["questions"] = [{"idx": 7, "question": "Why?", "answers": [{"text": "No", "idx": 99, "label": 0}]}]
+    file = tmp_path / "train.jsonl"
+    file.write_text("\n".join(map(json.dumps, (OFFICIAL["multirc"], other))))
+    with pytest.raises(InputError, match="line 2: duplicate idx: multirc-3 was already read from line 1"):
+        read_jsonl(file, TASKS["multirc"])
+
+
+def test_records_candidates_share_their_texts_and_travel_between_processes():
+    examples = read("record")
+    assert len({id(example.fields["passage"]) for example in examples}) == 1
+    assert examples[1].fields == {
+        "query": "Bob was not on time",
+        "entity": "Bob",
+        "passage": examples[0].fields["passage"],
+    }
+    assert pickle.loads(pickle.dumps(examples)) == examples
+    with pytest.raises(KeyError):
+        examples[0].fields["text"]

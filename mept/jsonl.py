@@ -1,0 +1,76 @@
+"""JSON Lines, one JSON object a line: read a line at a time; what is wrong is named with its line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import IO, Any
+
+from mept.errors import InputError, shown
+
+
+def read_objects(source: Path | IO[bytes], name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number from 1, object) of each line that is not blank, as lines come.
+
+    A byte order mark and the line ends of Windows are no part of the lines; a lone carriage return is white space
+    within a line, as JSON has it.
+
+    Args:
+        source: a file, or a stream of bytes such as a pipe, which stays open.
+        name: of the source, for messages.
+
+    Raises:
+        InputError: it cannot be read, or a line is not UTF-8, not JSON, cut off, no object, or has a key twice.
+    """
+    try:
+        with source.open("rb") if isinstance(source, Path) else nullcontext(source) as lines:
+            # Bytes, since text mode also ends a line at a lone carriage return.
+            for number, line in enumerate(lines, start=1):
+                if (text := _text(line, number, name)).strip():
+                    yield number, _object(text, f"{name}, line {number}", _cut(line))
+    except FileNotFoundError:
+        raise InputError(f"{name} does not exist; it should hold one JSON object a line") from None
+    except OSError as error:
+        raise InputError(f"{name} cannot be read: {error.strerror or error}") from None
+
+
+def _text(line: bytes, number: int, name: str) -> str:
+    try:
+        return line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        wrong, place = error.object[error.start : error.end], f"byte {error.start + 1}"
+        raise InputError(
+            f"{name}, line {number}: each line must be UTF-8 text, but this one has {wrong!r} at {place}{_cut(line)}"
+        ) from None
+
+
+def _object(text: str, where: str, cut: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text, object_pairs_hook=_unique)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{where}: not JSON, {error}; each line must be one JSON object{cut}") from None
+    except ValueError:  # Python reads no integer of so many digits, and its message is advice to programmers.
+        digits = sys.get_int_max_str_digits()
+        raise InputError(f"{where}: numbers must have at most {digits} digits, but one has more") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: each line must be one JSON object, but this one is of type {type(value).__name__}")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise InputError(f"an object must have each key once, but {shown(key)} is there twice")
+        result[key] = value
+    return result
+
+
+def _cut(line: bytes) -> str:
+    """Return what to say of a broken line that has no end, so that it was probably cut off."""
+    return "" if line.endswith(b"\n") else " (the last line has no end: the file may be cut off; copy it again)"

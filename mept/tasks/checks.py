@@ -1,0 +1,68 @@
+"""What is odd about a task's splits: said once when they are loaded, refused where nothing could be learned."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from mept.errors import InputError
+from mept.tasks.base import Example, Task
+
+BLANK_SHARE = 0.01
+"""Of a split's examples; fewer blank fields are no remark (three answers of the official MultiRC are blank)."""
+
+
+def require_two_labels(labels: Iterable[str], which: str, advice: str) -> None:
+    """Refuse training examples that all have the same label.
+
+    Args:
+        labels: of the examples.
+        which: what they are, as in "all 4 {which} have the label 'x'".
+        advice: what to do.
+
+    Raises:
+        InputError: there is one label only.
+    """
+    counts = Counter(labels)
+    if len(counts) == 1:
+        [(label, number)] = counts.items()
+        raise InputError(
+            f"examples of at least two labels are needed to train on, but all {number} {which} have the label "
+            f"{label!r}; {advice}"
+        )
+
+
+def remarks(task: Task, splits: Mapping[str, Sequence[Example]]) -> Iterator[str]:
+    """Yield a line for everything odd about the splits ``train``, ``dev`` and ``test``."""
+    for name, examples in splits.items():
+        if absent := absent_labels(task, examples):
+            yield f"{task.title}: no example of {name} has the label {absent}"
+        for field in task.fields:
+            blank = sum(not example.fields[field].strip() for example in examples)
+            if blank > BLANK_SHARE * len(examples):
+                yield f"{task.title}: {field!r} is blank in {blank} of the {len(examples)} examples of {name}"
+    yield from _repeated(task, splits)
+
+
+def absent_labels(task: Task, examples: Iterable[Example]) -> str:
+    """Return the labels of a task that no example has, joined by "or"; empty if there are none."""
+    present = {example.label for example in examples}
+    return " or ".join(repr(label) for index, label in enumerate(task.labels) if index not in present)
+
+
+def _repeated(task: Task, splits: Mapping[str, Sequence[Example]]) -> Iterator[str]:
+    """Name the held-out examples that can be learned by heart, from a split that is looked at earlier."""
+    held_out = {name: list(map(_content, splits[name])) for name in ("dev", "test")}
+    wanted = set().union(*held_out.values())
+    known = {value for value in map(_content, splits["train"]) if value in wanted}
+    for name, values in held_out.items():
+        if number := sum(value in known for value in values):
+            yield (
+                f"{task.title}: {number} of the {len(values)} examples of {name} are in train as well, with the same "
+                "text and label, so their score says nothing of new texts"
+            )
+
+
+def _content(example: Example) -> int:
+    """Return a hash instead of the texts: ReCoRD has more than a million of them."""
+    return hash((*example.fields.values(), example.label))
