@@ -18,7 +18,8 @@ from mept.files import partial
 from mept.model import PromptModel
 from mept.tasks.data import MixtureData, TaskData, load_task
 from mept.tasks.features import encode, verbalizer_ids
-from mept.train import Evaluation, _Run, _Scored, train
+from mept.tasks.splits import subset
+from mept.train import Evaluation, _Run, _Scored, _warn_once, train
 from mept.trial import TrialConfig
 from tests.contract.matrix import SMALL, configurations
 from tests.models import FAMILIES, random_backbone
@@ -426,6 +427,12 @@ def test_a_limit_on_training_examples_is_each_tasks(mixed, tmp_path) -> None:
     assert [example.id.split("-")[0] for example in run._train.examples] == ["wic"] * 5 + ["cb"] * 5
 
 
+@pytest.fixture
+def unsaid() -> None:
+    """Forget which warnings were given."""
+    _warn_once.cache_clear()
+
+
 def limited(data: TaskData | MixtureData, limit: int, tmp_path: Path) -> _Run:
     settings = trial if isinstance(data, TaskData) else mixture
     return run_of(settings("prompt_tuning", max_train_examples=limit), "bert", data, tmp_path)
@@ -448,14 +455,17 @@ def test_too_few_examples_to_meet_two_labels_are_refused(data, tmp_path) -> None
         limited(data, 1, tmp_path)
 
 
-def test_a_label_that_the_limit_leaves_out_is_named(data, tmp_path, caplog) -> None:
-    neutral = [example for example in data.train if example.label == 2]
-    others = [example for example in data.train if example.label != 2]
-    limited(dataclasses.replace(data, train=[*others, neutral[0]]), 5, tmp_path)
+def test_a_label_that_the_limit_leaves_out_is_named(data, tmp_path, caplog, unsaid) -> None:
+    chosen = set(subset(range(len(data.train)), 5))
+    train = [
+        dataclasses.replace(example, label=number % 2 if number in chosen else example.label)
+        for number, example in enumerate(data.train)
+    ]
+    limited(dataclasses.replace(data, train=train), 5, tmp_path)
     assert "`max_train_examples` is 5, and none of them in CB has the label 'neutral'" in caplog.text
 
 
-def test_a_limit_above_the_number_of_examples_is_said_once(data, tmp_path, caplog) -> None:
+def test_a_limit_above_the_number_of_examples_is_said_once(data, tmp_path, caplog, unsaid) -> None:
     for _ in range(2):
         limited(data, 99, tmp_path)
     assert [r.getMessage() for r in caplog.records] == ["`max_train_examples` is 99, but CB has 24: all are trained on"]

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from mept.tasks.base import Example
+
+T = TypeVar("T")
 
 SPLIT_SEED = 2025
 """Fixed for every run: results of different seeds share their dev examples."""
@@ -46,7 +49,7 @@ def split_dev(examples: Sequence[Example]) -> tuple[list[Example], list[Example]
     return train, [example for example in examples if example.group in dev]
 
 
-def subset(examples: Sequence[Example], limit: int | None) -> Sequence[Example]:
+def subset(examples: Sequence[T], limit: int | None) -> Sequence[T]:
     """Return `limit` examples of a shuffle that no seed changes; all of them, in their order, for None or too few."""
     if limit is None or limit >= len(examples):
         return examples

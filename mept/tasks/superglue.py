@@ -78,8 +78,13 @@ def read_record(row: Row, index: str) -> list[Example]:
     spans = [(int_field(e, "start"), int_field(e, "end")) for e in list_field(row, "passage", "entities")]
     # `end` is inclusive in the official files; one entity may be mentioned at several places.
     entities = list(dict.fromkeys(text[start : end + 1] for start, end in sorted(spans)))
-    if not entities or not all(entity.strip() for entity in entities):
-        raise RowError(f"'passage.entities' must name places in the text of {len(text)} characters, but got {spans}")
+    if not entities:
+        raise RowError("there must be at least one entity, but the list is empty")
+    for start, end in spans:
+        if not text[start : end + 1].strip():
+            raise RowError(
+                f"an entity must be a place in the {len(text)} characters of the text, but got {start}-{end}"
+            )
     passage = _without_highlights(text)
     group = f"record-{index}"
     queries = list_field(row, "qas")
