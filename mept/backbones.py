@@ -6,7 +6,7 @@ import functools
 import importlib.util
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os.path import isfile
 from pathlib import Path
@@ -139,7 +139,9 @@ class BackboneInfo:
     revision: str | None = None
     """The commit of a hub model."""
     sliding_window: int | None = None
-    """Tokens back that a position attends to, where the model limits them."""
+    """Tokens that a token sees, in layers with a window; None where no layer has one."""
+    sliding_layers: tuple[int, ...] | None = None
+    """The layers with that window; None for all."""
 
 
 @dataclass
@@ -360,7 +362,13 @@ def _describe(name: str, place: Place) -> BackboneInfo:
         identity=_identity(place),
         revision=place.revision,
         sliding_window=getattr(config, "sliding_window", None) if windowed else None,
+        sliding_layers=_windowed(layer_types),
     )
+
+
+def _windowed(layer_types: Sequence[str] | None) -> tuple[int, ...] | None:
+    kinds = enumerate(layer_types or ())
+    return None if layer_types is None else tuple(layer for layer, kind in kinds if kind == "sliding_attention")
 
 
 def describe_backbone(

@@ -16,7 +16,7 @@ from mept.trial import PROTOCOL_VERSION, TrialConfig, corrections
 from orchestration.grid.forms import extremes
 from orchestration.plan.cells import MAX_CANDIDATES, Cell, product
 
-CORRECTED_BY = ("prediction", "max_length", "layers")
+CORRECTED_BY = ("prediction", "max_length", "layers", "num_virtual_tokens")
 """Keys that decide whether a correction changes a trial's numbers."""
 
 
@@ -80,4 +80,7 @@ class Subject:
         info = self.cell.info
         if info is None:
             return ()
-        return corrections(config, text_to_text=FAMILIES[info.family].text_to_text, sliding_window=info.sliding_window)
+        text_to_text, layers = FAMILIES[info.family].text_to_text, info.sliding_layers
+        return corrections(
+            config, text_to_text=text_to_text, sliding_window=info.sliding_window, sliding_layers=layers
+        )
