@@ -543,3 +543,18 @@ def get_prompt_model(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return PromptModel(backbone, config, num_labels)
+
+
+def adapter_bytes(backbone: Backbone, options: MethodConfig, num_labels: int | None) -> int | None:
+    """Return how many bytes the file of an adapter takes; None where that is not known without the weights.
+
+    Args:
+        backbone: one without memory will do (:func:`mept.backbones.hollow_backbone`).
+        options: of the method.
+        num_labels: rows of the head; None for none.
+    """
+    try:
+        model = get_prompt_model(backbone, options, num_labels=num_labels, seed=0)
+    except (InputError, NotImplementedError, RuntimeError, TypeError, AttributeError):
+        return None  # a method that starts from the values of weights, or from a tokenizer
+    return sum(value.numel() * value.element_size() for value in model.adapter.state_dict().values())

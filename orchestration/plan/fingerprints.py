@@ -81,6 +81,4 @@ class Subject:
         if info is None:
             return ()
         text_to_text, layers = FAMILIES[info.family].text_to_text, info.sliding_layers
-        return corrections(
-            config, text_to_text=text_to_text, sliding_window=info.sliding_window, sliding_layers=layers
-        )
+        return corrections(config, text_to_text=text_to_text, sliding_window=info.sliding_window, sliding_layers=layers)

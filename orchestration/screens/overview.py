@@ -136,8 +136,8 @@ def _time(estimate: Estimate) -> tuple[str, str]:
 def _space(cells: Sequence[Cell], found: Sequence[Estimate], options: Options) -> str:
     """Say how much room the adapters take that are kept: of each confirmed run, and of each search's winner."""
     from mept.backbones import hollow_backbone
+    from mept.model import adapter_bytes
     from mept.tasks import get_task
-    from mept.trainable import adapter_bytes
 
     hollow = functools.cache(hollow_backbone)
 
