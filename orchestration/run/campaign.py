@@ -241,12 +241,11 @@ class Campaign:
             work.best = {}
         elif (winner := work.study.winner()) is not None:
             work.best = winner.params
-            missing = work.study.missing()
-            if missing:
-                what = (
-                    f"{len(missing)} of {work.study.total} trials of the search are missing, the next run repeats them"
+            if missing := work.study.missing():
+                reasons = "; ".join(dict.fromkeys(missing))
+                work.problems.append(
+                    f"search: {len(missing)} of {work.study.total} trials missing, which the next run repeats: {reasons}"
                 )
-                work.problems.append(f"{what}: {'; '.join(dict.fromkeys(missing))}")
         else:
             work.problems += [f"no trial is complete: {reason}" for reason in work.study.reasons()]
             work.problems = work.problems or ["no trial is complete: all were pruned"]

@@ -1,0 +1,36 @@
+"""Trials in this process instead of on a cluster, which would take longer to start than small trials take."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from orchestration.run.campaign import Campaign
+from orchestration.run.worker import Worker
+
+Lot = Callable[[str], str | None]
+"""Gives a reason why the trial of that key crashes, or None."""
+
+
+def train_here(campaign: Campaign, lot: Lot = lambda key: None) -> list[str]:
+    """Train what a campaign lacks, one trial after the other; return their keys."""
+    worker: Any = object.__new__(Worker)  # Ray's constructor wants a cluster
+    trained = []
+    while (job := campaign.next()) is not None:
+        trained.append(job.key)
+        worker.setup({"job": job.model_dump_json(), "cpus": 1})
+        campaign.started(job.key)
+        if (reason := lot(job.key)) is not None:
+            campaign.failed(job.key, reason, False)
+            continue
+        while True:
+            step = worker.step()
+            if "failure" in step:
+                campaign.failed(job.key, step["failure"], step["repeatable"])
+                break
+            if campaign.evaluated(job.key, json.loads(step["evaluation"])):
+                break
+            campaign.tick()
+        worker.cleanup()
+    return trained

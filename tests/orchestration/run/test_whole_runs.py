@@ -1,0 +1,209 @@
+"""`mept run` from grid to table, training a tiny model for real: what is recorded, and what is said of the rest."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from safetensors.torch import load_file, save_file
+
+from orchestration import cli
+from orchestration.run import driver, worker
+from orchestration.run.campaign import Campaign
+from tests.models import save_backbone
+from tests.orchestration.in_process import Lot, train_here
+
+GRID = """\
+title: Small
+data: embedded
+backbones: [tiny]
+tasks: [cb]
+methods: {{linear_head: {{learning_rate: {{choice: [0.01, 0.1]}}}}}}
+train: {{epochs: 1, batch_size: 16, max_train_examples: 32, max_length: 64}}
+confirm: {{seeds: {seeds}}}
+"""
+
+
+@dataclass
+class Place:
+    """A folder with a backbone, a grid and its run directory."""
+
+    folder: Path
+    monkeypatch: pytest.MonkeyPatch
+    capfd: pytest.CaptureFixture[str]
+    trained: list[str] = field(default_factory=list)
+    """Keys of the trials that the last run trained."""
+    said: str = ""
+    """What it said on standard error."""
+
+    def write(self, seeds: str = "[1, 2]", more: str = "") -> None:
+        (self.folder / "small.yaml").write_text(GRID.format(seeds=seeds) + more)
+
+    def call(self, *words: str, lot: Lot = lambda key: None) -> int:
+        """Run a command of `mept` and return its exit code."""
+
+        def schedule(campaign: Campaign, *_: Any) -> None:
+            self.trained = train_here(campaign, lot)
+
+        self.trained = []
+        self.monkeypatch.setattr(driver, "_schedule", schedule)
+        arguments = ["mept", *words, str(self.folder / "small.yaml"), "--root", str(self.folder / "runs")]
+        self.monkeypatch.setattr(sys, "argv", [*arguments, "--model-dir", str(self.folder)])
+        worker.backbone_of.cache_clear()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        self.said = self.capfd.readouterr().err
+        return code
+
+    def row(self) -> dict[str, str]:
+        """The only cell's line of the table."""
+        with (self.folder / "runs" / "reports" / "small" / "table.csv").open() as file:
+            (row,) = csv.DictReader(file)
+        return row
+
+    def client(self) -> tuple[MlflowClient, str]:
+        client = MlflowClient(f"sqlite:///{self.folder / 'runs' / 'mlflow.db'}")
+        experiment = client.get_experiment_by_name("small")
+        assert experiment is not None
+        return client, experiment.experiment_id
+
+    def confirmed(self, seed: int) -> Any:
+        client, experiment = self.client()
+        condition = f"tags.`mept.stage` = 'confirm' and tags.`mept.seed` = '{seed}'"
+        return max(client.search_runs([experiment], condition), key=lambda run: run.info.start_time)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a backbone."""
+    folder = tmp_path_factory.mktemp("whole")
+    save_backbone("bert", folder / "tiny")
+    return folder
+
+
+@pytest.fixture
+def place(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Place]:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    shutil.copytree(done / "tiny", tmp_path / "tiny")
+    found = Place(tmp_path, monkeypatch, capfd)
+    found.write()
+    yield found
+
+
+def test_a_long_grid_is_recorded_whole_and_its_seeds_are_those_of_the_table(place: Place) -> None:
+    place.write("[11, 12]", "# a comment\n" * 2000)
+    assert (place.folder / "small.yaml").stat().st_size > 24_000
+    assert place.call("run") == 0, place.said
+    assert (place.row()["seeds"], place.row()["n"]) == ("11;12", "2")
+    client, experiment = place.client()
+    (run,) = client.search_runs([experiment], "tags.`mept.kind` = 'grid'")
+    kept = Path(client.download_artifacts(run.info.run_id, "grid.yaml", str(place.folder)))
+    assert kept.read_text() == (place.folder / "small.yaml").read_text()
+
+
+def test_a_file_that_mlflow_has_not_is_named_and_is_exit_code_1(place: Place) -> None:
+    assert place.call("run") == 0, place.said
+    run = place.confirmed(2)
+    Path(run.info.artifact_uri.removeprefix("file://"), "predictions.jsonl").unlink()
+    for verb in ("run", "report"):
+        assert place.call(verb) == 1
+        assert place.trained == []
+        (line,) = [line for line in place.said.splitlines() if line.startswith("not recorded")]
+        assert line == "not recorded: linear_head-tiny-cb, seed 2: MLflow has no predictions.jsonl of its run"
+
+
+def test_what_mlflow_refuses_is_named_is_exit_code_1_and_is_recorded_by_the_next_run(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = MlflowClient.log_artifact
+
+    def refuse(self: MlflowClient, run_id: str, path: str, *more: Any) -> None:
+        if path.endswith("predictions.jsonl"):
+            raise MlflowException.invalid_parameter_value("no room for predictions")
+        log(self, run_id, path, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_artifact", refuse)
+        assert place.call("run") == 1
+    assert "not recorded: event" in place.said and "no room for predictions" in place.said
+    assert place.call("run") == 0, place.said
+    assert place.row()["n"] == "2"
+
+
+def test_a_crashed_trial_leaves_a_note_and_is_repeated_by_the_next_run(place: Place) -> None:
+    crashed = []
+
+    def lot(key: str) -> str | None:
+        if key.endswith("trial 1"):
+            crashed.append(key)
+            return "the worker process died"
+        return None
+
+    assert place.call("run", lot=lot) == 1
+    reason = "search: 1 of 2 trials missing, which the next run repeats: the worker process died"
+    assert (place.row()["outcome"], place.row()["n"], place.row()["remark"]) == ("partial", "2", reason)
+    assert place.call("run") == 0, place.said
+    assert place.trained[:1] == crashed
+    assert (place.row()["outcome"], place.row()["n"], place.row()["remark"]) == ("complete", "2", "")
+    assert place.call("run") == 0 and place.trained == []
+
+
+def test_runs_on_other_weights_of_the_same_name_are_not_mixed(place: Place) -> None:
+    assert place.call("run") == 0, place.said
+    weights = place.folder / "tiny" / "model.safetensors"
+    save_file({name: 1.1 * value for name, value in load_file(weights).items()}, weights, {"format": "pt"})
+
+    def lot(key: str) -> str | None:
+        return "the worker process died" if key.endswith("seed 2") else None
+
+    assert place.call("run", lot=lot) == 1
+    assert (place.row()["seeds"], place.row()["n"]) == ("1", "1")
+    assert "n=1 of 2 seeds: seed 2: the worker process died" in place.row()["remark"]
+
+
+def test_a_run_directory_of_an_earlier_version_is_continued(place: Place) -> None:
+    assert place.call("run") == 0, place.said
+    before = place.row()
+    client, experiment = place.client()
+    for run in client.search_runs([experiment]):
+        if run.data.tags["mept.kind"] == "grid":
+            client.delete_run(run.info.run_id)
+        for tag in ("definition", "position", "seeds", "axes", "backbone_identity"):
+            if f"mept.{tag}" in run.data.tags:
+                client.delete_tag(run.info.run_id, f"mept.{tag}")
+        if run.data.tags.get("mept.stage") == "confirm":
+            client.delete_tag(run.info.run_id, "mept.best_params")
+    assert place.call("report") == 2
+    assert "recorded by an earlier version" in place.said and place.said.count("\n") == 1
+    assert place.call("run") == 0, place.said
+    assert place.trained == []
+    assert place.row() == before
+
+
+def test_cells_that_leave_the_table_are_named(place: Place) -> None:
+    assert place.call("run") == 0, place.said
+    text = (place.folder / "small.yaml").read_text()
+    (place.folder / "small.yaml").write_text(text.replace("[cb]", "[wic]"))
+    assert place.call("run") == 0, place.said
+    assert "warning: 1 cells that an earlier grid 'small' had are not in this one" in place.said
+    assert "linear_head-tiny-cb" in place.said
+
+
+def test_only_the_best_trial_of_a_search_keeps_its_adapter(place: Place) -> None:
+    assert place.call("run") == 0, place.said
+    trials = {path.parent.name for path in place.folder.glob("runs/trials/*/result.json")}
+    kept = {path.parent.name for path in place.folder.glob("runs/trials/*/adapter")}
+    assert (len(trials), len(kept)) == (4, 3)
