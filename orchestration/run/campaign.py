@@ -243,9 +243,8 @@ class Campaign:
             work.best = winner.params
             if missing := work.study.missing():
                 reasons = "; ".join(dict.fromkeys(missing))
-                work.problems.append(
-                    f"search: {len(missing)} of {work.study.total} trials missing, which the next run repeats: {reasons}"
-                )
+                count = f"{len(missing)} of {work.study.total} trials missing"
+                work.problems.append(f"search: {count}, which the next run repeats: {reasons}")
         else:
             work.problems += [f"no trial is complete: {reason}" for reason in work.study.reasons()]
             work.problems = work.problems or ["no trial is complete: all were pruned"]
