@@ -54,7 +54,7 @@ class ConfirmSettings(Frozen):
     @classmethod
     def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
         if len(set(seeds)) != len(seeds):
-            raise ValueError("seeds must be different from each other")
+            raise ValueError("each seed must be given once")
         return seeds
 
 

@@ -42,6 +42,7 @@ class Recorder:
     methods: tuple[str, ...] = ()
     """In the grid's order; cells of others follow as they come."""
     cells: dict[str, CellRecord] = field(default_factory=dict)
+    ends: dict[str, tuple[str, str, Any]] = field(default_factory=dict)
 
     def cell(
         self,
@@ -52,7 +53,7 @@ class Recorder:
         reason: str = "",
         axes: Mapping[str, Any] | None = None,
     ) -> str:
-        """Record a cell, ended unless its outcome is ``running``; return its id."""
+        """Record a cell, which :meth:`end` ends unless its outcome is ``running``; return its id."""
         position = tuple(
             known.index(params[key]) if params[key] in known else len(self.cells)
             for key, known in (("backbone", ()), ("task", self.tasks), ("method", self.methods))
@@ -62,9 +63,14 @@ class Recorder:
         self.tracker.cell(self.cells[cell])
         if best is not None:
             self.tracker.winner(cell, best)
-        if outcome != "running":
-            self.tracker.cell_ended(cell, outcome, reason, best)
+        self.ends[cell] = (outcome, reason, best)
         return cell
+
+    def end(self) -> None:
+        """Record how the cells ended, after their trials."""
+        for cell, (outcome, reason, best) in self.ends.items():
+            if outcome != "running":
+                self.tracker.cell_ended(cell, outcome, reason, best)
 
     def trial(
         self,
@@ -207,12 +213,14 @@ def record_superglue(recorder: Recorder) -> None:
     recorder.trial(
         parent, cell, fixed | {"learning_rate": 0.01}, outcome="failed", reason="loss is inf at step 3", number=0
     )
-    recorder.cell("prompt_tuning-minilm-copa", "failed", base | {"task": "copa", "method": "prompt_tuning"})
+    gone = "prompt_tuning-minilm-copa"
+    recorder.cell(gone, "failed", base | {"task": "copa", "method": "prompt_tuning"})
     cell = "prompt_tuning-minilm-cb"
     fixed = base | {"task": "cb", "method": "prompt_tuning"}
     recorder.cell(cell, "failed", fixed | {"epochs": 4}, reason="of an older definition")
     parent = recorder.cell(cell, "running", fixed)
-    recorder.tracker.cells(set(recorder.cells) - {"prompt_tuning-minilm-copa"})
+    del recorder.ends[gone]
+    recorder.tracker.cells(set(recorder.cells) - {gone})
     recorder.trial(parent, cell, fixed | {"learning_rate": 0.01}, dev=curve(0.6), number=0)
     recorder.trial(parent, cell, fixed | {"learning_rate": 0.02}, dev=[0.5], outcome="running", number=1)
 
@@ -321,6 +329,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     root: Path = tmp_path_factory.mktemp("mlflow")
     clock = itertools.count(1_700_000_000)
     trackers: list[Tracker] = []
+    recorders: list[Recorder] = []
 
     def recorder(
         name: str, title: str, seeds: Sequence[int] = (), report: Mapping[str, str] | None = None, **order: Any
@@ -330,7 +339,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         tracker = Tracker(described, Options(root), warn=print, clock=lambda: float(next(clock)))
         tracker.check()
         trackers.append(tracker)
-        return Recorder(tracker, root / "trials", tuple(seeds), **order)
+        recorders.append(Recorder(tracker, root / "trials", tuple(seeds), **order))
+        return recorders[-1]
 
     methods = ("prompt_tuning", "mept", "linear_head", "deep_prompt")
     superglue = recorder("superglue", "Four methods on two tasks", (1, 2, 3), tasks=("copa", "cb"), methods=methods)
@@ -346,6 +356,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     record_told_seeds(recorder("told_seeds", "Seeds overridden", (2,)))
     recorder("broken_tag", "Broken")
     recorder("older", "Recorded by an earlier version").cell("mept-minilm-cb", "complete", MEPT)
+    for each in recorders:
+        each.end()
     assert all(tracker.flush() for tracker in trackers)
     assert not any(tracker.lost for tracker in trackers)
     uri = trackers[0].uri

@@ -273,7 +273,7 @@ SIXTH_LINES = {
         "confirm: {seeds: [1, -1]}",
         "`confirm.seeds[1]` must be greater than or equal to 0, but got -1",
     ),
-    "seed twice": ("confirm: {seeds: [1, 1]}", "`confirm.seeds`: each seed must stand once"),
+    "seed twice": ("confirm: {seeds: [1, 1]}", "`confirm.seeds`: each seed must be given once"),
     "gpus": ("resources: {gpus: 1.5}", "above 1 the number of GPUs must be whole"),
     "gpu key": ("resources: {gpu: 1}", "unknown key in `resources`: 'gpu'; did you mean 'gpus'?"),
     "report axis": ("report: {rows: metod}", "unknown axis in `report.rows`: 'metod'; did you mean 'method'?"),

@@ -102,7 +102,7 @@ def test_a_column_with_one_value_has_no_best(report: Report) -> None:
 
 
 def test_equal_means_are_all_bold(report: Report) -> None:
-    assert [row["cb"] for row in table(report("hostile")).values()] == ["**50.0**", "**50.0** (a)"]
+    assert [row["cb"] for row in table(report("hostile")).values()] == ["**50.0** (a)", "**50.0**"]
 
 
 def test_average_is_over_complete_rows_only(report: Report) -> None:

@@ -314,7 +314,7 @@ GOOD = json.dumps(ROWS["cb"][0])
         ("[" * 100_000, "line 1: not JSON"),
         (GOOD + '\n{"premise": "A.", "premise": "B."}', "line 2: an object must have each key once, but 'premise' is"),
         ('{"premise": ' + "1" * 5000 + "}", "line 1: numbers must have at most 4300 digits, but one has more"),
-        ('{"' + "x" * 5000 + '": "A."}', f"line 1: unknown field '{'x' * 56}...; known: hypothesis, premise"),
+        ('{"' + "x" * 5000 + '": "A."}', f"line 1: unknown field '{'x' * 76}...; known: hypothesis, premise"),
         (f"[{GOOD}]", "line 1: each line must be one JSON object, but this one is of type list"),
         ("", "has no rows, so there is nothing to predict; give one JSON object a line, with the fields"),
         (" \n\n", "has no rows"),

@@ -17,7 +17,6 @@ from orchestration.record.results import load_results
 from orchestration.report import make_report
 from orchestration.screens.next_steps import Step
 from orchestration.screens.terminal import MAX_LAYERS, show_maps, show_steps, show_table
-from tests.orchestration.conftest import SUPERGLUE
 from tests.orchestration.searches import Made, routed, trial
 
 FULL = [
@@ -26,6 +25,15 @@ FULL = [
     for n in (2, 4)
     if (m, n) != (10, 4)
 ]
+
+
+SUPERGLUE = """\
+title: Four methods on two tasks
+data: jsonl
+backbones: [minilm]
+tasks: [copa, cb]
+methods: {prompt_tuning: {}, mept: {}, linear_head: {}, deep_prompt: {}}
+"""
 
 
 def shown(made: Made, width: int = 1000, **options: object) -> str:
