@@ -31,7 +31,7 @@ from mept.routing import RoutingStatistics, collect_routing, pooled
 from mept.seeding import random_state, restore_random_state, seed_everything
 from mept.states import map_settings, map_states, pooled_states, sample
 from mept.tasks.base import Example, Task
-from mept.tasks.checks import absent_labels, require_two_labels
+from mept.tasks.checks import absent_labels, check_limit
 from mept.tasks.data import MixtureData, TaskData
 from mept.tasks.features import encode, join, verbalizer_ids
 from mept.tasks.mixture import Mixture, combined_metrics, label_columns
@@ -236,8 +236,7 @@ class _Run:
         task, limit = self._data.task, self._config.max_train_examples
         subsets = [(part.task, subset(part.train, limit)) for part in self._data.parts]
         if limit is not None:
-            labels = (part.labels[example.label] for part, examples in subsets for example in examples)
-            require_two_labels(labels, f"examples of `max_train_examples` = {limit}", "raise it")
+            check_limit(subsets, limit)
         for part, examples in subsets:
             if limit is not None and limit > len(examples):
                 _warn_once(f"`max_train_examples` is {limit}, but {part.title} has {len(examples)}: all are trained on")

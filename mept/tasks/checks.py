@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from mept.errors import InputError
 from mept.tasks.base import Example, Task
+from mept.tasks.splits import subset
 
 BLANK_SHARE = 0.01
 """Of a split's examples; fewer blank fields are no remark (three answers of the official MultiRC are blank)."""
@@ -30,6 +31,20 @@ def require_two_labels(labels: Iterable[str], which: str, advice: str) -> None:
             f"examples of at least two labels are needed to train on, but all {number} {which} have the label "
             f"{label!r}; {advice}"
         )
+
+
+def check_limit(parts: Iterable[tuple[Task, Sequence[Example]]], limit: int) -> None:
+    """Refuse a `max_train_examples` that leaves one label to train on.
+
+    Args:
+        parts: the tasks that are trained together, with their training splits.
+        limit: examples of each task.
+
+    Raises:
+        InputError: it does.
+    """
+    labels = (task.labels[example.label] for task, train in parts for example in subset(train, limit))
+    require_two_labels(labels, f"examples of `max_train_examples` = {limit}", "raise it")
 
 
 def remarks(task: Task, splits: Mapping[str, Sequence[Example]]) -> Iterator[str]:

@@ -98,6 +98,13 @@ class Cell:
         combinations = product({key: values or () for key, values in choices.items()})
         return [params for params in combinations if self.problem_with(params) is None]
 
+    def values(self, key: str) -> tuple[Any, ...]:
+        """Return the values of a configuration key that trials of the cell have, or the ends of their range."""
+        if key in self.space:
+            return extremes(self.space[key])
+        given = {**self.fixed, **self.axes}
+        return (given[key],) if key in given else ()
+
     @property
     def search_trials(self) -> int:
         """Trials of the search: 0 where nothing is searched and the confirmed runs give the result, 1 without those."""

@@ -100,12 +100,21 @@ def read_data(grid: Grid, cells: Sequence[Cell], options: Options) -> dict[str, 
     """Read every task once, before anything is trained.
 
     Raises:
-        InputError: data are missing or bad.
+        InputError: data are missing or bad, or a cell leaves too few of them to learn from.
     """
+    from mept.tasks.checks import check_limit
     from mept.tasks.data import load_task
 
-    tasks = dict.fromkeys(cell.task for cell in cells if cell.problem is None)
-    return {task: load_task(task, grid.data, options.data_dir) for task in tasks}
+    possible = [cell for cell in cells if cell.problem is None]
+    data = {
+        task: load_task(task, grid.data, options.data_dir) for task in dict.fromkeys(cell.task for cell in possible)
+    }
+    for task, limit in dict.fromkeys(
+        (cell.task, limit) for cell in possible for limit in cell.values("max_train_examples")
+    ):
+        if limit is not None:
+            check_limit([(part.task, part.train) for part in data[task].parts], limit)
+    return data
 
 
 def definition(subject: Subject) -> Definition:

@@ -207,3 +207,9 @@ def test_only_the_best_trial_of_a_search_keeps_its_adapter(place: Place) -> None
     trials = {path.parent.name for path in place.folder.glob("runs/trials/*/result.json")}
     kept = {path.parent.name for path in place.folder.glob("runs/trials/*/adapter")}
     assert (len(trials), len(kept)) == (4, 3)
+
+
+def test_too_few_examples_to_learn_from_are_refused_before_anything_is_trained(place: Place) -> None:
+    assert place.call("run", "--set", "max_train_examples={choice: [1, 32]}") == 2
+    assert "`max_train_examples` = 1" in place.said and place.said.count("\n") == 1
+    assert not (place.folder / "runs" / "mlflow.db").exists()
