@@ -10,6 +10,7 @@ from mept.methods import METHODS
 from mept.model import PromptModel, get_prompt_model
 from tests.contract.matrix import batch, build, build_causal_lm, configurations, cut
 from tests.models import FAMILIES, random_backbone
+from tests.precision import ROUNDING, float64
 
 EVERY = pytest.mark.parametrize(("config", "family"), configurations())
 INDEPENDENT = pytest.mark.parametrize(("config", "family"), configurations(batch_dependent=False))
@@ -32,18 +33,16 @@ CAUSAL = pytest.mark.parametrize(
         if p.values[1] == "llama" and "linear_head" not in p.id
     ],
 )
-CLOSE = {"atol": 1e-5, "rtol": 1e-5}
-CLOSE_GRADIENTS = {"atol": 1e-4, "rtol": 1e-4}
-"""Sums of some hundred terms of the size of 1, in another order."""
 
 
 @INDEPENDENT
 def test_logits_do_not_depend_on_batch_mates_or_padding(config, family) -> None:
     model, inputs = build(config, family), batch(family)
-    together = model(**inputs).logits
-    for row in range(len(together)):
-        alone = model(**cut(inputs, row)).logits
-        torch.testing.assert_close(alone[0], together[row], **CLOSE)
+    with torch.no_grad(), float64(model):
+        together = model(**inputs).logits
+        assert together.dtype == torch.float64
+        for row in range(len(together)):
+            torch.testing.assert_close(model(**cut(inputs, row)).logits[0], together[row], **ROUNDING)
 
 
 @INDEPENDENT
@@ -60,7 +59,8 @@ def test_logits_do_not_depend_on_the_side_of_the_padding(config, family) -> None
     for name in ("input_ids", "attention_mask"):
         rows = zip(inputs[name], inputs["attention_mask"].sum(1), strict=True)
         shifted[name] = torch.stack([row.roll(len(row) - int(length)) for row, length in rows])
-    torch.testing.assert_close(model(**shifted).logits, model(**inputs).logits, **CLOSE)
+    with torch.no_grad(), float64(model):
+        torch.testing.assert_close(model(**shifted).logits, model(**inputs).logits, **ROUNDING)
 
 
 @BERT
@@ -68,12 +68,13 @@ def test_what_the_head_does_not_read_may_be_left_out(config) -> None:
     results = []
     for whole in (False, True):
         model, inputs = build(config, "bert"), batch("bert")
-        output = model(**inputs, output_hidden_states=whole)
-        output.loss.backward()
+        with float64(model):
+            output = model(**inputs, output_hidden_states=whole)
+            output.loss.backward()
         results.append((output.logits, [p.grad for p in model.adapter.parameters() if p.grad is not None]))
     (logits, gradients), (all_logits, all_gradients) = results
-    torch.testing.assert_close(logits, all_logits, **CLOSE)
-    torch.testing.assert_close(gradients, all_gradients, **CLOSE_GRADIENTS)
+    torch.testing.assert_close(logits, all_logits, **ROUNDING)
+    torch.testing.assert_close(gradients, all_gradients, **ROUNDING)
     assert output.hidden_states[-1].shape[1] == inputs["input_ids"].shape[1]
 
 
@@ -133,8 +134,9 @@ def test_the_same_seed_gives_the_same_model(config, family) -> None:
 def test_generation_equals_teacher_forcing_on_t5(config) -> None:
     model, inputs = build(config, "t5"), batch("t5")
     inputs.pop("labels")
-    words = model.generate(**inputs, min_new_tokens=5, max_new_tokens=5)
-    forced = model(**inputs, decoder_input_ids=words[:, :-1]).logits
+    with float64(model):
+        words = model.generate(**inputs, min_new_tokens=5, max_new_tokens=5)
+        forced = model(**inputs, decoder_input_ids=words[:, :-1]).logits
     forced[..., 1] = -torch.inf  # the end of the sequence, which `min_new_tokens` forbids
     assert torch.equal(forced.argmax(-1), words[:, 1:])
 
@@ -149,11 +151,13 @@ def test_generation_equals_teacher_forcing_on_llama(config, side) -> None:
         name: torch.stack([row.roll(9 - length) for row, length in zip(inputs[name], lengths, strict=True)])
         for name in ("input_ids", "attention_mask")
     }
-    text = model.generate(**question, min_new_tokens=5, max_new_tokens=5, do_sample=False)
+    with float64(model):
+        text = model.generate(**question, min_new_tokens=5, max_new_tokens=5, do_sample=False)
     answer = text[:, 9:]
     mask = torch.cat((question["attention_mask"], torch.ones_like(answer)), 1)
     labels = torch.cat((torch.full((2, 9), -100), answer), 1)
-    logits = model(input_ids=text, attention_mask=mask, labels=labels).logits[:, 8:-1].clone()
+    with float64(model):
+        logits = model(input_ids=text, attention_mask=mask, labels=labels).logits[:, 8:-1].clone()
     logits[..., 1] = -torch.inf
     assert torch.equal(logits.argmax(-1), answer)
 
@@ -167,9 +171,10 @@ def test_the_answer_does_not_choose_its_experts(config) -> None:
     changed = inputs["input_ids"].clone()
     changed[:, 7:] = 33
     inputs = {"attention_mask": inputs["attention_mask"], "labels": labels, "input_ids": inputs["input_ids"]}
-    first = model(**inputs).logits[:, :7]
-    second = model(**inputs | {"input_ids": changed}).logits[:, :7]
-    torch.testing.assert_close(first, second, **CLOSE)
+    with float64(model):
+        first = model(**inputs).logits[:, :7]
+        second = model(**inputs | {"input_ids": changed}).logits[:, :7]
+    torch.testing.assert_close(first, second, **ROUNDING)
 
 
 @MAIN
@@ -189,8 +194,9 @@ def test_gradient_checkpointing_changes_no_gradient(config, family) -> None:
         plain.adapter.named_parameters(), checkpointed.adapter.named_parameters(), strict=True
     ):
         if a.grad is not None:
-            # BERT's last block is computed for all positions where blocks are recomputed, else for the first alone.
-            torch.testing.assert_close(a.grad, b.grad, msg=lambda m, n=name: f"{n}: {m}", **CLOSE_GRADIENTS)
+            # BERT's last block is computed for all positions where blocks are recomputed, else for the first alone. The
+            # tolerance is float32's: `float64` does not reach what the backward pass computes again.
+            torch.testing.assert_close(a.grad, b.grad, msg=lambda m, n=name: f"{n}: {m}", atol=1e-4, rtol=1e-4)
 
 
 @MAIN

@@ -10,6 +10,7 @@ from mept.methods.adapter import AdaptedSublayer
 from mept.trial import TrialConfig
 from tests.contract.matrix import batch, build
 from tests.models import FAMILIES, random_backbone, random_model
+from tests.precision import ROUNDING, float64
 
 PLACES = {
     "t5": [f"{path}.DenseReluDense" for path in (
@@ -51,13 +52,14 @@ def test_the_forward_pass_is_the_equation_before_the_residual_connection(family,
             return h + low @ adapter.up.weight.T + adapter.up.bias
 
         plain.get_submodule(place).register_forward_hook(adapted)
-    if family == "t5":
-        expected = plain(**inputs).logits
-    else:
-        states = plain(**{name: inputs[name] for name in ("input_ids", "attention_mask")}).last_hidden_state
-        last = inputs["attention_mask"].sum(1) - 1 if family == "llama" else torch.zeros(3, dtype=torch.long)
-        expected = model.adapter.head(states[torch.arange(3), last])
-    torch.testing.assert_close(model(**inputs).logits, expected)
+    with torch.no_grad(), float64(model, plain):
+        if family == "t5":
+            expected = plain(**inputs).logits
+        else:
+            states = plain(**{name: inputs[name] for name in ("input_ids", "attention_mask")}).last_hidden_state
+            last = inputs["attention_mask"].sum(1) - 1 if family == "llama" else torch.zeros(3, dtype=torch.long)
+            expected = model.adapter.head(states[torch.arange(3), last])
+        torch.testing.assert_close(model(**inputs).logits, expected, **ROUNDING)
 
 
 def test_it_starts_near_the_identity() -> None:
