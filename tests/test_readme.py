@@ -228,3 +228,10 @@ def test_every_method_is_listed_with_its_formula() -> None:
 )
 def test_every_method_is_measured(file, heading) -> None:
     assert set(re.findall(r"^\| `(\w+)` \|", section(file, heading), flags=re.MULTILINE)) == set(METHODS)
+
+
+def test_every_tag_in_mlflow_is_explained() -> None:
+    names = (ROOT / "orchestration" / "record" / "names.py").read_text()
+    tags = set(re.findall(r'"(mept\.\w+)"', names)) - {"mept.adapter"}  # of a version of a registered model
+    table = section("search_spaces/README.md", "What MLflow holds")
+    assert sorted(tag for tag in tags if f"`{tag}`" not in table) == []
