@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pandas as pd
+
 from orchestration.record import names
 from orchestration.record.client import connect, one_message
 from orchestration.record.names import CONFIRM
@@ -28,7 +30,7 @@ def missing_files(uri: str, results: Results) -> list[str]:
     with one_message(uri):
         for run in confirmed.to_dict("records"):
             wanted = [names.ADAPTER, names.PREDICTIONS]
-            if run.get(ROUTED) == run.get(ROUTED) is not None:
+            if pd.notna(run.get(ROUTED)):
                 wanted.append(names.ROUTING)
             there = {item.path for item in client.list_artifacts(run["run_id"])}
             if lacking := [name for name in wanted if name not in there]:
