@@ -1,4 +1,4 @@
-"""What a finished run leaves besides its adapter: predictions, the experts' load, where examples lie."""
+"""The files a finished run writes besides its adapter: predictions, the load of the experts, a map of the examples."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def write_predictions(
 ) -> None:
     """Write ``predictions.jsonl``: an example's id, label, prediction and the score of each label of its task.
 
-    The prediction is null where the model's answer is no label (scores 0); answers that were generated stand beside
-    it as ``generated``.
+    The prediction is null if the model's answer is not a label (its scores are 0); generated answers are added as
+    ``generated``.
 
     Args:
         directory: of the run.
-        scored: tasks with their examples, scores [N, labels] and the texts generated, if any; with several tasks, lines
-            name theirs.
+        scored: tasks with their examples, scores [N, labels] and the generated texts, if any; if there are several
+            tasks, each line names its own.
     """
     lines = []
     for task, examples, scores, texts in scored:
@@ -74,7 +74,7 @@ def write_states(
     labels: Mapping[str, Sequence[str]],
     maps: Mapping[str, Sequence[np.ndarray]],
 ) -> None:
-    """Write ``states/<split>.json``: where examples of each task lie in the plane.
+    """Write ``states/<split>.json``: the position of each task's examples on a two-dimensional map.
 
     Args:
         directory: of the run.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 LEAST_TEXT = 8
-"""Tokens that a prompt and the limits must leave for the text."""
+"""The fewest tokens that must be left for the text after the prompt."""
 
 
 @dataclass(frozen=True)
@@ -35,20 +35,20 @@ class Family:
     text_to_text: bool
     """Whether tasks are cast as generating the label's word (T5) or as classification by a head."""
     prompts_first: bool
-    """Whether prompts stand before the text. BERT's absolute positions and its pooler want the text first."""
+    """Whether prompts come before the text. BERT's absolute positions and its pooler need the text first."""
     stack: Callable[[Any], Any]
     """The module that takes token ids and a 2-D mask and holds the prompted blocks."""
     blocks: Callable[[Any], Any]
     """The blocks of that stack."""
     roles: Mapping[str, str]
-    """Patterns that the full names of modules with a role end with: the projections to queries, keys and values, and
-    the feed-forward sublayer up to its last projection."""
+    """Patterns that match the end of the full names of the modules with a role: the projections to queries, keys and
+    values, and the feed-forward sublayer up to its last projection."""
     max_positions: Callable[[PretrainedConfig], int | None]
     """Longest text, prompt excluded where the prompt takes no positions; None where nothing limits it."""
     after_attention: str | None = None
-    """Where the prompts stand last and the head reads the first position alone: the module in a block that takes what
-    attention gives and the block's input, after which positions no longer meet, so that those nobody reads are left
-    out."""
+    """If the prompts come last and the head reads only the first position: the module of a block that takes the
+    attention's output and the block's input. After it positions no longer interact, so those that nobody reads are
+    dropped."""
 
 
 FAMILIES: dict[str, Family] = {
@@ -98,7 +98,7 @@ FAMILIES: dict[str, Family] = {
 
 @dataclass(frozen=True)
 class Origin:
-    """Where an alias leads: a model of the hub, or data files inside an installed package."""
+    """What an alias stands for: a model on the hub, or data files inside an installed package."""
 
     hub: str
     package: str = ""
@@ -125,7 +125,7 @@ BACKBONES: dict[str, Origin] = {
 
 @dataclass(frozen=True)
 class BackboneInfo:
-    """What can be known of a backbone without loading its weights."""
+    """What can be known about a backbone without loading its weights."""
 
     name: str
     family: str
@@ -135,11 +135,11 @@ class BackboneInfo:
     location: str
     """A directory or a hub id."""
     identity: str
-    """Changes whenever configuration, tokenizer or weights do: of a directory a hash, else ``<hub id>@<commit>``."""
+    """Changes whenever configuration, tokenizer or weights do: a directory's hash, or ``<hub id>@<commit>``."""
     revision: str | None = None
     """The commit of a hub model."""
     sliding_window: int | None = None
-    """Tokens that a token sees, in layers with a window; None where no layer has one."""
+    """Number of tokens that a token sees in layers with a window; None if no layer has one."""
     sliding_layers: tuple[int, ...] | None = None
     """The layers with that window; None for all."""
 
@@ -154,7 +154,7 @@ class Backbone:
     tokenizer: PreTrainedTokenizerFast | None
     family: Family
     identity: str | None = None
-    """As :class:`BackboneInfo` has it; None for a model that was not loaded from files by :func:`load_backbone`."""
+    """See :attr:`BackboneInfo.identity`; None for a model that :func:`load_backbone` did not load from files."""
     revision: str | None = None
     """The commit of a hub model."""
     reference: str = ""
@@ -186,10 +186,10 @@ class Backbone:
         return self.model.get_input_embeddings().num_embeddings
 
     def text_limit(self, max_length: int, prompt: int) -> int:
-        """Return the longest text in tokens that a prompt of that length leaves of `max_length` and of the positions.
+        """Return the longest text, in tokens, that `max_length` and the positions allow beside a prompt.
 
         Raises:
-            InputError: these are fewer than 8.
+            InputError: fewer than 8 tokens are left.
         """
         limit = max_length - prompt
         positions = self.family.max_positions(self.model.config)
@@ -204,7 +204,7 @@ class Backbone:
         return limit
 
     def modules_of(self, role: str, within: Any = None) -> dict[str, nn.Module]:
-        """Return the modules with a role of ``family.roles``, by name; of the whole model, or within one block."""
+        """Return the modules with a role of ``family.roles``, by name, in the whole model or within one block."""
         pattern = re.compile(self.family.roles[role] + "$")
         modules = (self.model if within is None else within).named_modules()
         return {name: module for name, module in modules if pattern.search(name)}
@@ -214,18 +214,18 @@ class Backbone:
         return sum(p.numel() for p in self.model.parameters())
 
     def uses(self, name: str) -> bool:
-        """Return whether outputs depend on the module or parameter of that name: not on BERT's pooler."""
+        """Return whether outputs depend on the module or parameter of that name; BERT's pooler has no effect."""
         return outputs_depend_on(name)
 
     def used_parameters(self) -> dict[str, torch.nn.Parameter]:
-        """Return the parameters that outputs depend on, by name; tied ones once."""
+        """Return the parameters that outputs depend on, by name; tied parameters appear once."""
         return {n: p for n, p in self.model.named_parameters() if self.uses(n)}
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the states of token ids as they enter the first block, without a position, [len(ids), d]."""
         import torch
 
-        if self.model.device.type == "meta":  # a backbone without values, beside which parameters are counted
+        if self.model.device.type == "meta":  # a backbone without values, used to count an adapter's parameters
             return torch.zeros(len(ids), self.hidden_size)
         with torch.no_grad():
             states = self.model.get_input_embeddings()(ids.to(self.model.device))
@@ -235,7 +235,7 @@ class Backbone:
 
 
 def outputs_depend_on(name: str) -> bool:
-    """Return whether outputs depend on a model's module or parameter of that name: not on BERT's pooler."""
+    """Return whether outputs depend on a model's module or parameter of that name; BERT's pooler has no effect."""
     return not name.startswith("pooler.")
 
 
@@ -243,7 +243,7 @@ def family_of(config: PretrainedConfig, name: str) -> Family:
     """Return the family of a model's configuration.
 
     Raises:
-        InputError: the architecture is none of the supported ones.
+        InputError: the architecture is not supported.
     """
     for family in FAMILIES.values():
         if config.model_type in family.model_types:
@@ -260,15 +260,15 @@ def _unsupported(name: str, kind: object) -> str:
 
 
 def locate(name: str, model_dir: Path | None = None) -> str:
-    """Return the directory or hub id a backbone's name stands for.
+    """Return the directory or hub id that a backbone's name stands for.
 
-    ``<model_dir>/<name>`` wins, then a directory of that name, then an alias, then a hub id ``owner/name``, with
-    ``@<commit, branch or tag>`` behind it if need be.
+    ``<model_dir>/<name>`` wins, then a directory of that name, then an alias, then a hub id ``owner/name``, optionally
+    followed by ``@<commit, branch or tag>``.
 
     Raises:
         InputError: the name is none of these.
     """
-    # Not `Path.is_file`, which raises where a name is too long for a file's.
+    # Not `Path.is_file`, which raises if the name is too long for a file.
     if model_dir is not None and isfile(model_dir / name / "config.json"):
         return str(model_dir / name)
     if isfile(Path(name) / "config.json"):
@@ -309,24 +309,24 @@ def _read_config(name: str, place: Place) -> PretrainedConfig:
         if not isinstance(content, dict) or "model_type" not in content:
             raise InputError(f"backbone {name!r} cannot be used: {path} must be a JSON object with a `model_type`")
         if "quantization_config" in content:
-            raise InputError(f"backbone {name!r} cannot be used: its weights are quantised; take the original ones")
+            raise InputError(f"backbone {name!r} cannot be used: its weights are quantised; use the original ones")
         if content["model_type"] not in _supported():
             raise InputError(_unsupported(name, content["model_type"]))
         return AutoConfig.from_pretrained(place.location, **place.options)
     except InputError:
         raise
-    except Exception as error:  # whatever wrong values of a configuration run into
+    except Exception as error:  # wrong values in a configuration can cause errors of any type
         raise InputError(f"backbone {name!r} cannot be used: {path}: {one_line(error)}") from None
 
 
 def _place(name: str, model_dir: Path | None, revision: str | None, cached_only: bool = False) -> Place:
-    """Return where a backbone's files are; a branch of the hub is turned into the commit it stands for now."""
+    """Return where a backbone's files are; a branch on the hub is resolved to its current commit."""
     location = locate(name, model_dir)
     if Path(location).is_dir():
         if revision is not None:
             raise InputError(
                 f"backbone {name!r} must be commit {revision} of a hub model, but here it is the directory "
-                f"{location}; rename the directory, or have it on every machine"
+                f"{location}; rename the directory, or put it on every machine"
             )
         return Place(location)
     repository, _, named = location.partition("@")
@@ -374,17 +374,18 @@ def _windowed(layer_types: Sequence[str] | None) -> tuple[int, ...] | None:
 def describe_backbone(
     name: str, model_dir: Path | None = None, planning: bool = False, revision: str | None = None
 ) -> BackboneInfo | None:
-    """Return what a backbone is, reading its configuration alone.
+    """Describe a backbone from its configuration alone.
 
     Args:
-        name: as :func:`locate` takes it.
-        model_dir: likewise.
-        planning: download nothing. An alias that is not on this machine is described by its published shape, which is
-            enough to plan, not to train; of another hub model that is not cached nothing is known: None.
+        name: see :func:`locate`.
+        model_dir: see :func:`locate`.
+        planning: download nothing. An alias whose model is not on this machine is described by its published shape,
+            which is enough for planning but not for training; the result is None for any other hub model that is not
+            cached.
         revision: a commit, branch or tag of a hub model; None for the main branch.
 
     Raises:
-        InputError: unknown name, unsupported architecture, or files that cannot be had or read.
+        InputError: the name is unknown, the architecture is not supported, or files cannot be obtained or read.
     """
     place = _planned_place(name, model_dir, revision) if planning else _place(name, model_dir, revision)
     return _published(name, locate(name, model_dir)) if place is None else _describe(name, place)
@@ -405,20 +406,20 @@ def preflight(
 ) -> BackboneInfo | None:
     """Check, before anything is trained, that a backbone's weights and tokenizer are complete and belong together.
 
-    Only configuration, tokenizer and the headers of the weight files are read, besides what the identity takes. A
-    backbone that was found right is not checked again in the same process while its identity stays.
+    Only the configuration, the tokenizer and the headers of the weight files are read, plus the files the identity is
+    made of. A backbone that passed is not checked again in the same process as long as its identity stays the same.
 
     Args:
-        name: as :func:`locate` takes it.
-        model_dir: likewise.
-        planning: download nothing; what is not on this machine stays unchecked, and is described as by
-            :func:`describe_backbone`.
+        name: see :func:`locate`.
+        model_dir: see :func:`locate`.
+        planning: download nothing; a model that is not on this machine is not checked, and is described as
+            :func:`describe_backbone` does.
         revision: a commit, branch or tag of a hub model; None for the main branch.
 
     Raises:
-        InputError: as :func:`describe_backbone`; or weights that are missing, damaged, quantised, or have other names
-            or shapes than the configuration's model; or a tokenizer that is missing, unreadable, written in Python
-            alone, or another model's.
+        InputError: as :func:`describe_backbone`; or weights that are missing, damaged, quantised, or have names or
+            shapes that do not match the configuration; or a tokenizer that is missing, unreadable, written in pure
+            Python, or belongs to another model.
     """
     place = _planned_place(name, model_dir, revision) if planning else _place(name, model_dir, revision)
     if place is None:
@@ -430,7 +431,7 @@ def preflight(
 
 @functools.cache
 def _check(name: str, place: Place, identity: str) -> None:
-    """Check a backbone's tokenizer and weights; the identity is there for the cache to tell states apart."""
+    """Check a backbone's tokenizer and weights; the identity is a parameter so that the cache notices changed files."""
     from mept.tokenizer import check_class, load_tokenizer, vocabulary_file
     from mept.weights import check_weights, weight_files
 
@@ -439,7 +440,7 @@ def _check(name: str, place: Place, identity: str) -> None:
     whole = not place.cached_only
     try:
         if (adapter := place.file("adapter_config.json")) is not None:
-            # transformers would put that adapter on the model, or load the model it names instead.
+            # transformers would apply that adapter to the model, or load the model it names instead.
             raise InputError(f"{adapter} makes it an adapter on another model; take it out of a model's directory")
         if whole or vocabulary_file(place) is not None:
             load_tokenizer(place, config, family.text_to_text)
@@ -453,7 +454,7 @@ def _check(name: str, place: Place, identity: str) -> None:
 
 
 def hollow_backbone(name: str, model_dir: Path | None = None) -> Backbone | None:
-    """Return a backbone without memory for its weights, to count what stands beside it; None where it is not here.
+    """Return a backbone without memory for its weights, for counting parameters; None if it is not on this machine.
 
     Raises:
         InputError: as :func:`describe_backbone` while planning.
@@ -471,7 +472,7 @@ def hollow_backbone(name: str, model_dir: Path | None = None) -> Backbone | None
 
 
 def _is_untied(place: Place, config: PretrainedConfig) -> bool:
-    """Return whether T5's head has weights of its own: transformers 5 takes it for tied whatever the file says."""
+    """Return whether T5's head has weights of its own: transformers 5 treats it as tied whatever the file says."""
     path = place.file("config.json")
     said = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
     return said.get("tie_word_embeddings") is False or getattr(config, "scale_decoder_outputs", True) is False
@@ -502,13 +503,13 @@ def load_backbone(
     adapter.
 
     Args:
-        name: as :func:`locate` takes it.
-        model_dir: likewise.
-        device: where to.
+        name: see :func:`locate`.
+        model_dir: see :func:`locate`.
+        device: where to load it.
         revision: a commit, branch or tag of a hub model; None for the main branch.
 
     Raises:
-        InputError: as :func:`preflight`; or `revision` is given and the name stands for a directory here.
+        InputError: as :func:`preflight`; or `revision` is given but the name is a directory on this machine.
     """
     import torch
 
@@ -538,7 +539,7 @@ def load_backbone(
 
 
 def _reference(name: str, place: Place) -> str:
-    """Return a name under which the same backbone is found from any folder."""
+    """Return a name by which the same backbone is found from any working directory."""
     packaged = name in BACKBONES and BACKBONES[name].package
     if place.revision is None and not (packaged and _packaged(BACKBONES[name]) == place.location):
         return str(Path(place.location).absolute())
@@ -546,10 +547,10 @@ def _reference(name: str, place: Place) -> str:
 
 
 def known_identity(backbone: Backbone) -> str | None:
-    """Return a backbone's identity, also of a model that transformers loaded from files which can still be found.
+    """Return a backbone's identity, also for a model that transformers loaded from files that still exist.
 
-    None for a model made in memory, or from a hub repository of which several commits are cached: transformers does not
-    say which of them it loaded.
+    None for a model made in memory, or from a hub repository with several commits in the cache: transformers does not
+    say which one it loaded.
     """
     if backbone.identity is not None:
         return backbone.identity
@@ -561,7 +562,7 @@ def known_identity(backbone: Backbone) -> str | None:
 
 
 def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast | None = None, name: str = "") -> Backbone:
-    """Make a backbone of a model already in memory: freezes it and puts it into evaluation mode.
+    """Turn a model already in memory into a backbone: freeze it and put it into evaluation mode.
 
     Raises:
         InputError: unsupported architecture.

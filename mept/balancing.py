@@ -1,4 +1,4 @@
-"""Keeping a router's load even: what the literature adds to a router that sends everything to one expert."""
+"""Balancing a router's load: remedies from the literature for a router that sends everything to one expert."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ Balancing = Literal["none", "loss", "bias"]
 class BalancingLoss(nn.Module):
     """The auxiliary loss of Switch Transformers (Fedus et al. 2022, https://arxiv.org/abs/2101.03961, eq. 4 to 6).
 
-    ``alpha N sum_i f_i P_i`` a layer, with ``f_i`` the share of the batch's choices that fell on expert i and ``P_i``
-    the batch mean of its probability; alpha at even load. The paper's alpha is 0.01. No gradient goes through f.
-    Where gradients are accumulated, f and P are those of each part, as the paper's are those of each device's.
+    ``alpha N sum_i f_i P_i`` per layer, with ``f_i`` the share of the batch's choices that fell on expert i and ``P_i``
+    the batch mean of its probability; it equals alpha when the load is even. The paper's alpha is 0.01. No gradient
+    flows through f. When gradients are accumulated, f and P are computed for each part of the batch, as the paper
+    computes them for each device.
 
     Args:
         strength: alpha.
@@ -27,26 +28,27 @@ class BalancingLoss(nn.Module):
         self._loss: Tensor | None = None
 
     def scores(self, probabilities: Tensor) -> Tensor:
-        """Return what the choice of experts is made by, [B, N_r]: the probabilities as they are."""
+        """Return the scores by which experts are chosen, [B, N_r]: the probabilities themselves."""
         return probabilities
 
     def observe(self, probabilities: Tensor, indices: Tensor) -> None:
-        """Take note of a training batch's probabilities [B, N_r] and chosen experts [B, k]."""
+        """Record a training batch's probabilities [B, N_r] and chosen experts [B, k]."""
         num_experts = probabilities.shape[1]
         share = torch.bincount(indices.flatten(), minlength=num_experts) / indices.numel()
         self._loss = self.strength * num_experts * (share * probabilities.mean(0)).sum()
 
     def take_loss(self) -> Tensor | None:
-        """Return the loss of the last batch observed, once."""
+        """Return the loss of the last batch observed and forget it."""
         loss, self._loss = self._loss, None
         return loss
 
 
 class LossFreeBalancing(nn.Module):
-    """A bias for the choice alone (Wang et al. 2024, https://arxiv.org/abs/2408.15664, algorithm 1; DeepSeek-V3).
+    """A bias on the choice of experts (Wang et al. 2024, https://arxiv.org/abs/2408.15664, algorithm 1; DeepSeek-V3).
 
     Experts are chosen by probability + b, weighted by probability; after each training batch
-    ``b_i += u sign(mean load - load_i)``. The paper's u is 0.001 for pretraining; a few hundred steps want more.
+    ``b_i += u sign(mean load - load_i)``. The paper's u is 0.001 for pretraining; a training of a few hundred steps
+    needs a larger one.
 
     Args:
         num_experts: N_r.
@@ -60,12 +62,12 @@ class LossFreeBalancing(nn.Module):
         self.register_buffer("bias", torch.zeros(num_experts))
 
     def scores(self, probabilities: Tensor) -> Tensor:
-        """Return what the choice of experts is made by, [B, N_r]."""
+        """Return the scores by which experts are chosen, [B, N_r]."""
         return probabilities + self.bias
 
     @torch.no_grad()
     def observe(self, probabilities: Tensor, indices: Tensor) -> None:
-        """Move the bias by a training batch's chosen experts [B, k]; by each part's where gradients are accumulated."""
+        """Update the bias from a training batch's chosen experts [B, k]; once per part if gradients are accumulated."""
         load = torch.bincount(indices.flatten(), minlength=len(self.bias)).to(self.bias.dtype)
         self.bias += self.strength * torch.sign(load.mean() - load)
 

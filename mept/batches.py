@@ -1,4 +1,4 @@
-"""Batches of similar length: which examples stand together, and how they are padded."""
+"""Batches of examples of similar length: how they are grouped and padded."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import torch
 from torch import Tensor
 
 BUCKET = 32
-"""Batches whose examples are sorted by length together; more means less padding and less randomness."""
+"""Number of batches whose examples are sorted by length together; more means less padding and less randomness."""
 STEP = 8
-"""Tokens by which lengths must differ to be told apart. A finer order would put each task of a mixture into batches of
-its own, as the lengths of a task are alike."""
+"""Lengths are rounded up to multiples of this many tokens before sorting. A finer order would put each task of a
+mixture into batches of its own, because texts of one task have similar lengths."""
 
 
 def training_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Return one epoch's batches: every example once, neighbours of similar length, batches in random order.
+    """Return one epoch's batches: every example once, examples of similar length together, batches in random order.
 
     Examples are shuffled, sorted by length in steps of ``STEP`` tokens within buckets of ``BUCKET`` batches, cut into
     batches, and the batches are shuffled. The result depends on the arguments alone.
 
     Args:
         lengths: tokens of each example.
-        batch_size: examples a batch; the last one may have fewer.
+        batch_size: examples per batch; the last batch may have fewer.
         seed: of the trial.
         epoch: from 1.
     """
@@ -41,7 +41,7 @@ def training_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: 
 
 
 def evaluation_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Return batches of all examples, longest first, so that memory runs out at once or never."""
+    """Return batches of all examples, longest first, so that memory runs out in the first batch or not at all."""
     order = np.argsort(-np.asarray(lengths), kind="stable")
     return [order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size)]
 
@@ -52,7 +52,7 @@ def parts(batch: list[int], number: int) -> Iterator[list[int]]:
 
 
 class Collator:
-    """Pads the examples of a batch to their longest and makes tensors of them.
+    """Pads the examples of a batch to the longest one and turns them into tensors.
 
     Args:
         dataset: columns ``input_ids`` and ``label``, as :func:`mept.tasks.features.encode` returns.
@@ -64,7 +64,7 @@ class Collator:
     def __init__(
         self, dataset: datasets.Dataset, pad_token_id: int, targets: list[list[int]] | None, device: torch.device
     ) -> None:
-        # Arrow's own columns: what is mapped from a file stays there until a batch asks for it.
+        # Arrow's own columns: data mapped from a file is not read until a batch needs it.
         self._dataset = dataset.with_format("arrow", columns=["input_ids"])
         self._labels = dataset["label"][:]
         self._pad_token_id, self._targets, self._device = pad_token_id, targets, device
@@ -85,11 +85,11 @@ class Collator:
 
 
 class StateCollator:
-    """Gives batches of states that were computed once, in the place of texts.
+    """Makes batches of states that were computed once, instead of texts.
 
     Args:
-        states: [N, d], of the examples that `collate` knows.
-        collate: gives their labels.
+        states: [N, d], one row for each example of `collate`.
+        collate: provides their labels.
     """
 
     def __init__(self, states: Tensor, collate: Collator) -> None:

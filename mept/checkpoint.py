@@ -1,4 +1,4 @@
-"""Training state on disk: written whole or not at all, checked when read, the last good one kept."""
+"""Training state on disk: written completely or not at all, checked when read, with the previous one kept."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def load_checkpoint(directory: Path) -> dict[str, Any] | None:
     """Return the newest readable checkpoint, or None.
 
     A damaged file is set aside as ``<name>.corrupt-<n>`` and named in a warning; the one before it is used instead.
-    What a killed run left half written is removed, as the directory is of one run at a time.
+    Half-written files of a killed run are removed, since only one run at a time uses the directory.
     """
     for name in (NAME, PREVIOUS):
         path = directory / name

@@ -1,4 +1,4 @@
-"""Frozen, validated models: what every configuration is made of."""
+"""Frozen, validated models: the base of every configuration."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Frozen(BaseModel):
 
 
 class FrozenMapping(dict[str, Any]):
-    """An immutable, hashable mapping with its keys in order, so that equal ones are written alike."""
+    """An immutable, hashable mapping with sorted keys, so that equal mappings are written alike."""
 
     def __init__(self, values: Mapping[str, Any] | Iterable[tuple[str, Any]] = ()) -> None:
         super().__init__(sorted(dict(values).items()))
@@ -40,7 +40,7 @@ def frozen(value: Any) -> Any:
     """Return a JSON-able value with its mappings frozen and its lists as tuples.
 
     Raises:
-        ValueError: some part of it has no place in JSON.
+        ValueError: some part of it cannot be written as JSON.
     """
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return FrozenMapping({key: frozen(inner) for key, inner in value.items()})
@@ -54,23 +54,23 @@ def frozen(value: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Return what :func:`frozen` returned as ordinary dictionaries and lists."""
+    """Turn a result of :func:`frozen` back into ordinary dictionaries and lists."""
     if isinstance(value, Mapping):
         return {key: plain(inner) for key, inner in value.items()}
     return [plain(inner) for inner in value] if isinstance(value, tuple) else value
 
 
 Options = Annotated[Mapping[str, Any], AfterValidator(frozen), PlainSerializer(plain)]
-"""Keys and values that another library defines, in one field."""
+"""Keys and values defined by another library, in one field."""
 
 
 class MethodConfig(Frozen):
-    """What every method's configuration shares."""
+    """The base of every method's configuration."""
 
     def for_rebuilding(self) -> Self:
         """Return the options with which to rebuild a saved adapter.
 
-        Its weights supersede the files and texts it once started from, which may be gone.
+        Its weights replace the files and texts it was initialised from, which may no longer exist.
         """
         return self
 

@@ -1,4 +1,4 @@
-"""Errors a user can cause, and the nearest-name hint they carry."""
+"""Errors that a user can cause, and their hints at the nearest valid name."""
 
 import re
 from collections.abc import Iterable
@@ -8,14 +8,14 @@ from typing import Any
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used; the message states the rule, the values and what to do.
+    """The user's input cannot be used; the message states the rule, the values and what to do.
 
     The command line prints the message alone and exits with code 2.
     """
 
 
 class NonFiniteLossError(ArithmeticError):
-    """Training met a loss that is NaN or infinite; the message names the step and the value."""
+    """The loss became NaN or infinite; the message names the step and the value."""
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
@@ -27,9 +27,9 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
-    """Return the one of `known` that `name` most likely means; "" if none is at least `cutoff` alike (in [0, 1])."""
+    """Return the name in `known` that `name` most likely means; "" if no similarity reaches `cutoff` (in [0, 1])."""
     close = get_close_matches(name, list(known), n=5, cutoff=cutoff)
-    # Of equally close ones the one with the same beginning: 'mpet' means 'mept' rather than 'peft'.
+    # Among equally close names, prefer the one with the same beginning: 'mpet' means 'mept' rather than 'peft'.
     return max(close, key=lambda near: _closeness(near, name), default="")
 
 
@@ -38,17 +38,17 @@ def _closeness(known: str, name: str) -> tuple[float, int]:
 
 
 def shown(value: Any) -> str:
-    """Return a short form of a value for an error message, in the words of JSON and YAML."""
+    """Return a short form of a value for an error message, written as in JSON and YAML."""
     words = {True: "true", False: "false"}
     return words[value] if isinstance(value, bool) else "null" if value is None else _short(repr(value))
 
 
 def one_line(error: object, limit: int = 500) -> str:
-    """Return a text, or what an exception says, on one line, without passwords of addresses in it.
+    """Return a text, or an exception's message, on one line, with passwords in addresses removed.
 
     Args:
-        error: an exception without a message is told by its type.
-        limit: longest result, in characters.
+        error: a text or an exception; an exception without a message is given as its type.
+        limit: length of the result at most, in characters.
     """
     text = " ".join(str(error).split()).rstrip(".")
     if not text and isinstance(error, BaseException):

@@ -1,4 +1,4 @@
-"""Scoring examples with a model: one score a label, from which tasks compute their metrics."""
+"""Scoring examples with a model: one score per label, from which tasks compute their metrics."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ def score_examples(
     """Return the scores of all labels for all examples, [N, labels], in the order of the examples.
 
     Args:
-        model: in evaluation mode afterwards.
+        model: is in evaluation mode afterwards.
         collate: makes a batch of example indices: the model's inputs and ``labels``.
         lengths: tokens of each example.
-        batch_size: examples a pass.
+        batch_size: examples per pass.
         label_ids: token ids of each label's word for text-to-text models; None for classification.
         precision: of the backbone.
         generate_with: generate the label's word greedily instead of scoring all words, and decode it with this
             tokenizer.
-        generated: takes the text generated for each example, by its index.
+        generated: filled with the text generated for each example, by the example's index.
 
     Returns:
-        Log-probabilities; with `generate_with`, 1 for the label generated and 0 for others, and a row of NaN for a text
-        that is no label's word (:func:`generated_labels`).
+        Log-probabilities; with `generate_with`, 1 for the generated label and 0 for the others, and a row of NaN for a
+        text that is not the word of any label (:func:`generated_labels`).
 
     Raises:
         InputError: two labels have the same token ids.
@@ -84,7 +84,7 @@ def head_states(
     batch_size: int,
     precision: Literal["float32", "bf16"] = "float32",
 ) -> Tensor:
-    """Return what the head reads of all examples, [N, d], in their order; as :func:`score_examples`."""
+    """Return the states the head reads for all examples, [N, d], in order; see :func:`score_examples`."""
     model.eval()
     result: dict[int, Tensor] = {}
     for indices in evaluation_batches(lengths, batch_size):
@@ -95,10 +95,10 @@ def head_states(
 
 
 def score_words(model: PromptModel, input_ids: Tensor, attention_mask: Tensor, words: list[list[int]]) -> Tensor:
-    """Return the log-probability of each word after each text, with one pass through T5's encoder.
+    """Return the log-probability of each word after each text with a single pass through T5's encoder.
 
-    The first decoder step is shared by all words and fills the cross-attention cache; each word then needs its
-    remaining tokens alone.
+    The first decoder step is shared by all words and fills the cross-attention cache; after that, only the remaining
+    tokens of each word are computed.
 
     Args:
         model: text-to-text.
@@ -136,11 +136,11 @@ def score_words(model: PromptModel, input_ids: Tensor, attention_mask: Tensor, w
 
 
 def check_words(words: list[list[int]], tokenizer: PreTrainedTokenizerFast | None = None) -> None:
-    """Refuse labels that the model's answer could not tell apart.
+    """Refuse labels that an answer of the model could not distinguish.
 
     Args:
         words: token ids of each label's word with its end of sequence.
-        tokenizer: decodes the words where answers are compared as texts; None where ids are.
+        tokenizer: decodes the words if answers are compared as texts; None if they are compared as ids.
 
     Raises:
         InputError: two labels have the same ids, or the same decoded text.
@@ -157,27 +157,27 @@ def check_words(words: list[list[int]], tokenizer: PreTrainedTokenizerFast | Non
 def generated_labels(
     model: PromptModel, inputs: dict[str, Tensor], words: list[list[int]], tokenizer: PreTrainedTokenizerFast
 ) -> tuple[Tensor, list[str]]:
-    """Return scores of the labels for what the model generates, and the texts themselves.
+    """Return the labels' scores for the texts that the model generates, and the texts themselves.
 
-    A text is a label's word if it equals it, white space at its ends aside, and ends there: case, special tokens and
-    whatever follows the word make another text of it.
+    A text counts as a label's word only if it equals the word (apart from white space around it) and ends after it: a
+    different case, special tokens or anything after the word make it a different text.
 
     Args:
         model: text-to-text.
-        inputs: of the model, without labels.
+        inputs: the model's inputs, without labels.
         words: token ids of each label's word with its end of sequence.
         tokenizer: the backbone's.
 
     Returns:
-        [B, words], 1 for the label generated and 0 for the others, or NaN in the whole row where the text is none of
-        them; and the texts, up to the end of the sequence.
+        [B, words], 1 for the generated label and 0 for the others, or a row of NaN if the text is none of them; and the
+        texts, up to the end of the sequence.
     """
     known = [_text(tokenizer, word[:-1]) for word in words]
     longest = max(len(word) for word in words)
     output = model.generate(**inputs, max_new_tokens=longest, do_sample=False, num_beams=1)
     result = torch.zeros(len(output), len(words))
     texts = []
-    for row, ids in enumerate(output[:, 1:].tolist()):  # the first is the decoder's start
+    for row, ids in enumerate(output[:, 1:].tolist()):  # the first token is the decoder's start token
         end = words[0][-1]
         texts.append(_text(tokenizer, ids[: ids.index(end)] if end in ids else ids))
         if end in ids and texts[row] in known:

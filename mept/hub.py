@@ -1,4 +1,4 @@
-"""Where a model's files are: in a directory, or in one commit of a repository of the Hugging Face hub."""
+"""Where a model's files are: in a directory, or in one commit of a repository on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ ONLINE = "put the model's directory under --model-dir, or go online once so that
 
 @dataclass(frozen=True)
 class Place:
-    """The files of one model, all of the same state."""
+    """The files of one model, all from the same version of it."""
 
     location: str
     """A directory or a hub id."""
     revision: str | None = None
-    """The commit, for a hub id."""
+    """The commit if it is a hub id."""
     cached_only: bool = False
-    """Whether nothing may be downloaded."""
+    """Whether to use only cached files and download nothing."""
 
     @property
     def options(self) -> dict[str, Any]:
-        """What ``from_pretrained`` takes beside the location."""
+        """Arguments for ``from_pretrained`` besides the location."""
         if self.revision is None:
             return {}
         return {"revision": self.revision, "local_files_only": self.cached_only}
 
     @property
     def shown(self) -> str:
-        """The place, for messages."""
+        """The place as messages name it."""
         return self.location if self.revision is None else f"{self.location}@{self.revision}"
 
     def file(self, name: str) -> Path | None:
-        """Return a file, downloaded first if it must be; None where there is none of that name."""
+        """Return a file, downloading it if needed; None if there is no file of that name."""
         if self.revision is None:
             path = Path(self.location) / name
             return path if path.is_file() else None
@@ -50,12 +50,12 @@ class Place:
 
 
 def at_commit(repository: str, revision: str | None, cached_only: bool = False) -> Place:
-    """Return the commit that a branch, a tag or a shortened name stands for now; offline, when it was last cached.
+    """Return the commit that a branch, a tag or a shortened commit stands for now; if offline, the one last cached.
 
     Args:
         repository: ``owner/name``.
         revision: None for the main branch.
-        cached_only: ask the cache alone.
+        cached_only: look only in the cache.
 
     Raises:
         InputError: there is no such model, or it cannot be reached and is not cached.
@@ -63,16 +63,16 @@ def at_commit(repository: str, revision: str | None, cached_only: bool = False) 
     from huggingface_hub import hf_hub_download
 
     try:
-        # The cache has a folder for each commit, and keeps which one a branch stood for.
+        # The cache has a folder for each commit, and remembers which one a branch stood for.
         path = hf_hub_download(repository, "config.json", revision=revision, local_files_only=cached_only)
-    except Exception as error:  # of many types: the hub's answers, and those of whatever carries them
+    except Exception as error:  # of many types: errors of the hub and of the network libraries
         at = f" at {revision!r}" if revision else ""
         raise InputError(f"cannot be loaded from {repository}{at}: {one_line(error)}") from None
     return Place(repository, Path(path).parent.name, cached_only)
 
 
 def only_cached_commit(repository: str) -> str | None:
-    """Return the commit of a repository that is cached; None where it is none, or one of several."""
+    """Return the commit of a repository that is cached; None if there is none, or more than one."""
     from huggingface_hub import try_to_load_from_cache
 
     path = try_to_load_from_cache(repository, "config.json")

@@ -12,16 +12,16 @@ from typing import Any
 WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
 _ALWAYS = ("config.json", "tokenizer.json", "tokenizer_config.json", "spiece.model", "vocab.txt")
 _WITHOUT_TOKENIZER_JSON = ("vocab.json", "merges.txt", "tokenizer.model", "sentencepiece.bpe.model", "tekken.json")
-"""Vocabularies that ``tokenizer.json`` replaces where it is there."""
+"""Vocabularies that are not used if there is a ``tokenizer.json``."""
 _NO_EFFECT = {
     "_from_model_config", "transformers_version", "use_cache", "output_attentions", "output_hidden_states",
     "output_scores", "return_dict_in_generate",
 }  # fmt: skip
-"""Of a generation configuration: they change no token."""
+"""Keys of a generation configuration that do not change any token."""
 
 
 def directory_identity(folder: Path) -> str:
-    """Return 16 hexadecimal digits that change whenever configuration, tokenizer or weights do."""
+    """Return 16 hexadecimal digits that change whenever the configuration, the tokenizer or the weights do."""
     return hashlib.sha256("".join(file_hash(path) for path in identity_files(folder)).encode()).hexdigest()[:16]
 
 
@@ -34,16 +34,16 @@ def identity_files(folder: Path) -> Iterable[Path]:
 
 
 def _sometimes(folder: Path) -> Iterator[Path]:
-    """Return the files that decide outputs only where they say more than those before them.
+    """Return the files that affect outputs only if they add something to the files before them.
 
-    They came into the identity later; a directory that they do not decide anything of keeps the one it had.
+    They became part of the identity later; a directory whose outputs they do not affect keeps its old identity.
     """
     config, tokenizer = _read(folder / "config.json"), _read(folder / "tokenizer_config.json")
     whole = folder / "tokenizer.json"
     if not whole.is_file():
         yield from _there(folder, _WITHOUT_TOKENIZER_JSON)
     if "added_tokens_decoder" not in tokenizer:
-        # transformers reads these two only then.
+        # transformers reads these two files only in that case.
         if _says_more(folder / "special_tokens_map.json", tokenizer):
             yield folder / "special_tokens_map.json"
         added = folder / "added_tokens.json"
@@ -78,7 +78,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def file_hash(path: Path) -> str:
-    """Return a file's sha256, computed once a process for as long as its size and time stay."""
+    """Return a file's sha256, computed once per process as long as its size and modification time stay the same."""
     status = path.stat()
     return _hash(path, status.st_size, status.st_mtime_ns)
 

@@ -1,29 +1,31 @@
-"""Prompts enter a frozen stack by hooks: the only file that touches masks, positions and caches.
+"""Inserting prompts into a frozen stack with hooks; the only file that touches masks, positions and caches.
 
-For the time of a call, hooks on the stack make room for m placeholders and hooks on its blocks fill them:
+During a call, hooks on the stack make room for m placeholders and hooks on its blocks fill them:
 
 1. before the stack: m placeholder embeddings, a wider 2-D mask, shifted positions;
-2. before each prompted block: the m positions are replaced by that layer's prompts, and where a method trains keys and
-   values, those projections' outputs at the m positions likewise; they are dropped before it where the family's
-   blocks allow that after their attention;
+2. before each prompted block: the m positions are replaced by that layer's prompts, and, if a method trains keys and
+   values, so are the outputs of those projections at the m positions; the previous prompts are dropped after the
+   attention of the block before, if the family's blocks allow it;
 3. after the stack: the positions are dropped (Llama, BERT), or kept for the decoder, whose cross-attention mask is
    widened (T5).
 
-Modules that stand in for the backbone's own are in its tree for the same time.
+Modules that stand in for the backbone's own are part of its module tree for the same time.
 
-Below the first prompted layer the text may not attend to the placeholders, so those blocks compute the frozen backbone;
-nor may it in any other layer without prompts, if the method's prompts do not persist. The mask that hides them is
-built by transformers' own functions and of the kind that the block uses: full, causal, or with a sliding window.
+Below the first prompted layer the text may not attend to the placeholders, so those blocks compute what the frozen
+backbone computes; the same holds in every other layer without prompts if the method's prompts do not persist. The mask
+that hides them is built by transformers' own functions and is of the kind that the block uses: full, causal, or with a
+sliding window.
 
-In a block with a sliding window prompts are what any prefix is to transformers: a token ``window`` or more columns
+In a block with a sliding window, transformers treats prompts like any other prefix: a token ``window`` or more columns
 after the last prompt position no longer sees the prompt there, only what earlier tokens and layers took from it.
 Padding between the prompt and the text counts as distance, so texts for such a backbone are best padded on the right.
 
-A backbone's own dropout of the embeddings acts before the first block, so it passes over prompts, which enter there.
-PEFT and the released code of the papers concatenate prompts to the embeddings before it. With ``prompt_dropout`` the
-first block's prompts are dropped too: on T5 by the very mask that dropout drew for their places, on BERT by a draw of
-the same probability (there the text's dropout follows a norm that prompts do not pass); Llama has no such dropout.
-Hooks stay outside gradient checkpointing (transformers wraps ``forward``, not ``__call__``), so they run once.
+A backbone's own dropout of the embeddings acts before the first block, so it does not affect prompts, which enter
+there. PEFT and the papers' released code concatenate prompts to the embeddings before the dropout. With
+``prompt_dropout``, dropout acts on the first block's prompts too: on T5 with the same mask that was drawn for their
+positions, on BERT with a separate draw of the same probability (there the text's dropout follows a norm that prompts do
+not pass through); Llama has no such dropout. Hooks stay outside gradient checkpointing (transformers wraps ``forward``,
+not ``__call__``), so they run once.
 """
 
 from __future__ import annotations
@@ -52,12 +54,12 @@ class _Pass:
 
     text_length: int
     text_mask: Tensor
-    """Tokens the method may read, [B, S], bool."""
+    """Tokens that the method may read, [B, S], bool."""
     decoding: bool
     """Whether the cache already holds the prompts."""
     hiding_masks: Mapping[int, Any]
-    """Attention masks of the layers whose text does not see the prompt positions; their type is the attention
-    implementation's."""
+    """Attention masks of the layers in which the text does not see the prompt positions; their type depends on the
+    attention implementation."""
 
 
 class Injection:
@@ -73,15 +75,16 @@ class Injection:
         self._pass: _Pass | None = None
         self._routing_mask: Tensor | None = None
         self.prompt_dropout = False
-        """Whether the backbone's dropout of the embeddings acts on the first block's prompts too."""
+        """Whether the backbone's dropout of the embeddings also acts on the first block's prompts."""
 
     @contextmanager
     def installed(self, routing_mask: Tensor | None = None) -> Iterator[None]:
-        """Insert the prompts into every pass made while the context is open.
+        """Insert the prompts into every forward pass while the context is open.
 
         Args:
-            routing_mask: True at the tokens the method may read, [B, S], where that is less than the attention mask:
-                the answer of a causal language model's training example must not choose its experts.
+            routing_mask: True at the tokens the method may read, [B, S], if these are fewer than the attention mask
+                allows: the answer in a causal language model's training example must not influence the choice of its
+                experts.
         """
         self._routing_mask = routing_mask
         handles = list(self._register()) if self._method.prompted_layers else []
@@ -116,9 +119,9 @@ class Injection:
         return [layer for layer in range(end) if layer not in prompted]
 
     def _where_prompts_leave(self) -> list[torch.nn.Module]:
-        """Return the modules from which on the prompts need not be computed, as the next layer has its own.
+        """Return the modules after which the prompts need not be computed, because the next layer has its own.
 
-        Where blocks are recomputed in the backward pass, they are computed whole.
+        If blocks are recomputed in the backward pass, nothing is left out.
         """
         name = self._family.after_attention
         if name is None or self._model.is_activation_checkpointing:
@@ -134,14 +137,14 @@ class Injection:
             embeds = stack.get_input_embeddings()(input_ids)
         cache = kwargs.get("past_key_values")
         seen = 0 if cache is None else int(cache.get_seq_length())
-        # In decoding the mask spans what the cache holds of the text, then the new tokens.
+        # In decoding the mask covers the part of the text that is cached, then the new tokens.
         mask = self._two_dimensional(
             kwargs.get("attention_mask"), embeds, max(0, seen - self._method.num_virtual_tokens)
         )
         length = embeds.shape[1]
         self._refuse_packed(kwargs)
         if seen == 0:
-            # Dropout scales ones by what it would scale a prompt by.
+            # Dropout scales these ones by the factors for the prompt.
             shape = (len(embeds), self._method.num_virtual_tokens, embeds.shape[2])
             embeds = self._join(embeds.new_full(shape, float(self.prompt_dropout)), embeds)
         wide_mask = self._join(mask.new_ones(len(mask), self._method.num_virtual_tokens), mask)
@@ -164,13 +167,13 @@ class Injection:
         return mask
 
     def _refuse_packed(self, kwargs: dict) -> None:
-        """Refuse several texts in one row, which transformers tells from positions that start anew without a mask."""
+        """Refuse several texts in one row: transformers assumes them if positions restart and there is no mask."""
         positions = kwargs.get("position_ids")
         if positions is None or kwargs.get("attention_mask") is not None or self._family.name != "llama":
             return
         if bool((positions.diff(dim=-1) != 1).any()):
             raise InputError(
-                "a row must hold one text, but `position_ids` starts anew within a row (packed texts) and there is no "
+                "a row must hold one text, but `position_ids` restarts within a row (packed texts) and there is no "
                 "`attention_mask`; give each text its own row, since a prompt stands before a row"
             )
 
@@ -184,20 +187,20 @@ class Injection:
         m = self._method.num_virtual_tokens
         positions = kwargs.get("position_ids")
         if positions is None:
-            # Counted over unpadded tokens, so that padding on the left moves nothing.
+            # Counted over unpadded tokens, so that padding on the left does not shift them.
             positions = (mask.long().cumsum(1) - 1).clamp(min=0)[:, -length:]
         positions = positions.expand(len(mask), -1)
         if self._family.prompts_first:
             prompt = torch.arange(m, device=positions.device).expand(len(mask), -1)
             return {"position_ids": torch.cat((prompt, positions + m), 1) if with_prompts else positions + m}
-        # Prompts replace states after the embeddings, so their own position and segment are never seen.
+        # Prompts replace states after the embeddings, so their own positions and segments have no effect.
         segments = kwargs.get("token_type_ids")
         segments = torch.zeros_like(positions) if segments is None else segments
         nowhere = positions.new_zeros(len(mask), m)
         return {"position_ids": self._join(nowhere, positions), "token_type_ids": self._join(nowhere, segments)}
 
     def _hiding_masks(self, config: Any, embeds: Tensor, mask: Tensor, cache: Any, length: int) -> dict[int, Any]:
-        """Return masks with the placeholders hidden from the text by layer, built as transformers builds its own.
+        """Return each layer's mask that hides the placeholders from the text, built as transformers builds its own.
 
         Placeholders still see each other: a row that may attend to nothing would turn into NaN.
         """
@@ -227,10 +230,10 @@ class Injection:
         return {layer: masks[create] for layer, create in kinds.items()}
 
     def _mask_function(self, config: Any, layer: int) -> Callable[..., Any]:
-        """Return the function by which transformers makes the mask of a layer."""
+        """Return the function with which transformers makes the mask of a layer."""
         if self._family.name != "llama":
             return create_bidirectional_mask
-        # Mistral slides in all layers or none, Qwen2 in those its configuration names; Llama reads neither key.
+        # Mistral has windows in all layers or none, Qwen2 in those its configuration names; Llama reads neither key.
         mistral = config.model_type == "mistral" and config.sliding_window is not None
         qwen2 = config.model_type == "qwen2" and config.layer_types[layer] == "sliding_attention"
         return create_sliding_window_causal_mask if mistral or qwen2 else create_causal_mask
@@ -315,7 +318,7 @@ class Injection:
 
 @contextmanager
 def _standing_in(model: torch.nn.Module, replacements: Mapping[str, torch.nn.Module]) -> Iterator[None]:
-    """Put modules in the place of the model's own while the context is open."""
+    """Replace modules of the model while the context is open."""
     originals = {name: model.get_submodule(name) for name in replacements}
     try:
         for name, module in replacements.items():

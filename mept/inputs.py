@@ -1,4 +1,4 @@
-"""What a model's inputs must be: each check refuses what would otherwise give a wrong result without a word."""
+"""Checks of a model's inputs: each refuses what would otherwise silently give a wrong result."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch import Tensor
 from mept.errors import InputError, unknown_name
 
 ALSO_KNOWN = {"output_hidden_states", "output_attentions", "num_items_in_batch", "head_states", "return_dict"}
-"""Inputs that work with every backbone, though its ``forward`` does not name them."""
+"""Inputs that work with every backbone although its ``forward`` does not name them."""
 
 
 def check_inputs(backbone: Any, input_ids: Tensor | None, others: Mapping[str, Any]) -> None:
-    """Refuse inputs that the backbone would ignore: transformers' models swallow any key.
+    """Refuse inputs that the backbone would ignore: transformers' models accept any key.
 
     Args:
         backbone: a Hugging Face model.
-        input_ids: as its ``forward`` takes it.
-        others: by name.
+        input_ids: as for its ``forward``.
+        others: the other inputs, by name.
 
     Raises:
-        InputError: an unknown key (the nearest one is named), ``return_dict=False``, or texts given twice or not at
-            all.
+        InputError: an unknown key (the nearest one is named), ``return_dict=False``, or texts that are given twice or
+            not at all.
     """
     known = set(inspect.signature(backbone.forward).parameters) - {"kwargs"} | ALSO_KNOWN
     for name in others:
@@ -40,11 +40,11 @@ def check_inputs(backbone: Any, input_ids: Tensor | None, others: Mapping[str, A
 
 
 def binary_mask(mask: Tensor | None) -> Tensor | None:
-    """Return a 2-D attention mask of any type as whole numbers, 1 at text and 0 at padding; others as they are.
+    """Return a 2-D attention mask of any type as whole numbers, 1 at text and 0 at padding; others unchanged.
 
     Raises:
-        InputError: a mask of other numbers, such as one to be added to attention's scores (0 at text), which would be
-            read the wrong way round.
+        InputError: the mask holds other numbers, such as one to be added to the attention scores (0 at text), which
+            would be read the wrong way round.
     """
     if mask is None or mask.ndim != 2:
         return mask
@@ -57,7 +57,7 @@ def binary_mask(mask: Tensor | None) -> Tensor | None:
 
 
 def check_readable(config: Any, reads_last: bool, input_ids: Tensor | None, mask: Tensor | None) -> None:
-    """Refuse texts of which a classification head would read padding.
+    """Refuse texts for which a classification head would read padding.
 
     Args:
         config: the backbone's.
@@ -87,13 +87,13 @@ def check_readable(config: Any, reads_last: bool, input_ids: Tensor | None, mask
 
 
 def check_question(routing_mask: Tensor) -> None:
-    """Refuse texts of which a router may read nothing: it would choose the same expert for all of them.
+    """Refuse texts in which a router may read nothing: it would choose the same expert for all of them.
 
     Args:
         routing_mask: True at the tokens it may read, [B, S].
 
     Raises:
-        InputError: a row has none.
+        InputError: a row has no such token.
     """
     if not bool(routing_mask.any(1).all()):
         raise InputError(

@@ -1,4 +1,4 @@
-"""JSON Lines, one JSON object a line: read a line at a time; what is wrong is named with its line."""
+"""Reading JSON Lines, one JSON object per line, one line at a time; errors name the line."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from mept.errors import InputError, shown
 
 
 def read_objects(source: Path | IO[bytes], name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number from 1, object) of each line that is not blank, as lines come.
+    """Yield (line number from 1, object) for each line that is not blank, as the lines arrive.
 
-    A byte order mark and the line ends of Windows are no part of the lines; a lone carriage return is white space
-    within a line, as JSON has it.
+    A byte order mark and Windows line endings are not part of the lines; a lone carriage return is white space within a
+    line, as in JSON.
 
     Args:
         source: a file, or a stream of bytes such as a pipe, which stays open.
         name: of the source, for messages.
 
     Raises:
-        InputError: it cannot be read, or a line is not UTF-8, not JSON, cut off, no object, or has a key twice.
+        InputError: it cannot be read, or a line is not UTF-8, not JSON, cut off, not an object, or has a key twice.
     """
     try:
         with source.open("rb") if isinstance(source, Path) else nullcontext(source) as lines:
@@ -32,7 +32,7 @@ def read_objects(source: Path | IO[bytes], name: str) -> Iterator[tuple[int, dic
                 if (text := _text(line, number, name)).strip():
                     yield number, _object(text, f"{name}, line {number}", _cut(line))
     except FileNotFoundError:
-        raise InputError(f"{name} does not exist; it should hold one JSON object a line") from None
+        raise InputError(f"{name} does not exist; it should hold one JSON object per line") from None
     except OSError as error:
         raise InputError(f"{name} cannot be read: {error.strerror or error}") from None
 
@@ -54,7 +54,7 @@ def _object(text: str, where: str, cut: str) -> dict[str, Any]:
         raise InputError(f"{where}: {error}") from None
     except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{where}: not JSON, {error}; each line must be one JSON object{cut}") from None
-    except ValueError:  # Python reads no integer of so many digits, and its message is advice to programmers.
+    except ValueError:  # Python does not read an integer with so many digits, and its message is meant for programmers.
         digits = sys.get_int_max_str_digits()
         raise InputError(f"{where}: numbers must have at most {digits} digits, but one has more") from None
     if not isinstance(value, dict):
@@ -66,11 +66,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
-            raise InputError(f"an object must have each key once, but {shown(key)} is there twice")
+            raise InputError(f"the keys of an object must be unique, but {shown(key)} appears twice")
         result[key] = value
     return result
 
 
 def _cut(line: bytes) -> str:
-    """Return what to say of a broken line that has no end, so that it was probably cut off."""
-    return "" if line.endswith(b"\n") else " (the last line has no end: the file may be cut off; copy it again)"
+    """Return a hint for a broken line without a line end, which was probably cut off."""
+    return "" if line.endswith(b"\n") else " (the last line is incomplete: the file may be cut off; copy it again)"

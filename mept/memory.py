@@ -12,9 +12,10 @@ _RESET = Path("/proc/self/clear_refs")
 
 
 class PeakMemory:
-    """Measures from its creation on: the device's peak on a GPU, the process's resident peak on a CPU.
+    """Measures from its creation on: the device's peak on a GPU, the process's peak resident memory on a CPU.
 
-    Processes run several trials; on Linux the resident peak is reset for each, elsewhere it is that of the process.
+    A process runs several trials; on Linux the peak is reset for each trial, elsewhere it is the peak of the whole
+    process.
     """
 
     def __init__(self, device: torch.device) -> None:

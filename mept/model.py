@@ -37,7 +37,7 @@ Content = TypeVar("Content", bound=BaseModel)
 
 
 class AdapterFile(BaseModel):
-    """What ``adapter_config.json`` must hold; metadata may stand beside it."""
+    """The keys that ``adapter_config.json`` must hold; it may hold metadata besides."""
 
     model_config = ConfigDict(frozen=True, strict=True, use_attribute_docstrings=True)
 
@@ -45,13 +45,13 @@ class AdapterFile(BaseModel):
     options: dict[str, Any]
     """Of the method's configuration."""
     num_labels: int | None = Field(ge=1)
-    """Rows of the classification head; None without one."""
+    """Rows of the classification head; None if there is no head."""
     base_model_name_or_path: str | None = None
     """The backbone's absolute directory, hub id, or name."""
     base_model_identity: str | None = None
-    """As ``mept.backbones.BackboneInfo`` has it; None where it was not known."""
+    """See ``mept.backbones.BackboneInfo.identity``; None if it was not known."""
     revision: str | None = None
-    """The commit of a backbone of the hub."""
+    """The commit of a backbone from the hub."""
 
 
 class Adapter(nn.Module):
@@ -75,7 +75,7 @@ class Adapter(nn.Module):
 
 
 class _Caller(nn.Module):
-    """Calls one of a module's functions, so that ``functional_call`` can stand in parameters for it."""
+    """Calls one of a module's functions, so that ``functional_call`` can substitute parameters for it."""
 
     def __init__(self, module: nn.Module, function: str) -> None:
         super().__init__()
@@ -87,13 +87,13 @@ class _Caller(nn.Module):
 
 
 class PromptModel(nn.Module):
-    """A backbone whose passes carry a method's prompts; build it with :func:`get_prompt_model`.
+    """A backbone with a method's prompts in its forward passes; build it with :func:`get_prompt_model`.
 
-    The backbone computes in its own type (bfloat16, say); the adapter's parameters are float32, and what they compute
-    is rounded to the backbone's type where it enters.
+    The backbone computes in its own type (bfloat16, say); the adapter's parameters are float32, and their results are
+    rounded to the backbone's type where they enter it.
 
-    ``state_dict`` holds the adapter alone, ``adapter.<key>``. Several models may share one backbone: its hooks are in
-    place only during a call.
+    ``state_dict`` holds the adapter alone, ``adapter.<key>``. Several models may share one backbone: hooks are in place
+    only during a call.
     """
 
     accepts_loss_kwargs = False
@@ -106,11 +106,11 @@ class PromptModel(nn.Module):
         self.method_config = config
         self._source = backbone
         self.adapter = Adapter(build_method(config, backbone), backbone.hidden_size, num_labels)
-        # Beside a backbone in half precision, too: small steps would be lost in its few digits.
+        # Even beside a backbone in half precision, where small steps would be lost to rounding.
         self.adapter.to(backbone.model.device).float()
         self._injection = Injection(backbone, self.adapter.method)
         self.backbone_dropout = True
-        """Whether ``train()`` also switches the backbone's dropout on."""
+        """Whether ``train()`` also turns the backbone's dropout on."""
         self.eval()
 
     def train(self, mode: bool = True) -> PromptModel:
@@ -137,9 +137,9 @@ class PromptModel(nn.Module):
 
     @property
     def prompt_dropout(self) -> bool:
-        """Whether the backbone's dropout of the embeddings acts on prompts at the entry of the first block, too.
+        """Whether the backbone's dropout of the embeddings also acts on prompts at the entry of the first block.
 
-        PEFT and the released code of the papers do so on T5; see :mod:`mept.injection`. False unless set.
+        PEFT and the papers' released code do so on T5; see :mod:`mept.injection`. False unless set.
         """
         return self._injection.prompt_dropout
 
@@ -157,8 +157,8 @@ class PromptModel(nn.Module):
             **options: of ``PreTrainedModel.activation_checkpointing_enable``.
 
         Raises:
-            InputError: the method acts inside the blocks during a call; the backward pass would recompute them without
-            it.
+            InputError: the method acts inside the blocks during a call, and the backward pass would recompute them
+                without it.
         """
         method = self.adapter.method
         if method.overrides() or method.replacements() or method.key_value_layers:
@@ -169,7 +169,7 @@ class PromptModel(nn.Module):
         )
 
     def activation_checkpointing_disable(self) -> None:
-        """Keep activations again."""
+        """Store activations again instead of recomputing them."""
         self.backbone.activation_checkpointing_disable()
 
     def _call(self, function: str, **inputs: Any) -> Any:
@@ -194,29 +194,30 @@ class PromptModel(nn.Module):
     ) -> Any:
         """Run the backbone with prompts.
 
-        The Hugging Face ``Trainer`` hands on those columns of a dataset that have their name here.
+        The Hugging Face ``Trainer`` passes on the columns of a dataset that are named like a parameter here.
 
         Args:
             input_ids: [B, S].
             attention_mask: 1 at text, 0 at padding, [B, S]; None for no padding. BERT's texts are padded on the right.
-            labels: class indices [B] with a head; token ids with -100 where no loss is wanted, [B, T] for T5 (T its own
-                length) and [B, S] for a causal language model, whose labelled tokens do not choose the experts.
-            token_type_ids: BERT's segments, [B, S]; other families have none and ignore what their tokenizer made.
-            position_ids: of BERT and Llama, [B, S]; None counts unpadded tokens.
-            inputs_embeds: [B, S, d], in the place of `input_ids`.
-            decoder_input_ids: of T5, [B, T]; None makes them of the labels.
-            decoder_attention_mask: of T5, [B, T].
-            decoder_inputs_embeds: of T5, [B, T, d], in the place of `decoder_input_ids`.
-            **kwargs: whatever else the backbone's ``forward`` names, ``output_hidden_states`` or
-                ``output_attentions``; or, in the place of texts, ``head_states`` [B, d]: what :meth:`head_states` gave
-                for them.
+            labels: class indices [B] with a head; token ids with -100 where no loss is wanted, [B, T] for T5 (T is
+                independent of S) and [B, S] for a causal language model, whose labelled tokens do not influence the
+                choice of experts.
+            token_type_ids: BERT's segments, [B, S]; other families have none and ignore those that their tokenizer
+                made.
+            position_ids: for BERT and Llama, [B, S]; None counts unpadded tokens.
+            inputs_embeds: [B, S, d], instead of `input_ids`.
+            decoder_input_ids: for T5, [B, T]; None makes them from the labels.
+            decoder_attention_mask: for T5, [B, T].
+            decoder_inputs_embeds: for T5, [B, T, d], instead of `decoder_input_ids`.
+            **kwargs: any other parameter of the backbone's ``forward``, ``output_hidden_states`` or
+                ``output_attentions``; or, instead of texts, ``head_states`` [B, d]: the result of :meth:`head_states`.
 
         Returns:
             The Hugging Face output of the task: ``loss`` (None without labels), ``logits``, and what the backbone adds.
 
         Raises:
-            InputError: an input the backbone does not know, both or none of `input_ids` and `inputs_embeds`, a mask or
-                labels of another kind, or labels that leave a router nothing to read.
+            InputError: an input the backbone does not know, both or neither of `input_ids` and `inputs_embeds`, a mask
+                or labels of the wrong kind, or labels that leave a router nothing to read.
         """
         named = {
             "token_type_ids": token_type_ids,
@@ -226,7 +227,7 @@ class PromptModel(nn.Module):
             "decoder_attention_mask": decoder_attention_mask,
             "decoder_inputs_embeds": decoder_inputs_embeds,
         }
-        # Only what is given, as a backbone need not know the others.
+        # Only what is given, since a backbone may not know the others.
         kwargs |= {name: value for name, value in named.items() if value is not None}
         if self.family.name != "bert":
             kwargs.pop("token_type_ids", None)
@@ -289,7 +290,7 @@ class PromptModel(nn.Module):
 
     @property
     def only_head_learns(self) -> bool:
-        """Whether a text has the same :meth:`head_states` at every step: nothing acts on the backbone, nor dropout."""
+        """Whether :meth:`head_states` never change: neither the method nor dropout acts on the backbone."""
         method = self.adapter.method
         acts = method.prompted_layers or method.key_value_layers or method.overrides() or method.replacements()
         return self.adapter.head is not None and not acts and not self.backbone_dropout
@@ -306,10 +307,10 @@ class PromptModel(nn.Module):
 
     @contextmanager
     def _first_alone(self, kwargs: Mapping[str, Any]) -> Iterator[None]:
-        """Let BERT's last block compute after its attention only the first position, which alone the head reads.
+        """Let BERT's last block compute only the first position after its attention, the only one the head reads.
 
-        That is three quarters of a block's matrix products. Where blocks are recomputed in the backward pass, or the
-        caller wants their states, everything is computed.
+        This saves up to three quarters of the block's matrix products. If blocks are recomputed in the backward pass,
+        or the caller wants their states, everything is computed.
         """
         name = self.family.after_attention
         whole = self.config.output_hidden_states or kwargs.get("output_hidden_states")
@@ -325,12 +326,12 @@ class PromptModel(nn.Module):
 
     @torch.no_grad()
     def text_states(self, input_ids: Tensor, attention_mask: Tensor, tuned: bool = True) -> Tensor:
-        """Return the final states of the text in the stack that is prompted (T5: the encoder), [B, S, d].
+        """Return the final states of the text in the prompted stack (T5: the encoder), [B, S, d].
 
         Args:
             input_ids: [B, S], padded on the right.
             attention_mask: [B, S].
-            tuned: with the adapter, or the frozen backbone alone.
+            tuned: True for the states with the adapter, False for those of the frozen backbone alone.
         """
         function = "encoder" if self.family.text_to_text else "base_model"
         inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
@@ -340,7 +341,7 @@ class PromptModel(nn.Module):
             return getattr(self.backbone, function)(**inputs).last_hidden_state
         with self._injection.installed():
             states = self._call(function, **inputs).last_hidden_state
-        # T5 keeps the prompts for its decoder; they stand first.
+        # T5 keeps the prompts for its decoder; they come first.
         return states[:, -input_ids.shape[1] :]
 
     @torch.no_grad()
@@ -348,7 +349,7 @@ class PromptModel(nn.Module):
         """Generate as ``PreTrainedModel.generate`` does, with prompts.
 
         Raises:
-            InputError: the model classifies.
+            InputError: the model has a classification head.
         """
         if self.adapter.head is not None:
             raise InputError("a model with a classification head cannot generate; use `forward`")
@@ -358,7 +359,7 @@ class PromptModel(nn.Module):
             return self._call("generate", **kwargs)
 
     def parameter_counts(self) -> ParameterCounts:
-        """Return trainable and activated parameters and the latter's share of the backbone."""
+        """Return the numbers of trainable and activated parameters, and of the backbone's."""
         head = 0 if self.adapter.head is None else self.adapter.head.weight.numel()
         return ParameterCounts(
             trainable=sum(p.numel() for p in self.adapter.parameters() if p.requires_grad),
@@ -384,9 +385,9 @@ class PromptModel(nn.Module):
         """Write ``adapter_model.safetensors`` and ``adapter_config.json`` into `directory`.
 
         Args:
-            directory: made if needed.
-            metadata: further JSON-able keys for the configuration, such as the task trained on.
-            **_: what other libraries pass to every ``save_pretrained``.
+            directory: created if needed.
+            metadata: further JSON-able keys for the configuration, such as the task it was trained on.
+            **_: arguments that other libraries pass to every ``save_pretrained``; ignored.
         """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
@@ -406,11 +407,11 @@ class PromptModel(nn.Module):
     def from_pretrained(
         cls, model: PreTrainedModel | Backbone, directory: str | Path, tokenizer: PreTrainedTokenizerFast | None = None
     ) -> PromptModel:
-        """Put a saved adapter beside a backbone of the kind it was trained on.
+        """Load a saved adapter beside a backbone like the one it was trained on.
 
         Raises:
-            InputError: no adapter there, an unreadable one, one that does not fit the backbone, or one trained on
-                other weights. Where either's identity is not known, they are taken to be the same.
+            InputError: there is no adapter, or it cannot be read, does not fit the backbone, or was trained on other
+                weights. If either identity is not known, they are assumed to be the same.
         """
         directory = Path(directory)
         saved = read_adapter_config(directory, AdapterFile)
@@ -439,8 +440,8 @@ def _check_identity(saved: AdapterFile, backbone: Backbone, directory: Path) -> 
         raise InputError(
             f"the adapter in {directory} must be used with the backbone it was trained on "
             f"({saved.base_model_name_or_path}, identity {saved.base_model_identity}), but {backbone.name!r} now has "
-            f"identity {identity}: other weights, tokenizer or configuration; bring the former files back, or train "
-            f"the adapter anew (to use it all the same, take `base_model_identity` out of its {CONFIG_NAME})"
+            f"identity {identity}: other weights, tokenizer or configuration; restore the earlier files, or train "
+            f"the adapter again (to use it anyway, remove `base_model_identity` from its {CONFIG_NAME})"
         )
 
 
@@ -449,7 +450,7 @@ def read_adapter_config(directory: Path, kind: type[Content]) -> Content:
 
     Args:
         directory: of the adapter.
-        kind: which keys are read: :class:`AdapterFile`, or more.
+        kind: the model of the keys to read: :class:`AdapterFile` or a subclass.
 
     Raises:
         InputError: it is missing or damaged.
@@ -474,7 +475,7 @@ def _validated(kind: type[Content], content: Mapping[str, Any], path: Path) -> C
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise InputError(f"{path}: {describe(error)}; mend it, or save the adapter anew") from None
+        raise InputError(f"{path}: {describe(error)}; correct it, or save the adapter again") from None
 
 
 def last_unpadded(states: Tensor, attention_mask: Tensor | None) -> Tensor:
@@ -503,18 +504,20 @@ def get_prompt_model(
 ) -> PromptModel:
     """Put a method's trainable adapter beside a frozen model.
 
-    The model is frozen and put into evaluation mode. A ``...ForSequenceClassification`` model gives its number of
-    labels; its own head is not used. A bare stack (``BertModel``, ``LlamaModel``) needs `num_labels`.
+    The model is frozen and put into evaluation mode. The number of labels is taken from a
+    ``...ForSequenceClassification`` model; its own head is not used. A bare stack (``BertModel``, ``LlamaModel``) needs
+    `num_labels`.
 
     Args:
         model: a Hugging Face model of a supported family.
         config: the method's options, for example ``MeptConfig(num_experts=4)``.
         num_labels: rows of the classification head; None for text-to-text and language modelling.
         tokenizer: needed by methods that initialise from a text.
-        seed: of the initialisation; None takes torch's global generator as it is.
+        seed: of the initialisation; None uses torch's global generator in its current state.
 
     Raises:
-        InputError: unsupported architecture, a method the family cannot have, or options that do not fit the model.
+        InputError: the architecture is not supported, the method does not exist for it, or options do not fit the
+            model.
     """
     if isinstance(model, Backbone):
         backbone = model
@@ -535,7 +538,7 @@ def get_prompt_model(
         )
     if num_labels is None and method_of(config).name == "linear_head":
         raise InputError(
-            "method 'linear_head' trains a classification head alone, but backbone "
+            "method 'linear_head' trains only a classification head, but backbone "
             f"{backbone.name!r} of family {backbone.family.name!r} is used without one"
         )
     if seed is None:
@@ -546,15 +549,15 @@ def get_prompt_model(
 
 
 def adapter_bytes(backbone: Backbone, options: MethodConfig, num_labels: int | None) -> int | None:
-    """Return how many bytes the file of an adapter takes; None where that is not known without the weights.
+    """Return the size of an adapter's file in bytes; None if it cannot be known without the weights.
 
     Args:
-        backbone: one without memory will do (:func:`mept.backbones.hollow_backbone`).
+        backbone: one without memory is enough (:func:`mept.backbones.hollow_backbone`).
         options: of the method.
-        num_labels: rows of the head; None for none.
+        num_labels: rows of the head; None if there is no head.
     """
     try:
         model = get_prompt_model(backbone, options, num_labels=num_labels, seed=0)
     except (InputError, NotImplementedError, RuntimeError, TypeError, AttributeError):
-        return None  # a method that starts from the values of weights, or from a tokenizer
+        return None  # a method that needs the values of weights, or a tokenizer, to start
     return sum(value.numel() * value.element_size() for value in model.adapter.state_dict().values())

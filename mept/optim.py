@@ -1,4 +1,4 @@
-"""Optimisers and the learning rate's schedule."""
+"""Optimisers and learning rate schedules."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def build_optimizer(
     """Return Adafactor with a fixed learning rate, as in the paper (B.1), or AdamW.
 
     Args:
-        parameters: by name; those that require no gradient are left out.
+        parameters: by name; those that do not require gradients are left out.
         name: ``adafactor`` or ``adamw``.
         learning_rate: at the peak of the schedule.
         weight_decay: decoupled, multiplied by the learning rate.
-        learning_rates: of parameters that have their own, by name.
+        learning_rates: learning rates of parameters with one of their own, by name.
     """
     unknown = (learning_rates or {}).keys() - parameters.keys()
     assert not unknown, f"learning rates of parameters that do not exist: {sorted(unknown)}"
@@ -45,12 +45,12 @@ def build_schedule(
     warmup_ratio: float,
     shape: Literal["linear", "constant"] = "linear",
 ) -> LambdaLR:
-    """Return the factor on the learning rates: a linear rise over the warm-up, then a linear fall to 0, or 1.
+    """Return the schedule: learning rates rise linearly during the warm-up, then fall linearly to 0 or stay constant.
 
     Args:
-        optimizer: whose learning rates are scheduled.
-        total_steps: optimiser steps of the whole training.
-        warmup_ratio: share of them that warm up.
+        optimizer: the one whose learning rates are scheduled.
+        total_steps: number of optimiser steps in the whole training.
+        warmup_ratio: share of these steps used for the warm-up.
         shape: what follows the warm-up.
     """
     warmup_steps = round(total_steps * warmup_ratio)

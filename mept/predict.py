@@ -28,9 +28,9 @@ from mept.tasks.features import encode, token_counts, verbalizer_ids
 from mept.tasks.mixture import Mixture, label_columns
 
 CHUNK = 1024
-"""Texts in memory at once, sorted by length together."""
+"""Number of texts kept in memory and sorted by length at a time."""
 NAMED = 5
-"""Shortened texts that a warning names."""
+"""Number of shortened texts that a warning names."""
 
 log = logging.getLogger(__name__)
 
@@ -40,20 +40,20 @@ class Text:
     """A text to label."""
 
     place: str
-    """Where it stands, for messages: ``row 3``, ``line 7``."""
+    """Where it came from, for messages: ``row 3``, ``line 7``."""
     task: Task
-    """Its own, also of a mixture."""
+    """The text's own task, even if the adapter was trained on a mixture."""
     example: Example
 
 
 def read_text(task: Task | Mixture, row: Mapping[str, Any], place: str) -> Text:
-    """Return the text of a row.
+    """Return a row as a text to label.
 
     Args:
-        task: what the adapter was trained on.
-        row: its task's fields and, for a mixture, the task's name as ``task``; ``idx`` and ``label`` may be there and
-            are ignored.
-        place: of the row, for later messages; the caller names it in those of errors.
+        task: the task or mixture that the adapter was trained on.
+        row: the task's fields and, for a mixture, the task's name as ``task``; ``idx`` and ``label`` are allowed and
+            ignored.
+        place: where the row came from, for later messages; in error messages the caller adds it.
 
     Raises:
         RowError: a field is unknown (the nearest name is offered), missing, or not text.
@@ -81,15 +81,15 @@ def _task_of(task: Task | Mixture, row: Mapping[str, Any]) -> Task:
 
 
 class TrainedOn(AdapterFile):
-    """What an adapter's file says of its training."""
+    """What an adapter's file says about its training."""
 
     task: str | None = None
     max_tokens: int | None = Field(None, ge=LEAST_TEXT)
-    """The most tokens it takes of a text."""
+    """The longest text it takes, in tokens."""
 
 
 def read_task(adapter_dir: str | Path) -> tuple[Task | Mixture, int, str]:
-    """Return the task an adapter was trained on, the most tokens it takes of a text, and its backbone's name.
+    """Return the task an adapter was trained on, the longest text it takes in tokens, and its backbone's name.
 
     Raises:
         InputError: the adapter is unreadable or was not trained on a task.
@@ -113,7 +113,7 @@ def read_task(adapter_dir: str | Path) -> tuple[Task | Mixture, int, str]:
 
 
 def _found(name: str, model_dir: Path | None, adapter_dir: str | Path) -> str:
-    """Return the name under which an adapter's backbone is found: its directory may have moved to another folder."""
+    """Return the name by which an adapter's backbone is found: its directory may have moved to another folder."""
     if not Path(name).is_absolute() or isfile(Path(name) / "config.json"):
         return name
     folder = Path(name).name
@@ -129,13 +129,13 @@ class Predictor:
     """A backbone, an adapter trained on a task or a mixture, and the templates of its tasks.
 
     Args:
-        adapter_dir: as a finished trial leaves it: ``adapter_model.safetensors`` and ``adapter_config.json``.
-        model_dir: where backbones' directories are looked for first.
+        adapter_dir: with ``adapter_model.safetensors`` and ``adapter_config.json``, as a finished trial writes them.
+        model_dir: where to look first for backbones' directories.
         backbone: a loaded backbone to use instead of the one the adapter names.
 
     Raises:
-        InputError: the adapter is unreadable or was not trained on a task; the backbone cannot be had, or is not the
-            one the adapter was trained on.
+        InputError: the adapter is unreadable or was not trained on a task; the backbone cannot be obtained, or is not
+            the one the adapter was trained on.
     """
 
     def __init__(
@@ -153,22 +153,22 @@ class Predictor:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The fields of rows: those of the task's template; of a mixture ``task`` and those of all its tasks."""
+        """The fields of rows: those of the task's template; for a mixture, ``task`` and the fields of all its tasks."""
         return self.task.fields
 
     def predict(self, rows: Sequence[Mapping[str, Any]], batch_size: int = 32) -> list[dict[str, Any]]:
-        """Label texts; those that are too long are shortened, which is logged as a warning.
+        """Label texts; texts that are too long are shortened, which is logged as a warning.
 
         Args:
-            rows: as :func:`read_text` takes them.
-            batch_size: texts a pass.
+            rows: see :func:`read_text`.
+            batch_size: texts per pass.
 
         Returns:
             For each row ``label``, ``scores`` (a probability for each label of its task) and ``experts`` (the expert
-            chosen at each layer, empty for a method that does not route).
+            chosen at each layer; empty for a method that does not route).
 
         Raises:
-            InputError: a missing or unknown field, or one that is not text; the row is named.
+            InputError: a field is missing, unknown or not text; the message names the row.
         """
         texts = []
         for number, row in enumerate(rows, start=1):
@@ -181,11 +181,11 @@ class Predictor:
     def label(
         self, texts: Iterable[Text], batch_size: int = 32, warn: Callable[[str], None] = log.warning
     ) -> Iterator[dict[str, Any]]:
-        """Label texts as they come, some at a time; yields what :meth:`predict` returns.
+        """Label texts as they arrive, in chunks; yields what :meth:`predict` returns.
 
         Args:
             texts: any number of them.
-            batch_size: texts a pass.
+            batch_size: texts per pass.
             warn: called once, at the end, if texts had to be shortened.
         """
         count = 0
@@ -244,7 +244,7 @@ class Predictor:
 
 
 class _Recorder:
-    """A collator that remembers the order in which examples were asked for."""
+    """A collator that remembers the order in which examples were requested."""
 
     def __init__(self, collate: Collator) -> None:
         self._collate = collate
@@ -257,7 +257,7 @@ class _Recorder:
 
 @contextmanager
 def _recorded_experts(model: PromptModel) -> Iterator[dict[int, list[Tensor]]]:
-    """Collect the expert with the largest gate, of every example at every routed layer."""
+    """Collect the expert with the largest gate for every example at every routed layer."""
     experts: dict[int, list[Tensor]] = {}
     handles = []
     for layer, router in find_routers(model.adapter).items():

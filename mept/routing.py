@@ -1,4 +1,4 @@
-"""Choosing experts: pooling of the text, router, top-k and its variants, statistics of the load."""
+"""Choosing experts: pooling the text, the router, top-k and its variants, load statistics."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ class RoutingStatistics:
     """Load of one layer's experts, summed over the examples seen."""
 
     counts: Tensor
-    """How often each expert had the largest gate, [N_r]; experts that share it share the example."""
+    """How often each expert had the largest gate, [N_r]; experts with equal gates share the example."""
     probability: Tensor
     """Sum of the router's softmax, [N_r]."""
     experts_per_example: int = 0
-    """Experts that make up the prompt of an example; 1 = the router chooses one; 0 before any example."""
+    """Number of experts in the prompt of an example; 1 = the router chooses one; 0 before any example."""
 
     def __add__(self, other: RoutingStatistics) -> RoutingStatistics:
-        """Return the load over the examples of both."""
+        """Return the load over the examples of both operands."""
         most = max(self.experts_per_example, other.experts_per_example)
         return RoutingStatistics(self.counts + other.counts, self.probability + other.probability, most)
 
@@ -82,7 +82,7 @@ class RoutingStatistics:
     def effective_experts(self) -> float:
         """Return the effective number of experts, the exponential of :meth:`entropy`.
 
-        As many experts with an even load would have the same entropy: 1 = the router collapsed on one expert, N_r =
+        This many experts with an even load would have the same entropy: 1 = the router collapsed onto one expert, N_r =
         even load. (The perplexity of the shares; Hill's diversity of order 1, https://doi.org/10.2307/1934352.)
         """
         return math.exp(self.entropy())
@@ -103,15 +103,15 @@ class Router(nn.Module):
             inference; ``dense``: all experts, weighted; ``gumbel``: Gumbel noise of temperature 1 and a hard
             straight-through choice in training, the best expert with gate 1 at inference.
         noise: sigma of logits * (1 + N(0, sigma^2)) in training; 0 for none.
-        dropout: probability of zeroing a logit in training; used when `noise` is 0.
-        pool: makes one vector [B, d] of each text; takes the states [B, S, d] and the mask [B, S].
+        dropout: probability of zeroing a logit in training; used if `noise` is 0.
+        pool: turns each text into one vector [B, d]; takes the states [B, S, d] and the mask [B, S].
         bias: whether the logits have a bias b [N_r], zero at the start.
-        detach_noise: whether the noise is a constant to the gradient, as in SMoP's code (``GaussianNoise`` of
-            github.com/jyjohnchoi/SMoP at 34da5e2); else the noise multiplies the gradient too.
-        temperature: the logits are divided by it before the softmax; above 1 the gates are more even.
-        balancing: of the load in training, for ``routing="top_k"``; see :mod:`mept.balancing`.
+        detach_noise: whether the gradient treats the noise as a constant, as in SMoP's code (``GaussianNoise`` of
+            github.com/jyjohnchoi/SMoP at 34da5e2); otherwise the noise multiplies the gradient too.
+        temperature: the logits are divided by it before the softmax; values above 1 make the gates more even.
+        balancing: how the load is balanced in training, for ``routing="top_k"``; see :mod:`mept.balancing`.
         balancing_strength: see there.
-        kept: experts of which the caller uses the gates, where that is not all it is given; for the statistics.
+        kept: number of experts whose gates the caller uses, if it does not use all it gets; for the statistics.
     """
 
     def __init__(
@@ -138,11 +138,11 @@ class Router(nn.Module):
         self.pool, self.detach_noise, self.temperature, self.kept = pool, detach_noise, temperature, kept
         self.balancer = build_balancer(balancing, num_experts, balancing_strength)
         self.statistics: RoutingStatistics | None = None
-        """Filled while it is set; see :func:`collect_routing`."""
+        """Updated while it is not None; see :func:`collect_routing`."""
 
     @property
     def active_experts(self) -> int:
-        """Experts whose parameters one example uses."""
+        """Number of experts whose parameters one example uses."""
         return {"top_k": self.top_k, "gumbel": 1, "stochastic": 1, "dense": len(self.weight)}[self.routing]
 
     def forward(self, text: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,7 +156,7 @@ class Router(nn.Module):
             The chosen experts' indices and gates, [B, k] each; k = N_r where all experts take part.
         """
         with torch.autocast(text.device.type, enabled=False):
-            # Float32 whatever the precision of the backbone: near ties must not flip the choice of an expert.
+            # Always in float32: rounding must not decide between experts with nearly equal gates.
             bias = None if self.bias is None else self.bias.float()
             logits = F.linear(self.pool(text, text_mask), self.weight.float(), bias) / self.temperature
         indices, gates = self._choose(self._regularise(logits))
@@ -204,7 +204,7 @@ class Router(nn.Module):
         return torch.arange(logits.shape[1], device=logits.device).expand_as(logits), gates
 
     def _observe(self, statistics: RoutingStatistics, logits: Tensor, indices: Tensor, gates: Tensor) -> None:
-        # Equal gates share the example: all experts take part in what a stochastic router gives at inference.
+        # Experts with equal gates share the example: at inference a stochastic router uses all of them.
         top = (gates == gates.amax(-1, keepdim=True)).to(statistics.counts.dtype)
         statistics.counts.index_add_(0, indices.flatten(), (top / top.sum(-1, keepdim=True)).flatten())
         statistics.probability += logits.softmax(-1).sum(0)
@@ -212,7 +212,7 @@ class Router(nn.Module):
 
 
 def pooled(parts: Sequence[RoutingStatistics]) -> RoutingStatistics:
-    """Return the load of a layer over several tasks' examples, where each task counts the same whatever its size."""
+    """Return the load of a layer over the examples of several tasks, giving each task the same weight."""
     if len(parts) == 1:
         return parts[0]
     examples = sum(part.examples for part in parts)
@@ -232,14 +232,14 @@ def mix(experts: Tensor, indices: Tensor, gates: Tensor) -> Tensor:
         gates: their weights, [B, k].
 
     Returns:
-        [B, m, d]. Only k experts an example are read, so the cost does not grow with N_r.
+        [B, m, d]. Only k experts per example are read, so the cost does not grow with N_r.
     """
     chosen = F.embedding(indices, experts.flatten(1))
     return torch.einsum("bk,bkf->bf", gates.to(chosen.dtype), chosen).unflatten(1, experts.shape[1:])
 
 
 def find_routers(module: nn.Module) -> dict[int, Router]:
-    """Return the routers of a module by layer: the last number in a router's name, 0 without one (input prompts)."""
+    """Return the routers of a module by layer: the last number in a router's name, or 0 (input prompts)."""
     routers = {}
     for name, child in module.named_modules():
         if isinstance(child, Router):
@@ -252,7 +252,7 @@ class collect_routing:  # noqa: N801  a context manager reads as a verb
     """Collect the statistics of every router of a module while the context is open.
 
     ``with collect_routing(model) as statistics:`` gives a dictionary from layer number to :class:`RoutingStatistics`.
-    Outside such a context routers keep no statistics, so training pays nothing for them.
+    Outside such a context routers keep no statistics, so training does not pay for them.
     """
 
     def __init__(self, module: nn.Module) -> None:

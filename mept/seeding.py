@@ -1,4 +1,4 @@
-"""Random numbers: one seed a trial, and the state of every generator for exact resumption."""
+"""Random numbers: one seed per trial, and the state of every generator for exact resumption."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Return torch's generators to `state`."""
+    """Set torch's generators back to `state`."""
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

@@ -1,9 +1,9 @@
-"""Where examples lie in the space of final states, before and after tuning (MEPT, figure 4 and appendix D).
+"""How examples lie in the space of final states before and after tuning (MEPT, figure 4 and appendix D).
 
 The paper averages the encoder's last states over the sequence, takes at most 200 validation examples of each task and
-draws them by t-SNE with perplexity 30 and seed 42. Here the average is over the text alone, so that the same tokens are
-compared with and without a prompt. The coordinates are computed once, on one thread, and kept: threads change the order
-of t-SNE's sums, and a thousand steps make another picture of that.
+maps them with t-SNE, perplexity 30 and seed 42. Here the average is over the text alone, so that the same tokens are
+compared with and without a prompt. The coordinates are computed once, on one thread, and kept: the number of threads
+changes the order of t-SNE's sums, which after a thousand steps gives a different picture.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SEED = 42
 
 
 def sample(number: int) -> list[int]:
-    """Return which of a task's examples are drawn: all, or 200 that no trial's seed changes, in their order."""
+    """Return the indices of a task's examples to map, in order: all, or 200 that no trial's seed changes."""
     chosen = np.random.default_rng(SEED).permutation(number)[:MAX_EXAMPLES]
     return sorted(chosen.tolist())
 
@@ -46,12 +46,12 @@ def pooled_states(
     """Return the mean of each text's final states, [N, d], in the order of the examples.
 
     Args:
-        model: in evaluation mode afterwards.
+        model: is in evaluation mode afterwards.
         collate: makes a batch of example indices.
         lengths: tokens of each example.
-        batch_size: examples a pass.
+        batch_size: examples per pass.
         precision: of the backbone.
-        tuned: with the adapter, or the frozen backbone alone.
+        tuned: True for the states with the adapter, False for those of the frozen backbone alone.
     """
     model.eval()
     result: dict[int, np.ndarray] = {}
@@ -64,7 +64,7 @@ def pooled_states(
 
 
 def map_settings(number: int) -> dict[str, float]:
-    """Return how so many states are mapped; the perplexity is at most a third of the others, t-SNE's own bound."""
+    """Return the settings for mapping `number` states; t-SNE limits the perplexity to a third of the other states."""
     return {"perplexity": min(PERPLEXITY, (number - 1) / 3), "seed": SEED, "max_examples": MAX_EXAMPLES}
 
 

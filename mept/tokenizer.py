@@ -1,4 +1,4 @@
-"""A model's tokenizer, and whether it is the model's."""
+"""Loading a model's tokenizer and checking that it belongs to the model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VOCABULARIES = (
     "tokenizer.json", "vocab.txt", "spiece.model", "vocab.json", "tokenizer.model", "sentencepiece.bpe.model",
     "tekken.json",
 )  # fmt: skip
-"""Files one of which every tokenizer with a vocabulary has; without any, transformers makes one up."""
+"""Every tokenizer with a vocabulary has one of these files; if there is none, transformers makes up a vocabulary."""
 SAMPLE = (
     "The house stands by a river. In 1999 many people asked whether it would be sold, but nobody knew who the owner "
     "was; her brother said that he had been there twice. Is this true or false?"
@@ -29,15 +29,15 @@ LEAST_VOCABULARY = 0.5
 
 
 def vocabulary_file(place: Place) -> str | None:
-    """Return the name of the file that holds the vocabulary; None where there is none."""
+    """Return the name of the file that holds the vocabulary; None if there is none."""
     return next((name for name in VOCABULARIES if place.file(name) is not None), None)
 
 
 def check_class(place: Place, config: PretrainedConfig) -> None:
-    """Check, from configuration files alone, that a tokenizer is of the kind that gives each token's place in the text.
+    """Check, from configuration files alone, that a tokenizer can tell where each token is in the text.
 
     Raises:
-        InputError: it is written in Python alone, as ByT5's.
+        InputError: it is written in pure Python, like ByT5's.
     """
     from transformers import PreTrainedTokenizerFast
     from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
@@ -55,7 +55,7 @@ def check_class(place: Place, config: PretrainedConfig) -> None:
 
 def _not_fast(name: str) -> str:
     return (
-        f"its tokenizer, {name}, does not tell where in a text its tokens stand, which shortening texts needs; use a "
+        f"its tokenizer, {name}, does not tell where its tokens are in a text, which is needed to shorten it; use a "
         "model whose tokenizer is backed by the library `tokenizers`"
     )
 
@@ -66,10 +66,10 @@ def load_tokenizer(place: Place, config: PretrainedConfig, text_to_text: bool) -
     Args:
         place: of the model.
         config: of the model.
-        text_to_text: whether labels are generated, so that their words must end.
+        text_to_text: whether labels are generated, which requires an end token.
 
     Raises:
-        InputError: there is none, it cannot be read, a package it needs is missing, or it is another model's.
+        InputError: there is none, it cannot be read, a package it needs is missing, or it belongs to another model.
     """
     check_class(place, config)
     vocabulary = vocabulary_file(place)
@@ -98,17 +98,17 @@ def _load(place: Place, vocabulary: str) -> Any:
     try:
         with quiet():
             return AutoTokenizer.from_pretrained(place.location, **place.options)
-    except Exception as error:  # the file's own errors come in the types of three libraries
+    except Exception as error:  # errors in the file come as types of three libraries
         package = _missing_package(error)
         if package and not sentencepiece:
             raise InputError(f"its tokenizer needs the package {package}: `pip install {package}`") from None
-        # transformers takes a file that sentencepiece cannot read for one of tiktoken's, and then asks for tiktoken.
-        reason = f"{vocabulary} is no vocabulary of SentencePiece" if package else one_line(error)
+        # transformers takes a file that sentencepiece cannot read for a tiktoken file, and then asks for tiktoken.
+        reason = f"{vocabulary} is not a SentencePiece vocabulary" if package else one_line(error)
         raise InputError(f"its tokenizer cannot be read: {reason}; fetch {vocabulary} again") from None
 
 
 def _missing_package(error: BaseException | None) -> str:
-    """Return the package for lack of which an error was raised, or "": it may stand behind other errors."""
+    """Return the missing package that caused an error, possibly through other errors; "" if there is none."""
     while error is not None:
         if isinstance(error, ImportError):
             return (error.name or one_line(error)).partition(".")[0]
@@ -132,12 +132,12 @@ def _check_special_tokens(tokenizer: Any, config: PretrainedConfig, text_to_text
 
 
 def _check_vocabulary(tokenizer: Any, rows: int, vocabulary: str) -> None:
-    """Refuse a vocabulary that is not the model's."""
+    """Refuse a vocabulary that does not belong to the model."""
     todo = f"copy the {vocabulary} that belongs to the model"
     size = len(tokenizer)
     if size > rows or size < LEAST_VOCABULARY * rows:
         raise InputError(
-            f"its tokenizer has {size} tokens, but its embedding matrix {rows} rows: they are not of one model; {todo}"
+            f"its tokenizer has {size} tokens, but its embedding matrix has {rows} rows: they do not match; {todo}"
         )
     ids = tokenizer(SAMPLE, add_special_tokens=False, verbose=False)["input_ids"]
     unknown = sum(token == tokenizer.unk_token_id for token in ids) / max(1, len(ids))

@@ -10,9 +10,9 @@ class ParameterCounts:
     """Sizes of an adapter beside its backbone."""
 
     trainable: int
-    """Parameters that get gradients."""
+    """Number of parameters that get gradients."""
     activated: int
-    """Parameters of the adapter that one example's forward pass uses ("Para" in MEPT's tables)."""
+    """Number of the adapter's parameters that one example's forward pass uses ("Para" in MEPT's tables)."""
     backbone: int
 
     @property

@@ -1,4 +1,4 @@
-"""Whether a model's weight files hold the tensors its configuration needs, from their headers alone."""
+"""Checking, from headers alone, that a model's weight files hold the tensors its configuration needs."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 LFS_POINTER = b"version https://git-lfs"
 NAMED = 3
-"""Tensors that a message names."""
+"""Number of tensors that a message names."""
 
 
 def weight_files(place: Place) -> list[Path]:
-    """Return the weight files that transformers would load: those of ``safetensors`` first, whole before sharded.
+    """Return the weight files that transformers would load: ``safetensors`` first, single files before shards.
 
     Raises:
         InputError: there are none, or a shard is missing.
@@ -43,7 +43,7 @@ def _shards(place: Place, index: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{index} is no list of shards: {one_line(error)}; fetch it again") from None
+        raise InputError(f"{index} is not a list of shards: {one_line(error)}; fetch it again") from None
     files = {name: place.file(str(name)) for name in names}
     if missing := [str(name) for name, file in files.items() if file is None]:
         raise InputError(
@@ -57,19 +57,17 @@ def read_header(path: Path) -> dict[str, torch.Tensor]:
     """Return a weight file's tensors by name, without their values (on the device ``meta``).
 
     Raises:
-        InputError: the file is empty, damaged, or stands for one that was not fetched.
+        InputError: the file is empty, damaged, or a pointer to a file that was not fetched.
     """
     with path.open("rb") as file:
         start = file.read(len(LFS_POINTER))
     if not start:
         raise InputError(f"{path} is empty; fetch it again")
     if start == LFS_POINTER:
-        raise InputError(
-            f"{path} is a pointer of Git LFS, not the weights; run `git lfs pull`, or fetch the file itself"
-        )
+        raise InputError(f"{path} is a Git LFS pointer, not the weights; run `git lfs pull`, or fetch the file itself")
     try:
         return _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
-    except Exception as error:  # safetensors and pickle raise types of their own for a damaged file
+    except Exception as error:  # safetensors and pickle raise their own exception types for a damaged file
         raise InputError(f"{path} is damaged or incomplete: {one_line(error)}; fetch it again") from None
 
 
@@ -97,20 +95,20 @@ def _pickled(path: Path) -> dict[str, torch.Tensor]:
 def check_weights(
     files: Iterable[Path], config: PretrainedConfig, factory: Any, uses: Callable[[str], bool], own: Iterable[str] = ()
 ) -> None:
-    """Check that weight files hold every tensor that outputs depend on, in its shape.
+    """Check that weight files hold every tensor that outputs depend on, in the right shape.
 
-    transformers itself loads the headers into a model without memory, so that its rules of renaming and tying hold.
+    transformers itself loads the headers into a model without memory, so that its rules for renaming and tying apply.
 
     Args:
         files: of one model.
         config: of that model.
-        factory: ``AutoModel`` or its like, as the model is loaded later.
-        uses: whether outputs depend on the tensor of that name in the model.
+        factory: ``AutoModel`` or a similar class, the one that loads the model later.
+        uses: tells whether outputs depend on the tensor of that name in the model.
         own: names of tensors that must be in the files although transformers would tie them to others.
 
     Raises:
-        InputError: tensors are missing, have another shape, or hold no floating-point numbers; or the configuration
-            describes no model.
+        InputError: tensors are missing, have a wrong shape, or do not hold floating-point numbers; or no model can be
+            built from the configuration.
     """
     import torch
 
@@ -130,12 +128,12 @@ def check_weights(
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
-    except Exception as error:  # whatever a configuration with wrong values runs into
-        raise InputError(f"its config.json describes no model that can be built: {one_line(error)}") from None
+    except Exception as error:  # wrong values in a configuration can cause errors of any type
+        raise InputError(f"no model can be built from its config.json: {one_line(error)}") from None
     check_loaded(model, info, uses)
     if lost := [name for name in own if name not in tensors]:
         raise InputError(
-            f"its weights lack {_first(lost)}, which its config.json says is not tied to the embeddings; take the "
+            f"its weights lack {_first(lost)}, which its config.json says is not tied to the embeddings; use the "
             "weights that belong to its config.json"
         )
     prefix = f"{model.base_model_prefix}."
@@ -143,36 +141,36 @@ def check_weights(
     whole = [n for n, t in tensors.items() if not t.is_floating_point() and {n, n.removeprefix(prefix)} & needed]
     if whole:
         raise InputError(
-            f"{len(whole)} of its tensors hold no floating-point numbers: {_first(whole)}; quantised weights "
-            "cannot be used: take the model's own, in float32, float16 or bfloat16"
+            f"{len(whole)} of its tensors do not hold floating-point numbers: {_first(whole)}; quantised weights "
+            "cannot be used: use the model's own, in float32, float16 or bfloat16"
         )
 
 
 def check_loaded(model: Any, info: Mapping[str, Any], uses: Callable[[str], bool]) -> None:
-    """Check that a model has been given every tensor that its outputs depend on.
+    """Check that every tensor that a model's outputs depend on was loaded.
 
     Args:
         model: as ``from_pretrained`` returned it.
-        info: what it returned with ``output_loading_info``.
-        uses: whether outputs depend on the tensor of that name.
+        info: the loading info that it returned.
+        uses: tells whether outputs depend on the tensor of that name.
 
     Raises:
-        InputError: it was not, so that those tensors hold random numbers.
+        InputError: some were not and hold random numbers, or have a wrong shape.
     """
     names = [name for name in model.state_dict() if uses(name)]
     missing = [name for name in names if name in info["missing_keys"]]
     shapes = {name: (list(found), list(needed)) for name, found, needed in info["mismatched_keys"] if uses(name)}
     if missing:
         others = sorted(info["unexpected_keys"])
-        hint = f", while others are there that it has not: {_first(others)}" if others else ""
+        hint = f", but hold others that it does not have: {_first(others)}" if others else ""
         raise InputError(
             f"its weights lack {len(missing)} of the {len(names)} tensors that {type(model).__name__} needs: "
-            f"{_first(missing)}{hint}; take the weights that belong to its config.json, or rename their tensors"
+            f"{_first(missing)}{hint}; use the weights that belong to its config.json, or rename their tensors"
         )
     if shapes:
         listed = [f"{name} ({found} instead of {needed})" for name, (found, needed) in sorted(shapes.items())]
         raise InputError(
-            f"{len(shapes)} of its tensors have not the shape that its config.json says: {_first(listed)}; take the "
+            f"{len(shapes)} of its tensors do not have the shape that its config.json gives: {_first(listed)}; use the "
             "weights and the config.json of one model"
         )
 
@@ -184,7 +182,7 @@ def _first(names: list[str]) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers from printing reports and progress: what is wrong is said in one message instead."""
+    """Keep transformers from printing reports and progress bars: problems are reported in one message instead."""
     from transformers.utils import logging as transformers_logging
 
     logger, bars = logging.getLogger("transformers"), transformers_logging.is_progress_bar_enabled()

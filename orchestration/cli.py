@@ -1,4 +1,4 @@
-"""``mept``: the commands, nothing else. Heavy packages are imported inside them, so that help is fast."""
+"""``mept``: only the commands. Heavy packages are imported inside them, so that help is fast."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ def _grids(incomplete: str) -> list[str]:
 
 
 def _methods(incomplete: str) -> list[str]:
-    """Complete a method, without the seconds that importing the methods takes: each has a search space."""
+    """Complete a method's name from the search spaces: importing the methods would take seconds."""
     from orchestration.grid.shipped import spaces
 
     return [name for name in spaces() if name.startswith(incomplete)]
 
 
 def _folder(context: typer.Context, option: typer.CallbackParam, path: Path | None) -> Path | None:
-    """Refuse a path that is no folder; a run directory need not be there yet."""
-    # What `submit` is given are places on the cluster; `doctor` has a line of its own for each.
+    """Refuse a path that is not a folder; a run directory need not exist yet."""
+    # The paths given to `submit` are on the cluster; `doctor` reports each path on a line of its own.
     if path is None or os.path.isdir(path) or context.command.name in ("submit", "doctor"):
         return path
     there = os.path.exists(path)
@@ -54,7 +54,7 @@ def _folder(context: typer.Context, option: typer.CallbackParam, path: Path | No
     from mept.errors import InputError
 
     names = " or ".join([*option.opts, *([str(option.envvar)] if option.envvar else [])])
-    raise InputError(f"{names} must be a folder, but {path} {'is none' if there else 'does not exist'}; check the path")
+    raise InputError(f"{names} must be a folder, but {path} {'is not one' if there else 'does not exist'}; check it")
 
 
 GridArgument = Annotated[
@@ -89,7 +89,7 @@ ModelOption = Annotated[
     ),
 ]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the grid; wins over the file.")
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the grid; overrides the file.")
 ]
 CpusOption = Annotated[int | None, typer.Option("--num-cpus", min=1, help="CPUs of a run's local Ray; default all.")]
 
@@ -105,7 +105,7 @@ def plan(
     set: SetOption = None,
     num_cpus: CpusOption = None,
 ) -> None:
-    """Show the cells of a grid, how much work they are, what is done already, and the estimated time."""
+    """Show the cells of a grid, how much work they are, what is already done, and the estimated time."""
     loaded, cells = _load(grid, set, model_dir, tolerant=True)
     from orchestration.screens.overview import show_plan
 
@@ -123,7 +123,7 @@ def run(
     set: SetOption = None,
     num_cpus: CpusOption = None,
 ) -> None:
-    """Make the cells of a grid done, and write the report. After any crash the same command continues."""
+    """Run the cells of a grid until they are done, and write the report. After a crash the same command continues."""
     loaded, cells = _load(grid, set, model_dir)
     from rich.console import Console
 
@@ -169,9 +169,9 @@ def report(
     set: SetOption = None,
     num_cpus: CpusOption = None,
 ) -> None:
-    """Write tables, figures and page of a grid from what MLflow holds.
+    """Write the tables, figures and page of a grid from the results in MLflow.
 
-    It takes the options of `run`; those for Optuna, data, models and CPUs only go into the commands to try next.
+    It takes the options of `run`; those for Optuna, data, models and CPUs are only used in the commands to try next.
     """
     from rich.console import Console
 
@@ -198,7 +198,7 @@ def submit(
     set: SetOption = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job's output to its end.")] = False,
 ) -> None:
-    """Run a grid as a Ray job; paths other than GRID are those of the cluster."""
+    """Run a grid as a Ray job; paths other than GRID are on the cluster."""
     from orchestration.grid.grid import load_grid
     from orchestration.grid.shipped import find_grid
     from orchestration.run.submit import submit as submit_grid
@@ -220,7 +220,7 @@ def predict(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL", help="An adapter's directory, a trial's that holds one, or models:/NAME@champion."
+            metavar="MODEL", help="Directory of an adapter or of a trial that holds one, or models:/NAME@champion."
         ),
     ],
     file: Annotated[
@@ -273,7 +273,7 @@ def backbones(model_dir: ModelOption = None) -> None:
 
 @app.command()
 def schema() -> None:
-    """Print a JSON schema of grid files, with which editors complete and check them."""
+    """Print a JSON schema of grid files, which lets editors complete and check them."""
     from orchestration.grid.schema import grid_schema, text
 
     print(text(grid_schema()), end="")
@@ -295,7 +295,7 @@ def doctor(
 
 
 def main() -> None:
-    """Run a command; whatever the user caused is one line and exit code 2."""
+    """Run a command; errors caused by the user give one line and exit code 2."""
     from mept.errors import InputError
 
     try:
@@ -306,7 +306,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        # The reader of a pipe went away; Python would complain once more when it closes standard output.
+        # The reader of a pipe went away; Python would complain again when it closes standard output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
 
@@ -333,7 +333,7 @@ def _load(
 
 
 def _avoid_dead_hub() -> None:
-    """Go offline where the hub cannot be reached: its client would try for half a minute a file."""
+    """Go offline if the hub cannot be reached: its client would keep trying for half a minute per file."""
     decided = ("HF_HUB_OFFLINE", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
     if any(name in os.environ for name in decided):
         return

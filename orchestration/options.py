@@ -12,12 +12,12 @@ from mept.errors import InputError
 
 ROOT = Path("runs")
 NOT_IN_ROOT = "?%"
-"""Characters that an address of a file gives another meaning, so that databases would be made somewhere else."""
+"""Characters with a special meaning in the address of a file, so that databases would be created elsewhere."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the options of a command line and the environment say."""
+    """The settings from the command line and the environment."""
 
     root: Path = ROOT
     tracking_uri: str | None = None
@@ -25,10 +25,10 @@ class Options:
     data_dir: Path | None = None
     model_dir: Path | None = None
     num_cpus: int | None = None
-    """Of a local Ray; None for all of the machine."""
+    """CPUs of a local Ray; None for all of the machine's."""
 
     def __post_init__(self) -> None:
-        """Refuse a run directory that no address of a database can name.
+        """Refuse a run directory that cannot be named in a database's address.
 
         Raises:
             InputError: its path has such a character.
@@ -36,13 +36,13 @@ class Options:
         path = str(self.root.absolute())
         if wrong := [character for character in NOT_IN_ROOT if character in path]:
             raise InputError(
-                f"the path of a run directory must not contain {' or '.join(NOT_IN_ROOT)} (addresses of databases "
-                f"give these another meaning), but {path} contains {' and '.join(wrong)}; give another --root"
+                f"the path of a run directory must not contain {' or '.join(NOT_IN_ROOT)} (in addresses of databases "
+                f"they have a special meaning), but {path} contains {' and '.join(wrong)}; give another --root"
             )
 
     @property
     def tracking(self) -> str:
-        """MLflow's address: the one given, that of ``MLFLOW_TRACKING_URI``, or SQLite in the run directory."""
+        """MLflow's address: the one given, ``MLFLOW_TRACKING_URI``, or SQLite in the run directory."""
         return self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or own_tracking(self.root)
 
     @property
@@ -62,7 +62,7 @@ def own_tracking(root: Path) -> str:
 
 
 def sqlite_file(url: str) -> Path | None:
-    """Return the file of an SQLite address, whatever its driver and parameters; None for other databases and memory."""
+    """Return the file of an SQLite address, with any driver and parameters; None for other databases and memory."""
     scheme, separator, rest = url.partition("://")
     if scheme.partition("+")[0] != "sqlite" or not separator:
         return None
@@ -71,13 +71,13 @@ def sqlite_file(url: str) -> Path | None:
 
 
 def is_missing(url: str) -> bool:
-    """Whether an address is of an SQLite file that does not exist, which a client that only looks would create."""
+    """Whether an address names an SQLite file that does not exist, which even a read-only client would create."""
     file = sqlite_file(url)
     return file is not None and not file.exists()
 
 
 def cluster_address() -> str | None:
-    """Return the address of the Ray cluster that RAY_ADDRESS names; None where a run starts one on this machine.
+    """Return the address of the Ray cluster that RAY_ADDRESS names; None if a run starts one on this machine.
 
     Raises:
         InputError: it is the address of something else.
@@ -87,14 +87,14 @@ def cluster_address() -> str | None:
         return None
     if address.startswith(("http://", "https://")):
         raise InputError(
-            f"RAY_ADDRESS must be where the machines of a cluster meet, such as head:6379, but got {address}, the "
+            f"RAY_ADDRESS must be the address of a cluster's head node, such as head:6379, but got {address}, the "
             "address of a job server: give that one to `mept submit --address`, and unset RAY_ADDRESS"
         )
     return address
 
 
 def public(uri: str) -> str:
-    """Return an address without its password, be it before the host or among the parameters."""
+    """Return an address without its password, whether it is before the host or among the parameters."""
     parts = urlsplit(uri)
     _, at, host = parts.netloc.rpartition("@")
     query = re.sub(r"(?i)\b(password|passwd|pwd|token|secret)=[^&;]*", r"\1=***", parts.query)

@@ -76,7 +76,7 @@ def test_weights_under_other_names_are_refused_instead_of_drawn_at_random(bert, 
     rewrite(bert, lambda w: {f"backbone.text_model.{name}": value for name, value in w.items()})
     message = refused(bert)
     assert "its weights lack 37 of the 37 tensors that BertModel needs: embeddings.word_embeddings.weight" in message
-    assert "others are there that it has not: backbone.text_model.embeddings" in message
+    assert "but hold others that it does not have: backbone.text_model.embeddings" in message
     assert not capfd.readouterr().err
 
 
@@ -147,12 +147,12 @@ def test_a_head_that_is_tied_to_nothing_must_be_there(tmp_path) -> None:
 
 def test_quantised_weights_are_refused(bert) -> None:
     rewrite(bert, lambda w: w | {"encoder.layer.0.output.dense.weight": torch.ones(16, 32, dtype=torch.int8)})
-    assert "1 of its tensors hold no floating-point numbers: encoder.layer.0.output.dense.weight" in refused(bert)
+    assert "1 of its tensors do not hold floating-point numbers: encoder.layer.0.output.dense.weight" in refused(bert)
 
 
 def test_a_configuration_of_quantised_weights_is_refused(bert) -> None:
     set_config(bert, quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True})
-    with pytest.raises(InputError, match="its weights are quantised; take the original ones"):
+    with pytest.raises(InputError, match="its weights are quantised; use the original ones"):
         preflight(str(bert))
 
 
@@ -169,7 +169,7 @@ DAMAGED = {
     "empty": (lambda data: b"", "model.safetensors is empty; fetch it again"),
     "pointer": (
         lambda data: b"version https://git-lfs.github.com/spec/v1\noid sha256:53aa\nsize 90868376\n",
-        "model.safetensors is a pointer of Git LFS, not the weights; run `git lfs pull`",
+        "model.safetensors is a Git LFS pointer, not the weights; run `git lfs pull`",
     ),
 }
 
@@ -218,7 +218,7 @@ def test_all_shards_are_checked_and_a_missing_one_is_named(bert) -> None:
     message = refused(bert)
     assert f"lacks 1 of the {len(shards)} shards that model.safetensors.index.json lists: {shards[1].name}" in message
     (bert / "model.safetensors.index.json").write_text("[]")
-    assert "is no list of shards" in refused(bert)
+    assert "is not a list of shards" in refused(bert)
 
 
 def test_a_directory_without_weights_is_refused(bert) -> None:
@@ -244,7 +244,7 @@ def test_a_configuration_that_cannot_be_read_is_named(text, message, bert) -> No
 
 def test_a_configuration_that_describes_no_model_is_refused(bert) -> None:
     set_config(bert, num_attention_heads=3)
-    assert "its config.json describes no model that can be built" in refused(bert)
+    assert "no model can be built from its config.json" in refused(bert)
 
 
 def test_a_broken_directory_is_not_planned_as_the_alias_of_its_name(tmp_path) -> None:
@@ -278,7 +278,7 @@ def test_a_tokenizer_must_fit_the_embedding_matrix(rows, tmp_path) -> None:
     config = LlamaConfig.from_pretrained(folder)
     config.vocab_size = rows
     LlamaForCausalLM(config).save_pretrained(folder)
-    assert f"its tokenizer has {len(tokenizer('llama'))} tokens, but its embedding matrix {rows} rows" in refused(
+    assert f"its tokenizer has {len(tokenizer('llama'))} tokens, but its embedding matrix has {rows} rows" in refused(
         folder
     )
 
@@ -322,7 +322,7 @@ def test_a_tokenizer_written_in_python_is_refused(tmp_path) -> None:
     for path in folder.glob("tokenizer*"):
         path.unlink()
     ByT5Tokenizer().save_pretrained(folder)
-    assert "its tokenizer, ByT5Tokenizer, does not tell where in a text its tokens stand" in refused(folder)
+    assert "its tokenizer, ByT5Tokenizer, does not tell where its tokens are in a text" in refused(folder)
     (folder / "tokenizer_config.json").unlink()
     set_config(folder, tokenizer_class="ByT5Tokenizer")
     assert "its tokenizer, ByT5Tokenizer" in refused(folder)

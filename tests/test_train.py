@@ -468,7 +468,7 @@ def test_a_label_that_the_limit_leaves_out_is_named(data, tmp_path, caplog, unsa
 def test_a_limit_above_the_number_of_examples_is_said_once(data, tmp_path, caplog, unsaid) -> None:
     for _ in range(2):
         limited(data, 99, tmp_path)
-    assert [r.getMessage() for r in caplog.records] == ["`max_train_examples` is 99, but CB has 24: all are trained on"]
+    assert [r.getMessage() for r in caplog.records] == ["`max_train_examples` is 99, but CB has 24: all are used"]
 
 
 def test_one_label_of_a_mixtures_task_is_enough_where_the_others_have_more(mixed, tmp_path) -> None:

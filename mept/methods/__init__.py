@@ -1,4 +1,4 @@
-"""The methods: one paper a file, listed by hand."""
+"""The methods: one file per paper, listed by hand."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def get_method(name: str) -> Method:
     """Return the method of that name.
 
     Raises:
-        InputError: there is none; the nearest names are given.
+        InputError: there is no such method; the message names similar ones.
     """
     if name not in METHODS:
         raise InputError(unknown_name("method", name, METHODS))

@@ -1,7 +1,7 @@
-"""Bottleneck adapters: Parameter-Efficient Transfer Learning for NLP (Houlsby et al., ICML 2019), one a layer.
+"""Bottleneck adapters: Parameter-Efficient Transfer Learning for NLP (Houlsby et al., ICML 2019), one per layer.
 
 Papers: https://arxiv.org/abs/1902.00751 (the module, with a near-identity start), https://arxiv.org/abs/2005.00247
-(AdapterFusion, Pfeiffer et al., EACL 2021: one adapter a layer, after the feed-forward sublayer, is enough; MEPT's
+(AdapterFusion, Pfeiffer et al., EACL 2021: one adapter per layer, after the feed-forward sublayer, is enough; MEPT's
 tables 1 and 9 compare with it). Code: github.com/google-research/adapter-bert at 1a31fc6, ``modeling.py``;
 github.com/adapter-hub/adapters at 88f18eb, ``SeqBnConfig``.
 
@@ -18,14 +18,14 @@ f                   ``non_linearity``; ReLU (Pfeiffer), Houlsby's is GELU
 b                   d / ``reduction_factor``, at least 1
 ==================  ==========================================================
 
-On T5 the blocks of encoder and decoder have one each. The default reduction factor, 16, is AdapterHub's for Pfeiffer's
-configuration.
+On T5, every block of the encoder and the decoder has one. The default reduction factor, 16, is AdapterHub's for
+Pfeiffer's configuration.
 
-Deviations. Houlsby also puts an adapter after attention; Pfeiffer found the one here to suffice. In Pfeiffer's
-configuration on BERT the adapter reads ``LayerNorm(x + h)``, x being the residual stream; here it reads h, as Houlsby's
-does, so that the place is the same on all families. Houlsby's code has dropout before the adapter; BERT's and T5's own
-dropout follows it here. Houlsby's code draws both matrices from a truncated N(0, 1e-3), AdapterHub both from
-N(0, 0.02); here the down-projection starts as AdapterHub's and the up-projection as near zero as Houlsby's.
+Deviations. Houlsby also puts an adapter after attention; Pfeiffer found the one used here to be enough. In Pfeiffer's
+configuration on BERT the adapter reads ``LayerNorm(x + h)``, x being the residual stream; here it reads h, like
+Houlsby's, so that it is in the same place in all families. Houlsby's code has dropout before the adapter; here BERT's
+and T5's own dropout comes after it. Houlsby's code draws both matrices from a truncated N(0, 1e-3), AdapterHub both
+from N(0, 0.02); here the down-projection starts as AdapterHub's and the up-projection as near zero as Houlsby's.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class AdapterConfig(MethodConfig):
     reduction_factor: float = Field(16.0, ge=1)
     """Hidden size divided by the bottleneck's."""
     non_linearity: NonLinearity = "relu"
-    """F, inside the bottleneck."""
+    """The function f inside the bottleneck."""
 
 
 class AdaptedSublayer(StandIn):

@@ -2,8 +2,8 @@
 
 Paper: https://arxiv.org/abs/2205.11961. Code: github.com/AkariAsai/ATTEMPT at b5121e5.
 
-Before the embedded text X stands the target prompt plus an attention-weighted sum of the source prompts and the target
-prompt itself, P_(t+1) = P_target::
+The target prompt plus an attention-weighted sum of the source prompts and the target prompt itself, P_(t+1) = P_target,
+is put before the embedded text X::
 
     P = P_target + sum_j a_j P_j,    a = softmax(max(P_j)^T H / T),    H = LayerNorm(W_up SiLU(W_down max(X)))
 
@@ -18,13 +18,13 @@ T                        ``temperature``
 max                      the largest value over the tokens, by dimension
 =======================  =====================================================
 
-Trained: the target prompt, W_down, W_up and the layer norm, 231,936 parameters on T5-base with m = r = 100 (the paper's
-232 K; the code's single-task training leaves the layer norm at its initial values). The source prompts, tuned on other
-tasks before, are kept as they are; the target prompt starts as the first of them, as in the code.
+Trained are the target prompt, W_down, W_up and the layer norm, 231,936 parameters on T5-base with m = r = 100 (the
+paper's 232 K; the code's single-task training leaves the layer norm at its initial values). The source prompts, tuned
+on other tasks before, stay unchanged; the target prompt starts as a copy of the first of them, as in the code.
 
-Deviations. Without ``source_adapters`` there are no tuned prompts to attend to: the sources are then independent
-prompts sampled from the vocabulary, like the target, and trained with the rest (``train_sources``). Padding is left out
-of max(X); the code pools it. There is one target task, so no attention is shared between tasks. On BERT, X are the
+Deviations. Without ``source_adapters`` there are no tuned prompts to attend to; the sources are then independent
+prompts sampled from the vocabulary, like the target, and trained along with it (``train_sources``). Padding is left out
+of max(X); the code pools it. There is one target task, so no attention is shared between tasks. On BERT, X is the
 states after the embeddings' norm, with positions.
 """
 
@@ -52,24 +52,24 @@ class AttemptConfig(PromptConfig):
     num_virtual_tokens: int = Field(100, ge=1)
     """Length m of every prompt, in tokens."""
     source_adapters: tuple[str, ...] = ()
-    """Directories of saved ``prompt_tuning`` adapters with m tokens: the source prompts, kept as they are."""
+    """Directories of saved ``prompt_tuning`` adapters with m tokens: the source prompts, which are not trained."""
     num_sources: int = Field(6, ge=1)
-    """t, source prompts where no adapters give them; the paper has six source tasks."""
+    """Number t of source prompts if no adapters provide them; the paper has six source tasks."""
     train_sources: bool | None = None
-    """Whether the source prompts are trained too; None: only where no adapters give them."""
+    """Whether the source prompts are trained too; None: only if no adapters provide them."""
     bottleneck: int = Field(100, ge=1)
-    """r, width of the attention's sub-network."""
+    """Width r of the attention's sub-network."""
     temperature: float | None = Field(None, gt=0)
-    """T, divides the attention's scores; None for e times the hidden size, the paper's value."""
+    """Temperature T that divides the attention's scores; None for e times the hidden size, the paper's value."""
     attention_learning_rate: float | None = Field(None, gt=0)
-    """Peak learning rate of the attention's sub-network; None for that of the prompts (the code: 0.1 beside 0.3)."""
+    """Peak learning rate of the attention's sub-network; None for that of the prompts (in the code 0.1, beside 0.3)."""
 
     def adapters(self) -> tuple[str, ...]:
         """Return the source adapters."""
         return self.source_adapters
 
     def for_rebuilding(self) -> Self:
-        """Return the options with as many sources as there were adapters, and without those."""
+        """Return the options without the adapters, but with as many sources as there were adapters."""
         if not self.source_adapters:
             return self
         changes = {
@@ -81,7 +81,7 @@ class AttemptConfig(PromptConfig):
 
 
 class PromptAttention(nn.Module):
-    """Weights of prompts for each text.
+    """Computes weights of the prompts for each text.
 
     Args:
         hidden_size: d.
@@ -97,7 +97,7 @@ class PromptAttention(nn.Module):
         self.temperature = temperature
 
     def forward(self, prompts: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
-        """Return each example's weights of the prompts.
+        """Return the weights of the prompts for each example.
 
         Args:
             prompts: [n, m, d].
@@ -125,9 +125,9 @@ class AttentionalMixtureOfPrompts(PromptMethod):
     Args:
         sources: initial source prompts, [t, m, d].
         target: initial target prompt, [m, d].
-        attention: of the same hidden size.
+        attention: has the same hidden size.
         train_sources: whether the source prompts get gradients.
-        attention_learning_rate: None for the prompts'.
+        attention_learning_rate: None for that of the prompts.
     """
 
     prompted_layers = (0,)
@@ -184,7 +184,7 @@ def load_source(directory: Path, num_virtual_tokens: int, hidden_size: int) -> T
     """Return the prompt of a saved ``prompt_tuning`` adapter, [m, d].
 
     Raises:
-        ValueError: there is none of that shape.
+        ValueError: there is no prompt of that shape.
     """
     from safetensors.torch import load_file
 

@@ -1,4 +1,4 @@
-"""What a method is: a registry entry and a module of which the rest of the package knows this interface alone."""
+"""What a method is: a registry entry and a module that the rest of the package knows only by this interface."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ ALL_FAMILIES = ("t5", "llama", "bert")
 
 
 class PromptMethod(nn.Module):
-    """The trainable module of a method. What stands here are the neutral answers; a method gives those that differ.
+    """The trainable module of a method. The defaults here do nothing; a method overrides what it needs.
 
     It may insert prompts (``num_virtual_tokens``, ``prompted_layers``, ``prompts``), change the embedded text
-    (``embeddings``), train keys and values (``key_value_layers``, ``key_values``), or let tensors and modules stand in
-    for the backbone's own during a call (``overrides``, ``replacements``).
+    (``embeddings``), train keys and values (``key_value_layers``, ``key_values``), or replace tensors and modules of
+    the backbone during a call (``overrides``, ``replacements``).
     """
 
     num_virtual_tokens: int = 0
     """m, the number of prompt positions at every prompted layer."""
     prompted_layers: tuple[int, ...] = ()
-    """Layers, ascending from 0, at whose entry the prompt positions are replaced."""
+    """Layers, in ascending order from 0, at whose entry the prompt positions are replaced."""
     key_value_layers: tuple[int, ...] = ()
     """Layers, among the prompted ones, in which :meth:`key_values` replace the prompt positions' keys and values."""
     decoder_sees_prompts: bool = True
@@ -49,11 +49,11 @@ class PromptMethod(nn.Module):
         raise NotImplementedError
 
     def embeddings(self, text: Tensor, text_mask: Tensor) -> Tensor:
-        """Return the text's states at the entry of layer 0, changed as the method wants; layer 0 must be prompted.
+        """Return the text's states at the entry of layer 0 as changed by the method; layer 0 must be prompted.
 
         Args:
-            text: [B, S, d], as :meth:`prompts` sees them.
-            text_mask: True at the tokens that may be changed, [B, S]; an answer being generated is not among them.
+            text: [B, S, d], as in :meth:`prompts`.
+            text_mask: True at the tokens that may be changed, [B, S]; False at an answer that is being generated.
 
         Returns:
             [B, S, d].
@@ -61,7 +61,7 @@ class PromptMethod(nn.Module):
         return text
 
     def key_values(self, layer: int, batch_size: int) -> tuple[Tensor, Tensor]:
-        """Return what stands in for the outputs of a layer's key and value projections at the prompt positions.
+        """Return replacements for the outputs of a layer's key and value projections at the prompt positions.
 
         Args:
             layer: one of ``key_value_layers``.
@@ -73,11 +73,11 @@ class PromptMethod(nn.Module):
         raise NotImplementedError
 
     def overrides(self) -> Mapping[str, Tensor]:
-        """Return tensors that stand in for backbone parameters during a call, by the parameters' full names."""
+        """Return tensors that replace backbone parameters during a call, by the parameters' full names."""
         return {}
 
     def replacements(self) -> Mapping[str, nn.Module]:
-        """Return modules that stand in for modules of the backbone during a call, by those modules' full names.
+        """Return modules that replace modules of the backbone during a call, by the full names of the latter.
 
         A stand-in that calls the module it replaces must not register it as a child: the adapter's state would then
         hold backbone weights.
@@ -85,36 +85,37 @@ class PromptMethod(nn.Module):
         return {}
 
     def learning_rates(self) -> Mapping[str, float]:
-        """Return peak learning rates of parameters that have their own, by parameter name."""
+        """Return the peak learning rates of parameters with one of their own, by parameter name."""
         return {}
 
     def phase_end(self, epochs: int) -> int:
-        """Return the epoch with which the current phase of training ends: the last one unless a phase follows.
+        """Return the epoch at which the current phase of training ends: the last epoch unless another phase follows.
 
-        A phase's schedule spans its own epochs; patience counts in the last phase alone.
+        A phase's schedule spans its own epochs; patience counts only in the last phase.
 
         Args:
-            epochs: of the whole training.
+            epochs: number of epochs of the whole training.
         """
         return epochs
 
     def after_epoch(self, epoch: int, epochs: int, gradients: Callable[[], Iterator[None]]) -> bool:
-        """Act between two epochs, as methods with several phases of training do.
+        """Act between two epochs, for methods with several phases of training.
 
         Args:
             epoch: epochs trained, from 1.
-            epochs: of the whole training.
-            gradients: iterating over its result goes through the training set in evaluation mode, leaving each batch's
-                gradients in ``.grad`` and taking no step.
+            epochs: number of epochs of the whole training.
+            gradients: returns an iterator that goes through the training set in evaluation mode, leaving each batch's
+                gradients in ``.grad`` without taking a step.
 
         Returns:
-            Whether a new phase begins: the optimiser, the schedule, the best score and patience then start anew. Only
-            at :meth:`phase_end`; what tells the phases apart must be part of the state dict, so that it is resumed.
+            Whether a new phase begins, in which case the optimiser, the schedule, the best score and patience start
+            again. May be True only at :meth:`phase_end`; whatever distinguishes the phases must be part of the state
+            dict, so that training can be resumed.
         """
         return False
 
     def auxiliary_loss(self) -> Tensor | None:
-        """Return what is added to the loss of the training batch just computed, a scalar; None for nothing."""
+        """Return a scalar to add to the loss of the training batch just computed; None for nothing."""
         return None
 
     def activated_parameters(self) -> int:
@@ -129,22 +130,22 @@ class Method:
     name: str
     title: str
     paper: str
-    """Address of the paper."""
+    """URL of the paper."""
     config: type[MethodConfig]
     build: Callable[[Any, Backbone], PromptMethod]
     """Turns the method's configuration and a backbone into its module with plain keyword arguments."""
     formula: str
     """Number of trainable parameters, without the head."""
     unavailable: Mapping[str, str] = field(default_factory=dict)
-    """Families it does not exist for, and why."""
+    """Families for which it does not exist, and why."""
 
     @property
     def families(self) -> tuple[str, ...]:
-        """Backbone families it exists for."""
+        """Backbone families for which it exists."""
         return tuple(family for family in ALL_FAMILIES if family not in self.unavailable)
 
     def why_not(self, family: str, backbone: str) -> str | None:
-        """Return why the method cannot be had on a backbone of that family, or None."""
+        """Return why the method cannot be used on a backbone of that family, or None if it can."""
         if family in self.families:
             return None
         reason = self.unavailable.get(family, "this family is unknown to it")
@@ -155,7 +156,7 @@ def checked_layers(layers: tuple[int, ...] | None, num_layers: int) -> tuple[int
     """Return the prompted layers in ascending order; all of them for None.
 
     Raises:
-        ValueError: a layer the backbone lacks, a duplicate, or an empty choice.
+        ValueError: a layer does not exist or is given twice, or none is given.
     """
     if layers is None:
         return tuple(range(num_layers))

@@ -1,7 +1,7 @@
 """Deep prompts: one trained prompt at every layer (Li & Liang 2021; called "P-Tuning v2" in MEPT's table 1).
 
-Papers: https://arxiv.org/abs/2110.07602 (P-Tuning v2), https://arxiv.org/abs/2203.12119 (VPT-deep, whose insertion
-this is).
+Papers: https://arxiv.org/abs/2110.07602 (P-Tuning v2), https://arxiv.org/abs/2203.12119 (VPT-deep, which inserts
+prompts in this way).
 
 At every prompted layer j the m prompt positions are replaced by ``P_j`` [m, d]: MEPT with one expert and no router.
 MEPT's paper uses the name P-Tuning v2 for it; P-Tuning v2 proper trains keys and values instead.
@@ -25,7 +25,7 @@ class DeepPromptConfig(PromptConfig):
     """Options of deep prompts."""
 
     layers: tuple[int, ...] | None = None
-    """Prompted layers from 0; None for all."""
+    """Prompted layers, from 0; None for all."""
 
 
 class LayerPrompt(nn.Module):

@@ -15,13 +15,14 @@ B    [r, d]       ``update.b``
 alpha             ``alpha`` (the released code's value)
 ================  ==================================================
 
-As in the released code, A is Kaiming-uniform (``a = sqrt(5)``: within 1 / sqrt(r)) and B zero, so that training starts
-from prompt tuning, and A and B have a learning rate of their own; the trial's is the prompt's.
+As in the released code, A is Kaiming-uniform (``a = sqrt(5)``: within 1 / sqrt(r)) and B is zero, so that training
+starts from prompt tuning, and A and B have a learning rate of their own; the trial's learning rate is that of the
+prompt.
 
 Deviations:
 
-- Positions count unpadded tokens, so that padding on the left moves nothing. The released code counts columns.
-- Tokens beyond s positions keep their embeddings. The released code pads and cuts every text to s tokens.
+- Positions count unpadded tokens, so that padding on the left does not shift them. The released code counts columns.
+- Tokens beyond s positions keep their embeddings. The released code pads or cuts every text to s tokens.
 - Tokens of an answer to be generated are not changed.
 - The prompt starts from sampled vocabulary. The released code's default is a sentence: ``initialization: text`` with
   ``initial_text: "Classify this text is postive or not:"`` (spelt as there).
@@ -48,18 +49,18 @@ if TYPE_CHECKING:
 
 
 class DeptConfig(PromptTuningConfig):
-    """Options of DePT; the defaults are the README's of the released code for T5-base."""
+    """Options of DePT; the defaults are those for T5-base in the README of the released code."""
 
     num_virtual_tokens: int = Field(40, ge=1)
     """Length m of the short prompt, in tokens."""
     rank: int = Field(45, ge=1)
     """Rank r of the update of the embeddings."""
     num_positions: int = Field(256, ge=1)
-    """Positions s of the text that have an update; tokens beyond stay as they are."""
+    """Number s of text positions that have an update; tokens beyond stay unchanged."""
     alpha: float = Field(8.0, gt=0)
     """The update is A B times alpha / sqrt(r)."""
     low_rank_learning_rate: float = Field(5e-3, gt=0)
-    """Peak learning rate of A and B; the released code searches {5e-4, 5e-3, 0.3}, for the prompt {0.3, 0.4}."""
+    """Peak learning rate of A and B; the released code searches {5e-4, 5e-3, 0.3}, and {0.3, 0.4} for the prompt."""
 
 
 class PositionUpdate(nn.Module):
@@ -84,14 +85,14 @@ class PositionUpdate(nn.Module):
         return self.scale * (self.a @ self.b)
 
     def forward(self, text: Tensor, text_mask: Tensor) -> Tensor:
-        """Add to each unmasked token the update of its position among them.
+        """Add to each unmasked token the update for its position among the unmasked tokens.
 
         Args:
             text: states, [B, S, d].
             text_mask: True at the tokens to change, [B, S].
 
         Returns:
-            [B, S, d]; masked tokens and those beyond s positions are as they were.
+            [B, S, d]; masked tokens and those beyond s positions are unchanged.
         """
         table = self.table()
         position = text_mask.long().cumsum(1) - 1
@@ -104,7 +105,7 @@ class DecomposedPrompt(PromptMethod):
 
     Args:
         initial: the prompt's initial value, [m, d].
-        update: of the text.
+        update: the update of the text's states.
         low_rank_learning_rate: of the update's parameters.
     """
 
@@ -121,11 +122,11 @@ class DecomposedPrompt(PromptMethod):
         return self.prompt.expand(len(text), -1, -1)
 
     def embeddings(self, text: Tensor, text_mask: Tensor) -> Tensor:
-        """Return the text with the updates of its positions, [B, S, d]."""
+        """Return the text with the updates for its positions, [B, S, d]."""
         return self.update(text, text_mask)
 
     def learning_rates(self) -> Mapping[str, float]:
-        """Return the rate of A and B."""
+        """Return the learning rate of A and B."""
         return dict.fromkeys(("update.a", "update.b"), self._low_rank_learning_rate)
 
 

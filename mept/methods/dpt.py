@@ -41,7 +41,7 @@ class DptConfig(PromptConfig):
     num_virtual_tokens: int = Field(100, ge=1)
     """Prompt length m, in tokens."""
     rank: int = Field(10, ge=1)
-    """b, the largest rank the prompt can have; at most m and the hidden size, above which it adds nothing."""
+    """The largest rank b that the prompt can have; at most m and the hidden size, since more would add nothing."""
 
     @model_validator(mode="after")
     def _relations(self) -> DptConfig:
@@ -85,7 +85,7 @@ def check_rank(rank: int, hidden_size: int) -> None:
     """Refuse a rank above the hidden size.
 
     Raises:
-        ValueError: it is above.
+        ValueError: the rank exceeds the hidden size.
     """
     if rank > hidden_size:
         raise ValueError(f"`rank` <= hidden size must hold, but got rank={rank}, hidden size {hidden_size}")

@@ -3,9 +3,9 @@
 Paper: https://arxiv.org/abs/2405.11464. No code was found.
 
 Its parts, from the paper's abstract and public summaries: a soft prompt is decomposed into a short prompt and two
-low-rank matrices; only the short prompt stands before the text, the matrices update the frozen embeddings of the text;
-attention between both enriches the short prompt (*prompt fusion*); the result is projected into several spaces, whose
-combination weights a gating network learns (*multi-space projection*). As implemented::
+low-rank matrices; only the short prompt is put before the text, while the matrices update the frozen embeddings of the
+text; attention between the two enriches the short prompt (*prompt fusion*); the result is projected into several
+spaces, and a gating network learns the weights for combining them (*multi-space projection*). As implemented::
 
     C  = (alpha / sqrt(r)) A B                     text: E + C_{1..n}, as in DePT
     F  = P + softmax(P C^T / sqrt(d)) C            prompt fusion
@@ -21,15 +21,15 @@ spaces            ``spaces`` [K, d], ``num_spaces``
 gating network    ``gate`` [K, d]
 ================  ==================================================
 
-Unverified, for want of the paper's formulas, and chosen here:
+Chosen here, and not verified because the paper's formulas are not available:
 
-- The attention has no weights of its own, queries with the short prompt alone, and its result is added to it.
+- The attention has no weights of its own, its queries are the short prompt, and its result is added to the prompt.
 - The spaces are scalings s_k of the coordinates. MEPT's table 1 gives EPT the same share of parameters as prompt tuning
   with every backbone (https://arxiv.org/abs/2509.00996), which leaves no room for d x d projections.
 - The gate reads the fused prompt, not the input: a task has one prompt.
 - B is zero and s_k one at the start, so that training starts from prompt tuning; W is Kaiming-uniform like A.
 - All defaults are DePT's; the number of spaces and which parameters have the second learning rate (all but the prompt).
-- Deviations of :mod:`mept.methods.dept` in the update of the text hold here, too.
+- The deviations of :mod:`mept.methods.dept` in the update of the text apply here too.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ if TYPE_CHECKING:
 
 
 class EptConfig(DeptConfig):
-    """Options of EPT; the defaults are DePT's (unverified), whose decomposition it takes over."""
+    """Options of EPT; the defaults are those of DePT, whose decomposition it uses (unverified)."""
 
     num_spaces: int = Field(4, ge=1)
-    """Spaces K the fused prompt is projected into (unverified)."""
+    """Number K of spaces that the fused prompt is projected into (unverified)."""
     low_rank_learning_rate: float = Field(5e-3, gt=0)
-    """Peak learning rate of all parameters but the short prompt."""
+    """Peak learning rate of all parameters except the short prompt."""
 
 
 class FusedPrompt(PromptMethod):
@@ -65,9 +65,9 @@ class FusedPrompt(PromptMethod):
 
     Args:
         initial: the short prompt's initial value, [m, d].
-        update: of the text.
+        update: the update of the text's states.
         num_spaces: K.
-        low_rank_learning_rate: of all parameters but the prompt.
+        low_rank_learning_rate: learning rate of all parameters except the prompt.
     """
 
     def __init__(self, initial: Tensor, update: PositionUpdate, num_spaces: int, low_rank_learning_rate: float) -> None:
@@ -82,7 +82,7 @@ class FusedPrompt(PromptMethod):
         self._low_rank_learning_rate = low_rank_learning_rate
 
     def fused(self) -> Tensor:
-        """Return the short prompt enriched from the update of the embeddings, [m, d]."""
+        """Return the short prompt enriched with the update of the embeddings, [m, d]."""
         table = self.update.table()
         attention = (self.prompt @ table.T / math.sqrt(table.shape[1])).softmax(-1)
         return self.prompt + attention @ table
@@ -100,11 +100,11 @@ class FusedPrompt(PromptMethod):
         return prompt.expand(len(text), -1, -1)
 
     def embeddings(self, text: Tensor, text_mask: Tensor) -> Tensor:
-        """Return the text with the updates of its positions, [B, S, d]."""
+        """Return the text with the updates for its positions, [B, S, d]."""
         return self.update(text, text_mask)
 
     def learning_rates(self) -> Mapping[str, float]:
-        """Return the rate of all parameters but the prompt."""
+        """Return the learning rate of all parameters except the prompt."""
         return dict.fromkeys(("update.a", "update.b", "spaces", "gate"), self._low_rank_learning_rate)
 
 

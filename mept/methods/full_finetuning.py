@@ -1,10 +1,10 @@
-"""Full fine-tuning: every parameter of the backbone is trained ("Fine-Tuning" of MEPT's table 1).
+"""Full fine-tuning: every parameter of the backbone is trained ("Fine-Tuning" in MEPT's table 1).
 
 Paper: https://arxiv.org/abs/2509.00996, table 1 (numbers from https://arxiv.org/abs/2111.10952).
 
-The trained weights are copies that stand in for the backbone's own during a call, so the backbone shared by all
-trials of a process stays as it was loaded. The copies are float32; for a backbone in half precision they are rounded
-to its type for each call, as in mixed-precision training.
+The trained weights are copies that replace the backbone's own during a call, so the backbone, which all trials of a
+process share, stays as it was loaded. The copies are float32; for a backbone in half precision they are rounded to its
+type for each call, as in mixed-precision training.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class FullFinetuningConfig(MethodConfig):
 
 
 class TrainedCopy(PromptMethod):
-    """A trainable copy of each of the backbone's parameters; tied ones are copied once."""
+    """A trainable copy of each of the backbone's parameters; tied parameters are copied once."""
 
     def __init__(self, parameters: dict[str, nn.Parameter]) -> None:
         super().__init__()
@@ -35,13 +35,13 @@ class TrainedCopy(PromptMethod):
         self.weights = nn.ParameterList(nn.Parameter(p.detach().clone()) for p in parameters.values())
 
     def overrides(self) -> dict[str, Tensor]:
-        """Return the trained copies by the names of the parameters they stand in for."""
+        """Return the trained copies by the names of the parameters they replace."""
         rounded = [weight.to(dtype) for weight, dtype in zip(self.weights, self._dtypes, strict=True)]
         return dict(zip(self.names, rounded, strict=True))
 
 
 def build(config: FullFinetuningConfig, backbone: Backbone) -> TrainedCopy:
-    """Copy the backbone's parameters; those no output depends on (BERT's pooler) are left out."""
+    """Copy the backbone's parameters, except those that no output depends on (BERT's pooler)."""
     return TrainedCopy(backbone.used_parameters())
 
 

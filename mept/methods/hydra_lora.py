@@ -16,13 +16,13 @@ W_g  [N, d_in]       ``stand_ins.<projection>.router``; Kaiming-uniform, no bias
 N, r, alpha          ``num_experts``, ``rank``, ``alpha``
 ===================  ==========================================================
 
-All experts are active, and every projection routes for itself. The defaults are those of the released training program
-(``fine-tuning.py``): query and value, rank 8, alpha 32, dropout 0.1, two experts; its example script gives rank 4, four
-experts, dropout 0.05 on the feed-forward projections, the paper finds N by k-means. PT-MoE (https://arxiv.org/abs/2505.09519)
-compares with 278 K parameters on Llama-3.2-1B and does not say with which setting: rank 1 with two experts on query
-and value has 278,528, and its LoRA of 106 K has rank 1 there too.
+All experts are active, and every projection has its own router. The defaults are those of the released training program
+(``fine-tuning.py``): query and value, rank 8, alpha 32, dropout 0.1, two experts; its example script uses rank 4, four
+experts and dropout 0.05 on the feed-forward projections; the paper finds N by k-means. PT-MoE
+(https://arxiv.org/abs/2505.09519) compares with 278 K parameters on Llama-3.2-1B and does not state the setting: rank 1
+with two experts on query and value has 278,528, and its LoRA with 106 K parameters also has rank 1 there.
 
-Deviations: dropout is drawn once a projection, where the code draws it anew for each expert; weights are never merged.
+Deviations: dropout is drawn once per projection, while the code draws it for each expert; weights are never merged.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ class HydraLoraConfig(MethodConfig):
     """Options of HydraLoRA."""
 
     rank: int = Field(8, ge=1)
-    """R, the rank of each expert's update."""
+    """Rank r of each expert's update."""
     num_experts: int = Field(2, ge=1)
-    """N, matrices B a projection."""
+    """Number N of matrices B per projection."""
     alpha: float = Field(32.0, gt=0)
     """The update is scaled by alpha / rank."""
     dropout: float = Field(0.1, ge=0, lt=1)
-    """On the input of A, in training; the router reads its input without."""
+    """Dropout on the input of A in training; the router's input has none."""
     targets: Projections = ("query", "value")
     """Projections of every attention that are updated."""
 
@@ -67,7 +67,7 @@ class HydraLinear(StandIn):
         rank: r.
         num_experts: N.
         alpha: numerator of the update's scale.
-        dropout: on the input of A.
+        dropout: probability of dropout on the input of A.
     """
 
     def __init__(self, replaced: nn.Linear, rank: int, num_experts: int, alpha: float, dropout: float) -> None:

@@ -1,4 +1,4 @@
-"""Linear head: only the classification head is trained ("Linear Head" of MEPT's table 1).
+"""Linear head: only the classification head is trained ("Linear Head" in MEPT's table 1).
 
 Paper: https://arxiv.org/abs/2509.00996, appendix B.2. The backbone's states are those of the frozen model.
 """
@@ -19,7 +19,7 @@ class LinearHeadConfig(MethodConfig):
 
 
 class NoPrompts(PromptMethod):
-    """A method without parameters of its own: the adapter's head is all."""
+    """A method without parameters of its own: only the adapter's head is trained."""
 
 
 def build(config: LinearHeadConfig, backbone: Backbone) -> NoPrompts:

@@ -1,7 +1,7 @@
 """LoRA: Low-Rank Adaptation of Large Language Models (Hu et al., ICLR 2022).
 
-Paper: https://arxiv.org/abs/2106.09685. Code: the PEFT library's LoRA layers, put into the backbone for the time of a
-call (``mept/methods/peft.py``).
+Paper: https://arxiv.org/abs/2106.09685. Code: the PEFT library's LoRA layers, put into the backbone during a call
+(``mept/methods/peft.py``).
 
 Beside each frozen projection ``W`` [d_out, d_in]::
 
@@ -19,7 +19,8 @@ W_q, W_v         ``targets``: ``query``, ``value``
 
 The defaults are those of MEPT's released code (github.com/runtsang/MEPT at e29b808, ``scripts/train.py``): rank 8,
 alpha 8, dropout 0.1, on the query and value projections; on T5 those of the encoder and of the decoder's self- and
-cross-attention. That code merges the weights for evaluation; here they never are, which is the same function.
+cross-attention. That code merges the weights for evaluation; here they are never merged, which computes the same
+function.
 """
 
 from __future__ import annotations
@@ -50,11 +51,11 @@ class LoraConfig(MethodConfig):
     """Options of LoRA."""
 
     rank: int = Field(8, ge=1)
-    """R, the rank of each update."""
+    """Rank r of each update."""
     alpha: float = Field(8.0, gt=0)
     """The update is scaled by alpha / rank."""
     dropout: float = Field(0.1, ge=0, lt=1)
-    """On the input of the update, in training."""
+    """Dropout on the input of the update in training."""
     targets: Projections = ("query", "value")
     """Projections of every attention that are updated."""
 

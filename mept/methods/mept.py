@@ -16,9 +16,9 @@ m                 ``num_virtual_tokens``
 k                 ``top_k``
 ================  ==========================================================
 
-Deviations from the released code, which contradicts the paper there: with top-1 it sums the chosen prompts of the whole
-batch into every example's; it pools padding. From the paper's text: Xavier and He initialisation act on each expert's
-[m, d] matrix, so that an expert's scale does not depend on how many others there are.
+Deviations from the released code where it contradicts the paper: with top-1 it sums the chosen prompts of the whole
+batch into every example's prompt, and it pools padding. Deviation from the paper's text: Xavier and He initialisation
+act on each expert's [m, d] matrix, so that an expert's scale does not depend on how many others there are.
 """
 
 from __future__ import annotations
@@ -44,35 +44,35 @@ Initialization = Literal["xavier", "he", "orthogonal", "previous"]
 
 
 class MeptConfig(PromptConfig):
-    """Options of MEPT; the defaults are the paper's, with the middle of its searched ranges."""
+    """Options of MEPT; the defaults are the paper's, or the middle of the ranges it searches."""
 
     num_experts: int = Field(10, ge=1)
-    """N_r, router experts a layer; the paper searches {4, 10, 20}."""
+    """N_r, router experts per layer; the paper searches {4, 10, 20}."""
     num_shared_experts: int = Field(1, ge=0)
     """N_s, experts that every example uses; 0 drops them (table 3)."""
     top_k: int = Field(1, ge=1)
-    """Router experts kept an example."""
+    """Number of router experts used for an example."""
     layers: tuple[int, ...] | None = None
-    """Prompted layers from 0 (the paper counts from 1); None for all (tables 2 and 12)."""
+    """Prompted layers, from 0 (the paper counts from 1); None for all (tables 2 and 12)."""
     routing: Routing = "top_k"
     """Routing variant (table 3, appendix B.4)."""
     router_noise: float = Field(0.0, ge=0)
     """Sigma of the multiplicative noise on the logits in training ("Perturbation": 1); replaces the dropout."""
     router_dropout: float = Field(0.2, ge=0, lt=1)
-    """Dropout on the logits in training, when there is no noise."""
+    """Dropout on the logits in training, if there is no noise."""
     router_temperature: float = Field(1.0, gt=0)
-    """The logits are divided by it; not in the paper."""
+    """Divisor of the logits; not in the paper."""
     balancing: Balancing = "none"
-    """Against collapse of the router, not in the paper: ``loss``, the auxiliary loss of Switch Transformers, or
+    """Prevents collapse of the router; not in the paper: ``loss``, the auxiliary loss of Switch Transformers, or
     ``bias``, loss-free balancing as in DeepSeek-V3; see :mod:`mept.balancing`."""
     balancing_strength: float = Field(0.01, ge=0)
-    """The loss's weight (Switch: 0.01) or the step of the bias (DeepSeek: 0.001)."""
+    """Weight of the loss (Switch: 0.01) or step of the bias (DeepSeek: 0.001)."""
     initialization: Initialization = "xavier"
-    """Of the experts (table 10); ``previous`` loads them from ``previous_adapter``."""
+    """Initialisation of the experts (table 10); ``previous`` loads them from ``previous_adapter``."""
     previous_adapter: str | None = None
     """Directory of a saved MEPT adapter of the same shape, for ``initialization: previous``."""
     learnable: Literal["router_and_prompts", "router", "prompts"] = "router_and_prompts"
-    """Which parts are trained (table 4); the others keep their initial values."""
+    """The parts that are trained (table 4); the others keep their initial values."""
 
     @model_validator(mode="after")
     def _relations(self) -> MeptConfig:
@@ -157,8 +157,8 @@ class MixtureOfExpertPrompts(PromptMethod):
         num_shared_experts: N_s.
         initialization: ``xavier``, ``he`` or ``orthogonal``.
         learnable: parts that get gradients.
-        make_router: makes a layer's router, which knows N_r and d.
-        combine: makes the prompts of the experts, the chosen indices and their gates; see :func:`mept.routing.mix`.
+        make_router: makes the router of a layer, which defines N_r and d.
+        combine: makes the prompts from the experts, the chosen indices and their gates; see :func:`mept.routing.mix`.
     """
 
     def __init__(
@@ -196,7 +196,7 @@ class MixtureOfExpertPrompts(PromptMethod):
         return torch.stack(losses).sum() if losses else None
 
     def activated_parameters(self) -> int:
-        """Return k router experts, all shared experts and the router, a layer (the "Para" column of table 1)."""
+        """Return the size of k router experts, the shared experts and the router in all layers ("Para" in table 1)."""
         return sum(layer.activated_parameters() for layer in self.layers.values())  # type: ignore[operator, misc]
 
 
@@ -227,7 +227,7 @@ def build(config: MeptConfig, backbone: Backbone) -> MixtureOfExpertPrompts:
 
 
 def load_previous(module: MixtureOfExpertPrompts, directory: Path) -> None:
-    """Load experts and routers of an earlier training run ("previous knowledge", table 10).
+    """Load the experts and routers of an earlier training run ("previous knowledge", table 10).
 
     Raises:
         ValueError: the directory holds no adapter of the same shape.

@@ -2,7 +2,7 @@
 
 Paper: https://arxiv.org/abs/2103.10385. Code: github.com/THUDM/P-tuning at f4225d4.
 
-The vectors before the input are the output of a small network over trained embeddings::
+The vectors put before the input are the output of a small network over trained embeddings::
 
     h_i = MLP([LSTM_forward(e_1 .. e_i) ; LSTM_backward(e_m .. e_i)])    or    h_i = MLP(e_i)
 
@@ -15,12 +15,12 @@ MLP               ``encoder.mlp_head``: linear layers with ReLU between
 ================  ==========================================================================
 
 The network is PEFT's ``PromptEncoder``; with hidden size d/2 its LSTM variant is that of the authors' LAMA code. Its
-MLP variant has three linear layers (the authors' few-shot code: two). After training the network folds away, the h_i
-are all that inference needs: activated are m d parameters, trained are all.
+MLP variant has three linear layers (the authors' few-shot code: two). All parameters are trained; after training the
+network can be dropped, since inference needs only the h_i, so m d parameters are activated.
 
 Deviations: the paper's templates put the h_i between pieces of the input and its SuperGLUE runs train the language
-model as well; here they stand where prompt tuning's do, beside a frozen model, as in later comparisons (SMoP, P-Tuning
-v2). On BERT the prompt enters after the embeddings' layer norm, as that of prompt tuning does.
+model as well; here they are where those of prompt tuning are, and the model is frozen, as in later comparisons (SMoP,
+P-Tuning v2). On BERT the prompt enters after the embeddings' layer norm, as in prompt tuning.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class PTuningConfig(PromptConfig):
     encoder: Literal["lstm", "mlp"] = "lstm"
     """The network over the embeddings: a bidirectional LSTM with an MLP on top, or an MLP alone."""
     encoder_hidden_size: int | None = Field(None, ge=1)
-    """Width h: of the LSTM each way, or of the MLP's hidden layers; None for d/2 (LSTM) or d (MLP). SMoP's runs take
-    128."""
+    """Width h of the LSTM in each direction, or of the MLP's hidden layers; None for d/2 (LSTM) or d (MLP). SMoP's runs
+    use 128."""
     encoder_dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout between the LSTM's two layers."""
 
@@ -83,7 +83,7 @@ class EncodedPrompt(PromptMethod):
         return prompt.expand(len(text), -1, -1)
 
     def activated_parameters(self) -> int:
-        """Return m d, the size of the prompt into which the network folds."""
+        """Return m d, the size of the prompt that replaces the network after training."""
         return self.num_virtual_tokens * self.hidden_size
 
 

@@ -18,21 +18,22 @@ W [h, d], W_j [2 c, h]        ``hidden`` and ``layers.<j>.up``, h = ``reparamete
 ============================  ======================================================================================
 
 c = d on BERT; with grouped-query attention it is smaller. The m prompt positions exist in every block, since that is
-how hooks make room for keys; the outputs of its key and value projections there are replaced by K_j and V_j, and no
-token sees anything else of them: not their states, not in layers that are not prompted, not from T5's decoder. After
-training the reparametrisation folds away: activated are 2 L m c parameters.
+how hooks make room for keys; the outputs of the key and value projections at these positions are replaced by K_j and
+V_j, and nothing else of them is visible to any token: neither their states, nor anything in layers that are not
+prompted or in T5's decoder. After training the reparametrisation can be dropped, so 2 L m c parameters are activated.
 
-Positions. On Llama, K_j passes the rotary embedding at positions 0 to m - 1 and the text starts at m. A cache
-(``past_key_values``, as the released code and PEFT use) holds keys after it, so K_j is such a prefix rotated back,
-which changes neither norms nor what can be learned. On T5, queries see the prefix at its distance, m positions before
-the text. On BERT the text keeps its positions (the released code's moves by m, a side effect of the cache).
+Positions. On Llama, K_j goes through the rotary embedding at positions 0 to m - 1 and the text starts at m. A cache
+(``past_key_values``, as the released code and PEFT use) holds keys after the rotation, so K_j is such a prefix rotated
+back, which changes neither norms nor what can be learned. On T5, queries see the prefix at its distance, up to m
+positions before the text. On BERT the text keeps its positions (in the released code it moves by m, a side effect of
+the cache).
 
-As in the released code: N(0, 0.02) for every matrix, zero biases, dropout on the keys and values, drawn anew for each
-example.
+As in the released code: N(0, 0.02) for every matrix, zero biases, dropout on the keys and values, drawn separately for
+each example.
 
 Deviations: T5's decoder has no prefix. The paper's models are encoders, and in this package the prompts of every
-method enter T5's encoder alone; PEFT's prefix tuning, in contrast, covers T5's decoder alone. Classification goes
-through the package's bias-free head, not through BERT's pooler.
+method enter T5's encoder alone; PEFT's prefix tuning, in contrast, covers only T5's decoder. Classification uses the
+package's bias-free head, not BERT's pooler.
 """
 
 from __future__ import annotations
@@ -55,9 +56,9 @@ class PTuningV2Config(PromptConfig):
     """Options of P-Tuning v2."""
 
     layers: tuple[int, ...] | None = None
-    """Layers with a prefix, from 0; None for all. The other layers see none."""
+    """Layers with a prefix, from 0; None for all. The other layers do not see any."""
     reparameterization: bool = False
-    """Compute the keys and values from embeddings by a two-layer tanh network (better on some tasks, worse on others
+    """Compute the keys and values from embeddings with a two-layer tanh network (better on some tasks, worse on others
     in the paper's comparison)."""
     reparameterization_size: int = Field(512, ge=1)
     """Width h of that network."""
@@ -66,7 +67,7 @@ class PTuningV2Config(PromptConfig):
 
 
 class LayerPrefix(nn.Module):
-    """Keys and values of one layer, trained as they are."""
+    """Keys and values of one layer, trained directly."""
 
     def __init__(self, num_virtual_tokens: int, key_size: int) -> None:
         super().__init__()
@@ -78,7 +79,7 @@ class LayerPrefix(nn.Module):
 
 
 class ReparameterizedPrefix(nn.Module):
-    """Keys and values of one layer, computed from what all layers share."""
+    """Keys and values of one layer, computed from embeddings that all layers share."""
 
     def __init__(self, hidden_size: int, key_size: int) -> None:
         super().__init__()
@@ -97,8 +98,8 @@ class KeyValuePrefixes(PromptMethod):
         key_size: c.
         prompted_layers: layers with a prefix.
         num_virtual_tokens: m.
-        reparameterization_size: h, or None for keys and values trained as they are.
-        prefix_dropout: on keys and values.
+        reparameterization_size: h, or None for keys and values that are trained directly.
+        prefix_dropout: probability of dropout on keys and values.
     """
 
     decoder_sees_prompts = False
@@ -131,7 +132,7 @@ class KeyValuePrefixes(PromptMethod):
         )
 
     def prompts(self, layer: int, text: Tensor, text_mask: Tensor) -> Tensor:
-        """Return zeros, [B, m, d]: the states at the prompt positions reach nothing."""
+        """Return zeros, [B, m, d]: the states at the prompt positions have no effect."""
         return text.new_zeros(len(text), self.num_virtual_tokens, self.hidden_size)
 
     def key_values(self, layer: int, batch_size: int) -> tuple[Tensor, Tensor]:
@@ -142,7 +143,7 @@ class KeyValuePrefixes(PromptMethod):
         return keys, values
 
     def activated_parameters(self) -> int:
-        """Return 2 L m c, the size of the keys and values, into which the reparametrisation folds."""
+        """Return 2 L m c, the size of the keys and values, which replace the reparametrisation after training."""
         return 2 * len(self.prompted_layers) * self.num_virtual_tokens * self.key_size
 
 

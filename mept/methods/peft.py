@@ -1,17 +1,17 @@
-"""Weight methods of the PEFT library (https://github.com/huggingface/peft), by its own names and options.
+"""Weight methods of the PEFT library (https://github.com/huggingface/peft), under its own names and options.
 
 Documentation: https://huggingface.co/docs/peft. ``peft_type`` is PEFT's name of a method (IA3, VeRA, LoHa, LoKr, OFT,
 BOFT, ...), ``peft_options`` the keys of that method's PEFT configuration. PEFT puts its layers into a copy of the
-backbone's module tree that shares the backbone's weights; the layers are taken out, told to call the backbone's own
-modules, and stand in for them during a call. So the backbone is never changed and several adapters can share it.
+backbone's module tree that shares the backbone's weights; the layers are taken out, made to call the backbone's own
+modules, and replace them during a call. So the backbone is never changed and several adapters can share it.
 
-What PEFT registers as a parameter or persistent buffer is saved (VeRA's projections, for example); what it derives
-from configuration and backbone is derived again. Parameters require gradients as PEFT says, and the activated ones are
-those.
+What PEFT registers as a parameter or persistent buffer is saved (VeRA's projections, for example); what it derives from
+the configuration and the backbone is derived again on loading. PEFT decides which parameters require gradients, and
+these count as activated.
 
 Refused, with the reason: types that insert prompts (this package counts, masks and pools them itself); types and
 options that need more than layers: a forward pass of PEFT's own, a term in the loss, a call after each step, a pass
-over data before training, adapters trained before; those whose predictions depend on the batch or on chance; options
+over data before training, or adapters trained before; those whose predictions depend on the batch or on chance; options
 after which PEFT would train or change the backbone's own weights (``bias``, PiSSA, OLoRA). Layers on modules that no
 output depends on (BERT's pooler, which ``all-linear`` includes) are left out.
 """
@@ -46,19 +46,19 @@ REFUSED_TYPES = {
     "cpt": "it inserts prompts made of training examples",
     "adaption_prompt": "it inserts prompts into attention",
     "cartridge": "it trains a cache of keys and values made of a text",
-    "adalora": "its ranks are to be allocated anew after each step and its loss has a term of its own",
+    "adalora": "its ranks must be reallocated after each step and its loss has an extra term",
     "poly": "every example must name its task",
     "lily": "its router averages over the whole batch, so a prediction would depend on its batch-mates",
     "xlora": "it mixes LoRA adapters that were trained before",
     "shadow": "it runs a second model beside the backbone",
 }
-"""PEFT's types that cannot work as layers alone, and why."""
+"""PEFT's types that do not work as layers alone, and why."""
 
 REFUSED_OPTIONS = {
-    "use_asa": "subspaces are to be pruned after each step",
+    "use_asa": "subspaces must be pruned after each step",
     "alora_invocation_tokens": "PEFT's own forward pass looks for the tokens",
     "arrow_config": "it routes among adapters that were trained before",
-    "monteclora_config": "its loss has a term of its own",
+    "monteclora_config": "its loss has an extra term",
     "layer_replication": "it changes how many layers the backbone has",
     "runtime_offload_base_weight": "it moves the backbone's weights",
     "sample_at_inference": "predictions would differ from call to call",
@@ -77,10 +77,10 @@ def peft_types() -> list[str]:
 
 
 def known_type(name: str) -> str:
-    """Return PEFT's name of a weight method in lower case.
+    """Return PEFT's name for a weight method, in lower case.
 
     Raises:
-        ValueError: there is none, or it cannot work here.
+        ValueError: there is no such method, or it cannot work here.
     """
     lower = name.lower()
     if lower in REFUSED_TYPES:
@@ -94,7 +94,7 @@ class PeftConfig(MethodConfig):
     """Options of a weight method of the PEFT library."""
 
     peft_type: Annotated[str, AfterValidator(known_type)] = "ia3"
-    """PEFT's name of the method, in upper or lower case; kept in lower case."""
+    """PEFT's name for the method, in upper or lower case; stored in lower case."""
     peft_options: Options = FrozenMapping()
     """Keys of the PEFT configuration of that type, such as ``{r: 4, target_modules: [q, v]}``; the others keep PEFT's
     defaults."""
@@ -106,7 +106,7 @@ class PeftConfig(MethodConfig):
 
 
 def layer_config(peft_type: str, options: Mapping[str, Any]) -> LayerConfig:
-    """Return PEFT's configuration of a type.
+    """Return PEFT's configuration for a type.
 
     Args:
         peft_type: one of :func:`peft_types`.
@@ -151,7 +151,7 @@ class PeftLayers(StandIns):
 
 
 def _aliases(module: nn.Module) -> dict[str, str]:
-    """Return the further names of tensors that have several, with their first name."""
+    """Return the additional names of tensors that have several, with the first name of each."""
     first: dict[int, str] = {}
     tensors = chain(module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
     named = [(name, first.setdefault(id(tensor), name)) for name, tensor in tensors]
@@ -191,7 +191,7 @@ def peft_layers(backbone: Backbone, config: LayerConfig) -> PeftLayers:
     with _ReadOnly(chain(model.parameters(), model.buffers())):
         try:
             tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](tree, config, "default")  # type: ignore[index]
-        except Exception as error:  # whatever PEFT stumbles over is an option that does not fit the model
+        except Exception as error:  # any error in PEFT means that an option does not fit the model
             raise ValueError(f"{what} cannot be made: {' '.join(str(error).split())}") from error
     layers = {}
     for name, module in modules.items():
@@ -232,7 +232,7 @@ class _ReadOnly(TorchDispatchMode):
 def _check(
     layers: Mapping[str, nn.Module], weights: Mapping[str, nn.Parameter], model: nn.Module, tuner: nn.Module, what: str
 ) -> None:
-    """Raise ValueError where the layers are not all there is to PEFT's method."""
+    """Raise ValueError if PEFT's method is more than its layers."""
     trained = [name for name, weight in weights.items() if weight.requires_grad]
     if trained:
         raise ValueError(
@@ -253,7 +253,7 @@ def _check(
 
 
 def _give_back(layer: nn.Module, originals: Mapping[nn.Module, nn.Module]) -> None:
-    """Let a layer call the backbone's own modules where it holds their copies."""
+    """Make a layer call the backbone's own modules instead of their copies."""
     for name, child in list(layer.named_children()):
         if child in originals:
             borrow(layer, name, originals[child])

@@ -1,13 +1,13 @@
 """Prompt Tuning: The Power of Scale for Parameter-Efficient Prompt Tuning (Lester et al., EMNLP 2021).
 
-Paper: https://arxiv.org/abs/2104.08691. ``m`` trained vectors stand before the embedded input, ``[P; E]``.
+Paper: https://arxiv.org/abs/2104.08691. ``m`` trained vectors are put before the embedded input, ``[P; E]``.
 
 Deviation on BERT: the prompt enters after the embeddings' layer norm and without a position, as deeper prompts do, so
-that the text keeps the positions it was pretrained with. Sampled vocabulary vectors pass that norm once, when the
+that the text keeps the positions it was pretrained with. Sampled vocabulary vectors go through that norm once, when the
 prompt is initialised.
 
-T5's and BERT's dropout of the embeddings passes over the prompt, unless the trial's ``prompt_dropout`` is set; PEFT's
-and the released code of later papers put the prompt before it (:mod:`mept.injection`).
+T5's and BERT's dropout of the embeddings does not affect the prompt unless the trial's ``prompt_dropout`` is set; PEFT
+and the released code of later papers insert the prompt before the dropout (:mod:`mept.injection`).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class PromptTuningConfig(PromptConfig):
     """Options of prompt tuning."""
 
     initialization: Literal["vocabulary", "random", "text"] = "vocabulary"
-    """Embeddings sampled from the 5,000 most common tokens (the paper's best without labels), N(0, 0.02), or a
-    text's."""
+    """Embeddings sampled from the 5,000 most common tokens (the best choice without labels in the paper), N(0, 0.02),
+    or the embeddings of a text."""
     initial_text: str | None = None
     """The text of ``initialization: text``; repeated or cut to m tokens."""
 

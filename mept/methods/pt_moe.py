@@ -2,7 +2,8 @@
 
 Paper: https://arxiv.org/abs/2505.09519. No code is released (github.com/ZongqianLi/PT-MoE holds a README).
 
-The prompt before the embedded text is a product whose left factor a router mixes by the mean token embedding mu::
+The prompt before the embedded text is a product; a router mixes its left factor according to the mean token embedding
+mu::
 
     P = (sum_i w_i A_i) B,    w = softmax(l) * onehot(argmax l)
     l = (W mu + b) * (1 + eps),    eps ~ N(0, 0.01^2) in training, 0 else
@@ -18,7 +19,7 @@ R              ``rank``
 W, b           ``router.weight`` [N, d], ``router.bias`` [N]
 =============  ===========================================
 
-Weights of the routing ablation: *selective* keeps the best expert alone, *probationary* scales by the probabilities::
+Weights in the routing ablation: *selective* keeps only the best expert, *probationary* scales by the probabilities::
 
                     probationary                 not probationary
     selective       softmax(l) * onehot          onehot
@@ -30,10 +31,11 @@ report, the router has no gradient and is not trained.
 Every A_i starts as ``U_R Sigma_R^(1/2)`` and B as ``Sigma_R^(1/2) V_R^T``, of the SVD ``U Sigma V^T`` of T token
 embeddings of a task text.
 
-Choices where the paper is silent: W starts orthogonal, b at zero. Of the text each token is taken once, and rows
-missing to T (all of them without a text) are embeddings sampled from the 5,000 most common tokens: a repeated row
-lowers the rank of the SVD, whose zero components would get no gradient. The router reads the states that enter the
-first block: in training the embeddings after T5's dropout, and on BERT after the embeddings' norm and with positions.
+Choices where the paper is silent: W starts orthogonal, b at zero. Each token of the text is used once, and the
+remaining rows up to T (all of them without a text) are embeddings sampled from the 5,000 most common tokens: a repeated
+row would lower the rank of the SVD, whose zero components would get no gradient. The router reads the states that enter
+the first block: in training the embeddings after T5's dropout, and on BERT after the embeddings' norm and with
+positions.
 
 The paper trains with AdamW, learning rate 2e-5, 500 warm-up steps and then a constant rate.
 """
@@ -62,17 +64,17 @@ class PtMoeConfig(PromptConfig):
     num_virtual_tokens: int = Field(40, ge=1)
     """Prompt length T, in tokens; the paper tries 20 to 80."""
     num_experts: int = Field(2, ge=1)
-    """N, left factors to choose from; the paper tries 1 to 8."""
+    """Number N of left factors to choose from; the paper tries 1 to 8."""
     rank: int = Field(36, ge=1)
-    """R, of the product; at most T and the hidden size."""
+    """Rank R of the product; at most T and the hidden size."""
     selective: bool = True
-    """Whether an example uses its best expert alone, or all."""
+    """Whether an example uses only its best expert, or all experts."""
     probationary: bool = True
     """Whether experts are scaled by their probabilities."""
     router_noise: float = Field(0.01, ge=0)
     """Sigma of the multiplicative noise on the logits in training."""
     initial_text: str | None = None
-    """A text about the task whose embedding the factors start from; None for sampled tokens."""
+    """A text about the task; the factors start from its embedding. None for sampled tokens."""
 
     @model_validator(mode="after")
     def _relations(self) -> PtMoeConfig:
@@ -95,7 +97,7 @@ class MixtureOfDecomposedPrompts(PromptMethod):
         initial: embeddings whose SVD the factors start from, [T, d].
         rank: R.
         router: over N experts of hidden size d, with ``routing="dense"``.
-        selective: whether the best expert alone is used.
+        selective: whether only the best expert is used.
         probationary: whether experts are scaled by their probabilities.
     """
 
@@ -117,7 +119,7 @@ class MixtureOfDecomposedPrompts(PromptMethod):
         return mix(self.experts, indices, self._weights(probabilities)) @ self.shared
 
     def _weights(self, probabilities: Tensor) -> Tensor:
-        """Return the experts' weights, [B, N], of the router's softmax, [B, N]."""
+        """Return the experts' weights, [B, N], from the router's softmax, [B, N]."""
         if self.selective:
             best = F.one_hot(probabilities.argmax(-1), probabilities.shape[1])
             kept = best * probabilities if self.probationary else best
@@ -131,7 +133,7 @@ class MixtureOfDecomposedPrompts(PromptMethod):
 
 
 def decompose(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Return the factors of the best approximation of that rank, each with the singular values' square roots.
+    """Return the factors of the best approximation of that rank, each with square roots of the singular values.
 
     Args:
         matrix: [T, d].
@@ -173,7 +175,7 @@ def initial_ids(text: str | None, length: int, backbone: Backbone) -> Tensor:
     """Return `length` distinct token ids: those of `text` in order, then sampled common ones.
 
     Raises:
-        ValueError: a text without a tokenizer, a text without tokens, or a vocabulary of fewer tokens.
+        ValueError: there is a text but no tokenizer, the text has no tokens, or the vocabulary has fewer tokens.
     """
     ids: list[int] = []
     if text is not None:

@@ -16,10 +16,10 @@ LayerNorm       ``norm``, with a trained scale and shift
 ==============  ==============================================
 
 The released code has both biases and draws ``P`` from the whole vocabulary; so does this module. After training the
-network folds away, ``P'`` is all that inference needs: activated are m d parameters.
+network can be dropped, since inference needs only ``P'``: m d parameters are activated.
 
-Deviation on BERT: the prompt enters after the embeddings' layer norm, as that of prompt tuning does, and so do the
-vocabulary vectors it starts from.
+Deviation on BERT: the prompt, like the vocabulary vectors it starts from, enters after the embeddings' layer norm, as
+in prompt tuning.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class ResidualPrompt(PromptMethod):
         return prompt.expand(len(text), -1, -1)
 
     def activated_parameters(self) -> int:
-        """Return m d, the size of P', into which the network folds."""
+        """Return m d, the size of P', which replaces the network after training."""
         return self.prompt.numel()
 
 

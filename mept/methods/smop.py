@@ -2,7 +2,7 @@
 
 Paper: https://aclanthology.org/2023.emnlp-main.884. Code: github.com/jyjohnchoi/SMoP at 34da5e2.
 
-One of k short prompts stands before the embedded text E; a linear router chooses it by the mean token embedding::
+One of k short prompts is put before the embedded text E; a linear router chooses it by the mean token embedding::
 
     P = sum_{i in top} p_i P_i,    p = softmax(W mean(E))
 
@@ -16,10 +16,11 @@ W [k, d]       ``router.weight``
 =============  ==========================================
 
 As in the code: prompts are N(0, 1), W is orthogonal and has no bias, p is not renormalised over the experts kept, and
-the training noise multiplies the logits by 1 + N(0, 1) as a constant to the gradient, or dropout 0.2 zeroes them.
+in training noise multiplies the logits by 1 + N(0, 1), which the gradient treats as a constant, or dropout 0.2 zeroes
+them.
 
-Deviations. When the code keeps one prompt, it sums those chosen by the whole batch into every example's; here an
-example's prompt is its own, as the paper says. The Gumbel and stochastic variants are those of
+Deviations. When the code keeps one prompt, it sums the prompts chosen by the whole batch into every example's prompt;
+here each example has its own prompt, as the paper says. The Gumbel and stochastic variants are those of
 :class:`mept.routing.Router`; the code adds Gumbel noise to probabilities, at inference too. The router reads the states
 that enter the first block: in training the embeddings after the backbone's dropout, and on BERT after the embeddings'
 norm and with positions.
@@ -47,15 +48,15 @@ class SmopConfig(PromptConfig):
     num_virtual_tokens: int = Field(5, ge=1)
     """Length l of each prompt, in tokens."""
     num_experts: int = Field(4, ge=1)
-    """k, prompts to choose from."""
+    """Number k of prompts to choose from."""
     top_k: int = Field(1, ge=1)
-    """Prompts kept an example."""
+    """Number of prompts used for an example."""
     routing: Routing = "top_k"
     """Routing variant; ``top_k`` is the method."""
     router_noise: float = Field(1.0, ge=0)
     """Sigma of the multiplicative noise on the logits in training; 0 uses the dropout instead."""
     router_dropout: float = Field(0.2, ge=0, lt=1)
-    """Dropout on the logits in training, when there is no noise."""
+    """Dropout on the logits in training, if there is no noise."""
 
     @model_validator(mode="after")
     def _relations(self) -> SmopConfig:

@@ -1,4 +1,4 @@
-"""Modules that stand in for the backbone's own: what adapters, LoRA and PEFT's layers have in common."""
+"""Modules that replace the backbone's own during a call, as adapters, LoRA and PEFT's layers do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mept.methods.base import PromptMethod
 def borrow(owner: nn.Module, name: str, module: nn.Module) -> None:
     """Make a module a plain attribute of `owner` instead of a child.
 
-    So the owner can call it, but has no part in its parameters, its state, its mode and where it is.
+    So the owner can call it, but does not affect its parameters, its state, its mode or its device.
     """
     if name in owner._modules:
         delattr(owner, name)
@@ -20,10 +20,10 @@ def borrow(owner: nn.Module, name: str, module: nn.Module) -> None:
 
 
 class StandIn(nn.Module):
-    """A module in the place of one of the backbone's.
+    """A module that takes the place of one of the backbone's.
 
     Args:
-        replaced: the backbone's module, which stays the backbone's alone.
+        replaced: the backbone's module, which does not become part of this one.
     """
 
     replaced: nn.Module

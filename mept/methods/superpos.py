@@ -2,8 +2,8 @@
 
 Paper: https://arxiv.org/abs/2406.05279 (NeurIPS ENLSP workshop 2024). No released code was found.
 
-Each prompt vector is a learned linear combination, without a softmax, of the same n sampled vocabulary embeddings,
-which every prompt vector may also shift for itself::
+Each prompt vector is a learned linear combination, without a softmax, of the same n sampled vocabulary embeddings, to
+which every prompt vector adds trained shifts of its own::
 
     p_i = (E + dE_i) p'_i,    dE_i = 0 at the start
 
@@ -17,16 +17,16 @@ number of prompt tokens  m = ``num_virtual_tokens`` (the paper's n)
 =======================  =======================================================================
 
 Trained are p' and dE; E stays frozen, so weight decay pulls the sum towards the vocabulary and not towards zero. E is
-saved with the adapter. After training ``p_i`` is all that inference needs: activated are m d parameters.
+saved with the adapter. After training, inference needs only ``p_i``: m d parameters are activated.
 
-Ours, where the paper's text says nothing that we could check: the n tokens are distinct and drawn from the whole
+Our choices, where we could not check the paper's: the n tokens are distinct and drawn from the whole
 vocabulary, and p' starts as N(0, 1/n), which gives each ``p_i`` the scale of an embedding.
 
-The paper also switches the frozen model's dropout off in training. That is an option of the trial and not of the
-method: ``backbone_dropout: false``.
+The paper also switches the frozen model's dropout off in training. That is an option of the trial, not of the method:
+``backbone_dropout: false``.
 
-Deviation on BERT: the prompt enters after the embeddings' layer norm, as that of prompt tuning does, and so do the
-vocabulary vectors it mixes.
+Deviation on BERT: the prompt, like the vocabulary vectors it mixes, enters after the embeddings' layer norm, as in
+prompt tuning.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class SuperposConfig(PromptConfig):
     """Options of SuperPos-Prompt."""
 
     num_sampled_tokens: int = Field(128, ge=1)
-    """n, vocabulary embeddings that every prompt token mixes; the paper finds no gain beyond 128."""
+    """Number n of vocabulary embeddings that every prompt token mixes; the paper finds no gain beyond 128."""
 
 
 class SuperposedPrompt(PromptMethod):
@@ -76,7 +76,7 @@ class SuperposedPrompt(PromptMethod):
         return prompt.expand(len(text), -1, -1)
 
     def activated_parameters(self) -> int:
-        """Return m d, the size of the prompt into which the mixture folds."""
+        """Return m d, the size of the prompt that replaces the mixture after training."""
         return self.num_virtual_tokens * self.sampled.shape[1]
 
 
@@ -84,7 +84,7 @@ def build(config: SuperposConfig, backbone: Backbone) -> SuperposedPrompt:
     """Build the mixture of `config` for `backbone`.
 
     Raises:
-        ValueError: more tokens are to be sampled than the vocabulary has.
+        ValueError: the vocabulary has fewer tokens than are to be sampled.
     """
     vocabulary, count = backbone.vocabulary_size, config.num_sampled_tokens
     if count > vocabulary:

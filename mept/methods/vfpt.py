@@ -15,12 +15,12 @@ alpha           ``fourier_fraction``
 deep, shallow   ``layers``: None for every layer, ``[0]`` for the input alone
 ==============  =======================================================================================
 
-As in the released code (its defaults): the transformed tokens come first; the transform covers the f tokens alone,
-first along the hidden axis, then along the tokens; only the real part of the end result is kept. The transform has no
-parameters, is applied at inference too and could be folded away: activated are all parameters.
+As in the released code (its defaults): the transformed tokens come first; the transform covers only the f tokens, first
+along the hidden axis, then along the tokens; only the real part of the final result is kept. The transform has no
+parameters and is applied at inference too, so all parameters are activated.
 
-Deviation: the released code draws from U(-v, v) with v = sqrt(6 / (patch values + d)). Text has no patches; d stands in
-for their number of values, which is exactly what ViT-B/16 has (3 x 16 x 16 = 768 = d).
+Deviation: the released code draws from U(-v, v) with v = sqrt(6 / (patch values + d)). Text has no patches; d is used
+for their number of values, which is exact for ViT-B/16 (3 x 16 x 16 = 768 = d).
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class VfptConfig(PromptConfig):
     """Options of Fourier prompts."""
 
     fourier_fraction: float = Field(0.5, ge=0, le=1)
-    """Alpha, the share of the prompt tokens that pass through the transform, rounded down to whole tokens; 0 gives
-    plain deep prompts."""
+    """Alpha, the share of the prompt tokens that go through the transform, rounded down to whole tokens; 0 gives plain
+    deep prompts."""
     layers: tuple[int, ...] | None = None
-    """Prompted layers from 0; None for all (deep), ``[0]`` for the input alone (shallow)."""
+    """Prompted layers, from 0; None for all (deep), ``[0]`` for the input alone (shallow)."""
 
     @model_validator(mode="after")
     def _relations(self) -> VfptConfig:

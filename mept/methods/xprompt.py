@@ -1,15 +1,15 @@
 """XPrompt: Exploring the Extreme of Prompt Tuning (Ma et al., EMNLP 2022).
 
 Paper: https://arxiv.org/abs/2210.04457. The authors' repository, github.com/BD-MF/XPrompt, holds no code. "E2VPT" below
-is the code of a paper that took the pruning over to vision: github.com/ChengHan111/E2VPT at 7a66e75.
+is the code of a paper that applies the pruning to vision: github.com/ChengHan111/E2VPT at 7a66e75.
 
 Within one training:
 
 1. The prompt P [m, d] is tuned as in prompt tuning.
 2. A mask gamma of ones is put on its tokens, ``gamma_i P_i``. The tokens of least importance
-   ``I_i = E_x |dL(x) / dgamma_i|`` are pruned; then each token kept is cut into k pieces under a mask zeta, and of each
-   token's pieces those of least ``E_x |dL(x) / dzeta_ij|`` are.
-3. *Rewinding*: what was kept is set to its value after step 1 and tuned again with the same strategy.
+   ``I_i = E_x |dL(x) / dgamma_i|`` are pruned; then each remaining token is cut into k pieces with a mask zeta, and of
+   its pieces those with the least ``E_x |dL(x) / dzeta_ij|`` are pruned.
+3. *Rewinding*: the remaining values are set back to those after step 1 and tuned again with the same strategy.
 
 ================  ==================================================
 paper             here
@@ -22,16 +22,17 @@ pruning ratios    ``token_pruning_ratio``, ``piece_pruning_ratio``
 
 Choices and deviations:
 
-- The mask is a factor, so ``dL / dgamma_i = <dL / dP_i, P_i>``. The expectation is over batches, as in E2VPT: of the
-  sensitivity of a batch's mean loss instead of each example's.
-- Pieces are scored with the pruned tokens gone, and ranked within their token as in E2VPT: each kept token loses
-  equally many.
+- The mask is a factor, so ``dL / dgamma_i = <dL / dP_i, P_i>``. The expectation is over batches, as in E2VPT: it
+  averages the sensitivity of a batch's mean loss, not of each example's loss.
+- Pieces are scored after the tokens are pruned, and ranked within their token as in E2VPT: each remaining token loses
+  the same number.
 - As in the paper's equation a pruned token is a zero vector, not a missing one: the prompt keeps its m positions.
 - The prompt does not move between steps 1 and 3, so rewinding needs no action. Its value after step 1 is the last one,
-  not that of the best dev score. A classification head goes on from where it was.
-- In step 3 optimiser, schedule with warm-up, best score and patience start anew; only its checkpoints are candidates.
-- Both steps share the trial's epochs; in the paper each may have 100.
-- :mod:`mept.train` leads through the steps. A training of a single epoch, or one by another trainer, is step 1 alone.
+  not the one with the best dev score. A classification head continues from its current values.
+- In step 3 the optimiser, the schedule with its warm-up, the best score and patience start again; only checkpoints of
+  this step are candidates.
+- Steps 1 and 3 share the trial's epochs; in the paper each may have 100.
+- :mod:`mept.train` runs the steps. Training for a single epoch, or with another trainer, is step 1 alone.
 """
 
 from __future__ import annotations
@@ -52,18 +53,18 @@ if TYPE_CHECKING:
 
 
 class XPromptConfig(PromptTuningConfig):
-    """Options of XPrompt; the defaults are the paper's, with the middle of its searched ratios."""
+    """Options of XPrompt; the defaults are the paper's, or the middle of the ratios it searches."""
 
     num_virtual_tokens: int = Field(20, ge=1)
     """Prompt length m before pruning, in tokens."""
     token_pruning_ratio: float = Field(0.5, ge=0, lt=1)
-    """Share of the tokens that is pruned; the paper searches 0.1 to 0.9. At least one token stays."""
+    """Share of tokens to prune; the paper searches 0.1 to 0.9. At least one token remains."""
     piece_pruning_ratio: float = Field(0.5, ge=0, lt=1)
-    """Share of each kept token's pieces that is pruned; the paper searches 0.1 to 0.9. At least one stays."""
+    """Share of each remaining token's pieces to prune; the paper searches 0.1 to 0.9. At least one piece remains."""
     num_pieces: int = Field(16, ge=1)
-    """Equal pieces k a token is cut into; must divide the hidden size."""
+    """Number k of equal pieces that a token is cut into; must divide the hidden size."""
     first_phase_share: float = Field(0.5, gt=0, lt=1)
-    """Share of the epochs before pruning, rounded; both phases get at least one epoch."""
+    """Share of the epochs before pruning, rounded to whole epochs; both phases get at least one epoch."""
 
 
 class PrunedPrompt(PromptMethod):
@@ -72,16 +73,16 @@ class PrunedPrompt(PromptMethod):
     Args:
         initial: the prompt's initial value, [m, d].
         token_pruning_ratio: share of tokens to prune.
-        piece_pruning_ratio: share of each kept token's pieces to prune.
+        piece_pruning_ratio: share of each remaining token's pieces to prune.
         num_pieces: k.
-        first_phase_share: of the epochs.
+        first_phase_share: share of the epochs before pruning.
 
     Raises:
         ValueError: k does not divide d.
     """
 
     mask: Tensor
-    """True at what is kept, [m, k]."""
+    """True at the pieces that are kept, [m, k]."""
     pruned: Tensor
     """Whether pruning is done, a scalar; a buffer, so that a resumed training knows its phase."""
 
@@ -156,7 +157,7 @@ def least(importance: Tensor, ratio: float) -> Tensor:
         ratio: from 0 to below 1.
 
     Returns:
-        indices, [..., min(round(ratio n), n - 1)]; of equal values the first.
+        indices, [..., min(round(ratio n), n - 1)]; the first ones if values are equal.
     """
     n = importance.shape[-1]
     return importance.argsort(dim=-1, stable=True)[..., : min(round(ratio * n), n - 1)]

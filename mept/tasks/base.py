@@ -16,21 +16,23 @@ Row = Mapping[str, Any]
 
 
 class RowError(ValueError):
-    """A row does not follow the task's schema; the message says what is expected. The loader adds file and line."""
+    """A row does not follow the task's schema; the message says what is expected. The loader adds the file and line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One text to classify; there may be millions, so what examples have in common is one object, not a copy for each.
+    """One text to classify; there may be millions, so examples share common values instead of holding copies.
 
     Attributes:
         id: unique in its split, such as ``cb-12`` or ``multirc-3-26-168``.
-        fields: values of the template's fields; a mapping that makes them when they are read will do.
+        fields: values of the template's fields; the mapping may compute them when they are read.
         label: index into :attr:`Task.labels`.
-        group: examples of one group never straddle the dev split (MultiRC and ReCoRD: the passage; else the own id).
-        question: examples scored together (MultiRC: the question; ReCoRD: the query; else the own id).
-        answer: ReCoRD: the candidate entity of this example.
-        golds: ReCoRD: the accepted answers.
+        group: examples of one group are never split between train and dev (MultiRC and ReCoRD: the passage; otherwise
+            the example's own id).
+        question: examples with the same value are scored together (MultiRC: the question; ReCoRD: the query; otherwise
+            the example's own id).
+        answer: for ReCoRD, the candidate entity of this example.
+        golds: for ReCoRD, the accepted answers.
     """
 
     id: str
@@ -44,11 +46,11 @@ class Example:
 
 @dataclass(frozen=True)
 class Task:
-    """A classification task over templated text; knows no model.
+    """A classification task over templated text, independent of any model.
 
     Attributes:
         name: key in ``TASKS``.
-        title: name for tables and figures.
+        title: its name in tables and figures.
         folder: directory of the official JSONL layout, such as ``CB``.
         template: input text with ``{field}`` placeholders (paper B.5).
         labels: verbalizers; the index is the label.
@@ -57,7 +59,7 @@ class Task:
         from_hub: rows in the hub's schema -> rows in the official JSONL schema.
         score: (examples, scores [N, labels]) -> metrics in 0..1, always with ``score``, the main number. Any score that
             grows with the label's probability will do; the largest of a row is the prediction. A row of NaN is an
-            answer that is no label, which counts as wrong (:func:`mept.tasks.metrics.predictions`).
+            answer that is not a label, which counts as wrong (:func:`mept.tasks.metrics.predictions`).
         hub: repository id, configuration name and pinned revision.
     """
 
@@ -74,7 +76,7 @@ class Task:
 
     @property
     def parts(self) -> tuple[Task, ...]:
-        """The task alone; a mixture has several."""
+        """The task itself, as the only part; a mixture has several."""
         return (self,)
 
     @property
@@ -104,7 +106,7 @@ def text_field(row: Row, *path: str) -> str:
 
 
 def int_field(row: Row, *path: str) -> int:
-    """Return the non-negative whole number at ``path``; raises RowError otherwise."""
+    """Return the non-negative whole number at ``path``; raise RowError if it is anything else."""
     value = field(row, *path)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise RowError(f"field {'.'.join(path)!r} must be a whole number >= 0, but got {shown(value)}")
@@ -112,7 +114,7 @@ def int_field(row: Row, *path: str) -> int:
 
 
 def list_field(row: Row, *path: str) -> list[Row]:
-    """Return the list of objects at ``path``; raises RowError otherwise."""
+    """Return the list of objects at ``path``; raise RowError if it is anything else."""
     value = field(row, *path)
     if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
         raise RowError(f"field {'.'.join(path)!r} must be a list of objects, but got {shown(value)}")
@@ -120,7 +122,7 @@ def list_field(row: Row, *path: str) -> list[Row]:
 
 
 def label_field(row: Row, values: Sequence[Any], key: str = "label") -> int:
-    """Return the index of the row's label among ``values``; raises RowError for any other value."""
+    """Return the index of the row's label among ``values``; raise RowError for any other value."""
     value = field(row, key)
     for index, known in enumerate(values):
         if type(value) is type(known) and value == known:
@@ -129,7 +131,7 @@ def label_field(row: Row, values: Sequence[Any], key: str = "label") -> int:
 
 
 def field(row: Row, *path: str) -> Any:
-    """Return the value at ``path`` of nested objects; raises RowError naming the first key that is missing."""
+    """Return the value at ``path`` of nested objects; raise RowError naming the first missing key."""
     value: Any = row
     for depth, key in enumerate(path):
         if not isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""What is odd about a task's splits: said once when they are loaded, refused where nothing could be learned."""
+"""Oddities in a task's splits: reported once when they are loaded, refused if nothing could be learned."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from mept.tasks.base import Example, Task
 from mept.tasks.splits import subset
 
 BLANK_SHARE = 0.01
-"""Of a split's examples; fewer blank fields are no remark (three answers of the official MultiRC are blank)."""
+"""Share of a split's examples; fewer blank fields are not reported (three answers of the official MultiRC are
+blank)."""
 
 
 def require_two_labels(labels: Iterable[str], which: str, advice: str) -> None:
@@ -18,11 +19,11 @@ def require_two_labels(labels: Iterable[str], which: str, advice: str) -> None:
 
     Args:
         labels: of the examples.
-        which: what they are, as in "all 4 {which} have the label 'x'".
+        which: what to call them, as in "all 4 {which} have the label 'x'".
         advice: what to do.
 
     Raises:
-        InputError: there is one label only.
+        InputError: there is only one label.
     """
     counts = Counter(labels)
     if len(counts) == 1:
@@ -66,7 +67,7 @@ def absent_labels(task: Task, examples: Iterable[Example]) -> str:
 
 
 def _repeated(task: Task, splits: Mapping[str, Sequence[Example]]) -> Iterator[str]:
-    """Name the held-out examples that can be learned by heart, from a split that is looked at earlier."""
+    """Report held-out examples that could be learned by heart because an earlier split has them too."""
     held_out = {name: list(map(_content, splits[name])) for name in ("dev", "test")}
     wanted = set().union(*held_out.values())
     known = {value for value in map(_content, splits["train"]) if value in wanted}
@@ -74,10 +75,10 @@ def _repeated(task: Task, splits: Mapping[str, Sequence[Example]]) -> Iterator[s
         if number := sum(value in known for value in values):
             yield (
                 f"{task.title}: {number} of the {len(values)} examples of {name} are in train as well, with the same "
-                "text and label, so their score says nothing of new texts"
+                "text and label, so their score says nothing about new texts"
             )
 
 
 def _content(example: Example) -> int:
-    """Return a hash instead of the texts: ReCoRD has more than a million of them."""
+    """Return a hash rather than the texts: ReCoRD has more than a million of them."""
     return hash((*example.fields.values(), example.label))

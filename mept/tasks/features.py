@@ -1,8 +1,8 @@
 """The feature converter: examples and a tokenizer -> token ids; the only file that knows both.
 
-Texts longer than the limit lose tokens at the end of the task's ``context`` field, so that question, answer or
-hypothesis survive. This deviates from the paper, which cuts the tail of the whole text (B.3) and with it, in BoolQ, the
-question.
+Texts longer than the limit lose tokens at the end of the task's ``context`` field, so that the question, answer or
+hypothesis survives. This deviates from the paper, which cuts off the end of the whole text (B.3), and with it the
+question in BoolQ.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mept.tasks.data import content
 from mept.tasks.mixture import Mixture
 
 LAYOUT = 1
-"""Raised when the cached files' meaning changes, so that old ones are no longer found."""
+"""Increased when the meaning of cached files changes, so that old ones are no longer found."""
 FEATURES = datasets.Features(
     {
         "input_ids": datasets.List(datasets.Value("int32")),
@@ -36,9 +36,9 @@ FEATURES = datasets.Features(
     }
 )
 CHUNK = 250
-"""Examples tokenized at once: what a tokenizer says of a long text takes a hundred times the text's size."""
+"""Number of examples tokenized at once: a tokenizer's output for a long text takes a hundred times the text's size."""
 ABANDONED = 24 * 3600
-"""Seconds without a change after which a half-written cache entry has no writer any more."""
+"""Seconds without a change after which a half-written cache entry is considered abandoned."""
 
 log = logging.getLogger(__name__)
 
@@ -51,19 +51,19 @@ def encode(
     cache_dir: Path | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> datasets.Dataset:
-    """Tokenize examples, once: the result is kept below ``cache_dir`` and memory-mapped.
+    """Tokenize examples once: the result is cached under ``cache_dir`` and memory-mapped.
 
     Any number of processes may ask for the same thing at once. A damaged cache entry is renamed ``*.corrupt-<n>`` and
-    made again. Where the cache cannot be written (a full disk, a folder of others), the result stays in memory, and a
+    created again. If the cache cannot be written (a full disk, someone else's folder), the result stays in memory and a
     warning is logged.
 
     Args:
         examples: what to encode.
-        task: gives the template and the field that is shortened.
+        task: provides the template and the field that is shortened.
         tokenizer: a fast tokenizer.
-        max_tokens: longest result with special tokens; the input limit minus the prompt length.
-        cache_dir: where cached datasets live; None keeps the result in memory.
-        warn: called once, with the number of texts that were tokenized and lost all of their context, if there are any.
+        max_tokens: length of the longest result, including special tokens; the input limit minus the prompt length.
+        cache_dir: where datasets are cached; None keeps the result in memory.
+        warn: called once, with one line about the texts that lost all of their context, if there are any.
 
     Returns:
         Columns ``input_ids`` (list of int32), ``label`` and ``length``, in the order of ``examples``.
@@ -81,7 +81,7 @@ def encode(
     except OSError as error:
         log.warning("the cache %s cannot be written (%s); token ids are kept in memory", cache_dir, error)
         return _in_memory(_tables(examples, task, tokenizer, max_tokens, warn))
-    # Another process may have been first; what is in place now is complete and of the same content.
+    # Another process may have been faster; the entry in place now is complete and has the same content.
     found = _load(directory)
     return found if found is not None else _in_memory(_tables(examples, task, tokenizer, max_tokens, None))
 
@@ -90,8 +90,8 @@ def join(parts: Sequence[datasets.Dataset], columns: Sequence[Sequence[int]]) ->
     """Return the encoded examples of several tasks as one dataset whose labels are those of their mixture.
 
     Args:
-        parts: what :func:`encode` returned for each task; of one task it is returned as it is.
-        columns: where each task's labels stand among the mixture's (:func:`mept.tasks.mixture.label_columns`).
+        parts: the result of :func:`encode` for each task; if there is only one, it is returned unchanged.
+        columns: the positions of each task's labels among the mixture's (:func:`mept.tasks.mixture.label_columns`).
     """
     if len(parts) == 1:
         return parts[0]
@@ -104,7 +104,7 @@ def join(parts: Sequence[datasets.Dataset], columns: Sequence[Sequence[int]]) ->
 
 
 def token_counts(examples: Sequence[Example], task: Task, tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """Return how many tokens each text has, special tokens included and nothing cut."""
+    """Return how many tokens each text has, with special tokens and without cutting anything."""
     return [len(ids) for ids in _tokenize(tokenizer, [task.text(example) for example in examples])]
 
 
@@ -131,16 +131,16 @@ def _tables(
     if bare and warn:
         warn(
             f"{task.title}: {bare} of {len(examples)} texts keep nothing of {task.context!r} within {max_tokens} "
-            f"tokens, and {cut} of them lose the end of the rest as well; `max_length` less the prompt is too small"
+            f"tokens, and {cut} of them lose the end of the rest as well; `max_length` minus the prompt is too small"
         )
 
 
 def _encode(
     examples: Sequence[Example], task: Task, tokenizer: PreTrainedTokenizerFast, max_tokens: int
 ) -> tuple[list[list[int]], tuple[int, int]]:
-    """Return token ids, too long texts having lost context tokens until they fit, and how many texts lost much.
+    """Return token ids, with long texts shortened in their context until they fit, and how many texts lost a lot.
 
-    These are the texts that keep nothing of their context, and those among them of which more had to be cut.
+    These are the texts that keep nothing of their context, and those among them that had to be cut even further.
     """
     result = _tokenize(tokenizer, [task.text(example) for example in examples])
     over = [index for index, ids in enumerate(result) if len(ids) > max_tokens]
@@ -148,7 +148,7 @@ def _encode(
         return result, (0, 0)
     cut = 0
     ends = _token_ends(tokenizer, {index: examples[index].fields[task.context] for index in over})
-    # Usually one round: a second is needed only where the cut merges differently with its neighbours.
+    # Usually one round: a second is needed only if tokens next to the cut merge differently.
     while over:
         shortened = []
         for index in over:
@@ -167,7 +167,7 @@ def _encode(
 
 
 def _token_ends(tokenizer: PreTrainedTokenizerFast, texts: dict[int, str]) -> dict[int, list[int]]:
-    """Return, for each text, the character at which each of its tokens ends; equal texts are tokenized once."""
+    """Return, for each text, the character at which each of its tokens ends; equal texts are tokenized only once."""
     unique = list(dict.fromkeys(texts.values()))
     batch = tokenizer(unique, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     ends = {text: [end for _, end in offsets] for text, offsets in zip(unique, batch["offset_mapping"], strict=True)}
@@ -179,7 +179,7 @@ def _with_context(example: Example, field: str, end: int) -> Example:
 
 
 def _tokenize(tokenizer: PreTrainedTokenizerFast, texts: list[str], limit: int | None = None) -> list[list[int]]:
-    """Return ids with special tokens; with a limit the tail of the text is cut and special tokens stay."""
+    """Return ids with special tokens; with a limit, the end of the text is cut off and special tokens stay."""
     if not texts:
         return []
     batch = tokenizer(
@@ -209,14 +209,14 @@ def _key(examples: Sequence[Example], task: Task, tokenizer: PreTrainedTokenizer
 
 def _tokenizer_identity(tokenizer: PreTrainedTokenizerFast) -> str:
     state = json.loads(tokenizer.backend_tokenizer.to_str())
-    # Left behind by the last call with truncation or padding; every call of ours sets its own.
+    # Left over from the last call with truncation or padding; each of our calls sets its own.
     state.pop("truncation", None)
     state.pop("padding", None)
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def _write(directory: Path, tables: Iterator[pa.Table]) -> None:
-    """Write a cache entry beside its place and rename it into it: there is never half an entry."""
+    """Write a cache entry under a temporary name and rename it, so that there is never half an entry."""
     _remove_abandoned(directory)
     temporary = partial(directory)
     temporary.mkdir(parents=True)
@@ -235,7 +235,7 @@ def _write(directory: Path, tables: Iterator[pa.Table]) -> None:
 
 
 def _remove_abandoned(directory: Path) -> None:
-    """Remove what killed processes left of this entry."""
+    """Remove what killed processes left behind of this entry."""
     for left in partials(directory):
         try:
             changed = max(path.stat().st_mtime for path in (left, *left.iterdir()))
@@ -247,7 +247,7 @@ def _remove_abandoned(directory: Path) -> None:
 
 def _load(directory: Path) -> datasets.Dataset | None:
     """Return the cached dataset, memory-mapped; None when there is none, or it was damaged and is now set aside."""
-    if not os.path.exists(directory):  # also where it cannot be seen
+    if not os.path.exists(directory):  # also if the folder cannot be read
         return None
     data = directory / "data.arrow"
     try:
@@ -262,7 +262,7 @@ def _load(directory: Path) -> datasets.Dataset | None:
 def _set_aside(directory: Path, reason: str) -> None:
     try:
         aside = set_aside(directory)
-        log.warning("the cache entry %s was damaged (%s); it is now %s and is made again", directory, reason, aside)
+        log.warning("the cache entry %s was damaged (%s); it is now %s and is created again", directory, reason, aside)
     except FileNotFoundError:
         pass  # Another process set it aside first.
     except OSError as error:

@@ -1,7 +1,7 @@
-"""Official metrics of the SuperGLUE tasks, and the paper's own variants beside them under their own names.
+"""Official metrics of the SuperGLUE tasks, and the paper's own variants under separate names.
 
 Every function takes the examples and scores of shape [N, labels] and returns metrics in 0..1 with the main number as
-``score``. A row of NaN is an answer that is no label (:func:`predictions`); every metric counts it as wrong.
+``score``. A row of NaN is an answer that is not a label (:func:`predictions`); every metric counts it as wrong.
 
 SuperGLUE (Wang et al., 2019, https://arxiv.org/abs/1905.00537), section 3 and its released evaluation.
 """
@@ -19,7 +19,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from mept.tasks.base import Example
 
 NO_LABEL = -1
-"""The prediction of a model that answered with a text that is none of the labels."""
+"""The prediction of a model whose answer is none of the labels."""
 
 
 def accuracy(examples: Sequence[Example], scores: np.ndarray) -> dict[str, float]:
@@ -32,8 +32,9 @@ def accuracy(examples: Sequence[Example], scores: np.ndarray) -> dict[str, float
 def cb(examples: Sequence[Example], scores: np.ndarray) -> dict[str, float]:
     """Return CB's metrics: the score is the mean of accuracy and macro F1.
 
-    ``f1_micro`` is what the authors' released code calls F1; for one label an example it always equals accuracy. The
-    mean of ``f1_macro`` is over the labels that occur; an answer that is no label is missing from its own label's.
+    ``f1_micro`` is what the authors' released code calls F1; with one label per example it always equals accuracy.
+    ``f1_macro`` is the mean over the labels that occur; an answer that is not a label counts as a miss for the right
+    label.
     """
     gold, predicted = _labels(examples, scores)
     right = float(accuracy_score(gold, predicted))
@@ -46,10 +47,10 @@ def cb(examples: Sequence[Example], scores: np.ndarray) -> dict[str, float]:
 def multirc(examples: Sequence[Example], scores: np.ndarray) -> dict[str, float]:
     """Return MultiRC's metrics: the score is F1a, the F1 of the true options over all options of all questions.
 
-    ``em`` is the share of questions whose options are all classified rightly; ``f1_macro`` is what the paper's Table 7
-    describes as F1a. (The SuperGLUE leaderboard averages F1a and EM; the paper and this benchmark report F1a.)
+    ``em`` is the share of questions whose options are all classified correctly; ``f1_macro`` is what the paper's Table
+    7 describes as F1a. (The SuperGLUE leaderboard averages F1a and EM; the paper and this benchmark report F1a.)
 
-    An answer that is no label counts as the wrong one of the two labels, as in T5's evaluation
+    An answer that is not a label counts as the wrong one of the two labels, as in T5's evaluation
     (``f1_score_with_invalid`` of https://github.com/google-research/text-to-text-transfer-transformer).
     """
     gold, predicted = _labels(examples, scores)
@@ -70,10 +71,10 @@ def multirc(examples: Sequence[Example], scores: np.ndarray) -> dict[str, float]
 def record(examples: Sequence[Example], scores: np.ndarray) -> dict[str, float]:
     """Return ReCoRD's metrics: the score is the mean of F1 and EM, as on the SuperGLUE leaderboard.
 
-    The answer to a query is its candidate with the highest probability of label 1 (the largest difference of the two
-    labels' scores; of equal ones the first). F1 is over words, EM over whole answers, both against the best gold
-    answer after SQuAD's normalisation. ``accuracy`` is over single candidates. A candidate of which the model said no
-    label is never the answer; a query with none but such candidates has no answer and counts 0.
+    The answer to a query is its candidate with the highest probability of label 1 (the largest difference between the
+    two labels' scores; the first one if several are equal). F1 is over words, EM over whole answers, both against the
+    best gold answer after SQuAD's normalisation. ``accuracy`` is over single candidates. A candidate for which the
+    model's answer is not a label is never chosen; a query with only such candidates has no answer and counts as 0.
     """
     gold, predicted = _labels(examples, scores)
     margins = np.where(predicted == NO_LABEL, -np.inf, np.asarray(scores)[:, 1] - np.asarray(scores)[:, 0])

@@ -1,12 +1,12 @@
 """Several tasks trained as one: the paper's mixture training (MEPT, section 6 and appendix E, tables 6 and 11).
 
-One adapter is trained on the union of the tasks' training splits as they are, so a larger task counts more. Everything
-else stays each task's own: template, shortened field, dev and test split, metrics.
+One adapter is trained on the union of the tasks' training splits, unweighted, so a larger task counts more. Everything
+else stays separate for each task: template, shortened field, dev and test split, metrics.
 
 Labels are words. A word that several tasks use (``True`` of boolq and wic) is one label of the mixture and has one row
-in a classification head, as a text-to-text model has one output for it; so a mixture asks the same of every family. The
-loss is over all labels of the mixture (text-to-text: over the whole vocabulary), a prediction is among those of the
-example's own task.
+in a classification head, as a text-to-text model has one output for it; so a mixture is the same problem for every
+family. The loss is over all labels of the mixture (text-to-text: over the whole vocabulary), a prediction is one of the
+labels of the example's own task.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from statistics import fmean
 from mept.tasks.base import Task
 
 SEPARATOR = "+"
-"""Between the names of a mixture's tasks."""
+"""Separates the names of a mixture's tasks."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Mixture:
     """Tasks that share an adapter."""
 
     parts: tuple[Task, ...]
-    """At least two different ones, in the order of the name."""
+    """At least two different tasks, in the order of the name."""
 
     @property
     def name(self) -> str:
@@ -35,27 +35,27 @@ class Mixture:
 
     @property
     def title(self) -> str:
-        """Name for tables and figures."""
+        """Its name in tables and figures."""
         return f" {SEPARATOR} ".join(part.title for part in self.parts)
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The different labels of all parts, in the order of their first use."""
+        """The distinct labels of all parts, in the order of their first use."""
         return tuple(dict.fromkeys(label for part in self.parts for label in part.labels))
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """``task``, which names a row's task, and the fields of all parts."""
+        """``task``, which names the task of a row, and the fields of all parts."""
         return tuple(dict.fromkeys(("task", *(field for part in self.parts for field in part.fields))))
 
 
 def label_columns(task: Task | Mixture, part: Task) -> list[int]:
-    """Return where each label of a part stands among the labels of the whole."""
+    """Return the position of each label of a part among the labels of the whole."""
     return [task.labels.index(label) for label in part.labels]
 
 
 def combined_metrics(by_task: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Return one task's metrics as they are; of several, their mean score and each one's metrics as ``task/metric``."""
+    """Return one task's metrics unchanged; for several, their mean score and all metrics as ``task/metric``."""
     if len(by_task) == 1:
         return dict(*by_task.values())
     parts = {f"{task}/{name}": value for task, metrics in by_task.items() for name, value in metrics.items()}

@@ -66,7 +66,7 @@ SENSES: Mapping[str, tuple[Words, Words]] = {
         nouns("screw bolt wire hinge nut", "lever gear"),
     ),
 }
-"""Word -> for each of its senses, things of the same kind; none goes with both."""
+"""Word -> for each of its senses, things of the same kind; no thing fits both senses."""
 
 UNSEEN_SENSES: Mapping[str, tuple[Words, Words]] = {
     "mole": (
@@ -82,4 +82,4 @@ UNSEEN_SENSES: Mapping[str, tuple[Words, Words]] = {
         nouns("bucket barrel bottle jar bowl", "jug vase"),
     ),
 }
-"""The same for words that only the test split uses."""
+"""The same, for words that only the test split uses."""

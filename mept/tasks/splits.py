@@ -1,4 +1,4 @@
-"""The dev split, a stratified tenth of train that never cuts a group in two, and the first examples of a shuffle."""
+"""The dev split, a stratified tenth of train that never divides a group, and the first examples of a shuffle."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from mept.tasks.base import Example
 T = TypeVar("T")
 
 SPLIT_SEED = 2025
-"""Fixed for every run: results of different seeds share their dev examples."""
+"""Fixed, so that runs with different seeds have the same dev examples."""
 DEV_SHARE = 0.1
 
 
 def split_dev(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
     """Split examples into (train, dev); both keep the given order.
 
-    Groups are taken in the order of a hash of their names, which depends on no library's random numbers, as long as
-    they bring the label counts of dev nearer to a tenth of the whole (at least one of each label that occurs twice).
+    Groups are considered in the order of a hash of their names, which does not depend on any library's random numbers,
+    and taken if they bring the label counts of dev closer to a tenth of the whole (at least one of each label that
+    occurs twice).
 
     Raises:
         ValueError: there are fewer than two groups, so that one of the two splits would be empty.
@@ -38,7 +39,7 @@ def split_dev(examples: Sequence[Example]) -> tuple[list[Example], list[Example]
     dev: set[str] = set()
     for group in ordered:
         counts = groups[group]
-        # Squared distance to the wanted counts, after minus before.
+        # Squared distance to the target counts, after minus before.
         if len(dev) < len(groups) - 1 and sum(n * n - 2 * n * missing[label] for label, n in counts.items()) < 0:
             dev.add(group)
             for label, n in counts.items():
@@ -50,7 +51,7 @@ def split_dev(examples: Sequence[Example]) -> tuple[list[Example], list[Example]
 
 
 def subset(examples: Sequence[T], limit: int | None) -> Sequence[T]:
-    """Return `limit` examples of a shuffle that no seed changes; all of them, in their order, for None or too few."""
+    """Return the first `limit` examples of a shuffle that no seed changes; all, in order, if None or too few."""
     if limit is None or limit >= len(examples):
         return examples
     return [examples[i] for i in np.random.default_rng(0).permutation(len(examples))[:limit]]

@@ -1,8 +1,8 @@
 """SuperGLUE: eight tasks (Wang et al., 2019, https://arxiv.org/abs/1905.00537, https://super.gluebenchmark.com).
 
 Templates and verbalizers of boolq, cb, copa, multirc, rte and wic are those of the MEPT paper, appendix B.5, which
-follows SMoP (Choi et al., 2023); its "multire" is read as "multirc". The paper leaves out two tasks, which follow T5
-(Raffel et al., 2020, https://arxiv.org/abs/1910.10683; the preprocessors ``wsc`` and ``record`` of
+follows SMoP (Choi et al., 2023); its "multire" is taken to mean "multirc". The paper leaves out two tasks, which here
+follow T5 (Raffel et al., 2020, https://arxiv.org/abs/1910.10683; the preprocessors ``wsc`` and ``record`` of
 https://github.com/google-research/text-to-text-transfer-transformer):
 
 - wsc: T5's classification format, ``wsc text: ...`` with the noun between ``*`` and the pronoun between ``#``;
@@ -27,7 +27,7 @@ from mept.tasks.base import Example, Row, RowError, Task, int_field, label_field
 
 HUB_REPOSITORY = "aps/super_glue"
 HUB_REVISION = "3de24cf8022e94f4ee4b9d55a6f539891524d646"
-"""A commit of the repository's Parquet files, so that nothing is executed and nothing moves."""
+"""A commit of the repository's Parquet files, so that no code is executed and the data never changes."""
 
 BOOLEANS = (False, True)
 PLACEHOLDER = "@placeholder"
@@ -52,7 +52,7 @@ def read_wsc(row: Row, index: str) -> list[Example]:
 
 
 def read_multirc(row: Row, index: str) -> list[Example]:
-    """Read a MultiRC passage: one example an answer option."""
+    """Read a MultiRC passage: one example per answer option."""
     paragraph = text_field(row, "passage", "text")
     group = f"multirc-{index}"
     examples = []
@@ -73,10 +73,10 @@ def read_multirc(row: Row, index: str) -> list[Example]:
 
 
 def read_record(row: Row, index: str) -> list[Example]:
-    """Read a ReCoRD passage: one example a query and candidate entity, true if the entity is an accepted answer."""
+    """Read a ReCoRD passage: one example per query and candidate entity, true if the entity is an accepted answer."""
     text = text_field(row, "passage", "text")
     spans = [(int_field(e, "start"), int_field(e, "end")) for e in list_field(row, "passage", "entities")]
-    # `end` is inclusive in the official files; one entity may be mentioned at several places.
+    # `end` is inclusive in the official files; one entity may be mentioned in several places.
     entities = list(dict.fromkeys(text[start : end + 1] for start, end in sorted(spans)))
     if not entities:
         raise RowError("there must be at least one entity, but the list is empty")
@@ -105,9 +105,9 @@ def read_record(row: Row, index: str) -> list[Example]:
 
 
 class _Candidate(Mapping[str, str]):
-    """A query's fields for one candidate; the query is filled in when it is read.
+    """A query's fields for one candidate; the candidate is filled in only when the query is read.
 
-    ReCoRD has a dozen candidates for each of 100,000 queries: whole queries would take more than the file.
+    ReCoRD has a dozen candidates for each of 100,000 queries: complete queries would take more memory than the file.
     """
 
     __slots__ = ("_entity", "_passage", "_query")
@@ -151,7 +151,7 @@ def hub_wsc(rows: Iterable[Row]) -> Iterable[Row]:
 
 
 def hub_multirc(rows: Iterable[Row]) -> Iterable[Row]:
-    """Gather the hub's rows, one an answer, into passages with questions with answers."""
+    """Gather the hub's rows, one per answer, into passages that hold questions with their answers."""
     passages: dict[int, dict[str, Any]] = {}
     questions: dict[tuple[int, int], dict[str, Any]] = {}
     for row in rows:
@@ -165,7 +165,7 @@ def hub_multirc(rows: Iterable[Row]) -> Iterable[Row]:
 
 
 def hub_record(rows: Iterable[Row]) -> Iterable[Row]:
-    """Gather the hub's rows, one a query, into passages with entity spans and queries."""
+    """Gather the hub's rows, one per query, into passages with entity spans and queries."""
     passages: dict[int, dict[str, Any]] = {}
     for row in rows:
         p, q = (int_field(row, "idx", part) for part in ("passage", "query"))
@@ -185,29 +185,29 @@ def _single(name: str, index: str, fields: dict[str, str], label: int) -> Exampl
 
 
 def _require_unique(items: Sequence[Row], kind: str) -> None:
-    """Refuse an empty list, which scoring would pass over, and a number used twice, which would make one of two."""
+    """Refuse an empty list, which scoring would skip, and a number used twice, which would merge two items."""
     if not items:
         raise RowError(f"there must be at least one {kind}, but the list is empty")
     twice = [number for number, count in Counter(int_field(item, "idx") for item in items).items() if count > 1]
     if twice:
-        raise RowError(f"duplicate idx: {kind} {twice[0]} is there twice")
+        raise RowError(f"duplicate idx: {kind} {twice[0]} appears twice")
 
 
 def _span(text: str, span: str, word: int) -> tuple[int, int]:
-    """Return where ``span`` lies in ``text``: at the given word or, as a few indices are off by one, nearest to it."""
+    """Return where ``span`` is in ``text``: at the given word or, since a few indices are off by one, nearest to it."""
     words = [match.start() for match in re.finditer(r"\S+", text)]
     near = words[min(word, len(words) - 1)] if words else 0
-    # Some spans have a line break where their text has a blank.
+    # Some spans have a line break where the text has a blank.
     pattern = r"\s+".join(map(re.escape, span.split()))
     found = list(re.finditer(pattern, text, re.IGNORECASE)) if pattern else []
     if not found:
         raise RowError(f"the span {span!r} must occur in 'text'")
-    # An occurrence that begins a word wins over one inside another word ("he" in "the").
+    # An occurrence at the beginning of a word is preferred to one inside a word ("he" in "the").
     return min(found, key=lambda match: (match.start() not in words, abs(match.start() - near))).span()
 
 
 def _without_highlights(passage: str) -> str:
-    """Join the summary points that ReCoRD appends after ``@highlight`` lines as sentences, as T5 does."""
+    """Turn the summary points that ReCoRD appends after ``@highlight`` lines into sentences, as T5 does."""
     passage = re.sub(r"([.?!\"'])\n@highlight\n", r"\1 ", passage)
     return re.sub(r"\n@highlight\n", ". ", passage)
 

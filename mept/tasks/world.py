@@ -1,8 +1,8 @@
-"""The small world the embedded tasks speak of: people, the kinds of things they buy, and what is known of them.
+"""The small world of the embedded tasks: people, the kinds of things they buy, and what is known about them.
 
-Train and test have their own people, so that no fact of one split can occur in the other. Every other vocabulary has a
-part that only the test split draws from: its words and sentence frames are partly unseen in training. In training there
-is one frame for each statement, because a few hundred steps must do.
+Train and test have different people, so that no fact of one split can occur in the other. Every other vocabulary has a
+part that only the test split draws from, so some of its words and sentence frames are unseen in training. In training
+there is only one frame for each statement, because a few hundred steps must be enough.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PEOPLE: Mapping[Split, tuple[str, ...]] = {
         "Michael", "Nina", "Paul", "Ruth", "Felix", "Tom", "Lucy", "Mark",
     ),
 }  # fmt: skip
-"""First names of one word, none of which is another word of this world."""
+"""First names of one word each; none of them is another word of this world."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Words:
 
 
 def nouns(train: str, unseen: str) -> Words:
-    """Return words given with blanks between them."""
+    """Split two texts of words at their blanks."""
     return Words(tuple(train.split()), tuple(unseen.split()))
 
 
@@ -70,7 +70,8 @@ KINDS: Mapping[str, Words] = {
     "gem": nouns("ruby diamond emerald sapphire pearl opal", "amethyst topaz garnet"),
     "weapon": nouns("sword pistol rifle dagger spear cannon", "revolver musket lance"),
 }
-"""Kind -> things of this kind and of no other. All have equally many, so that a kind says nothing about its thing."""
+"""Kind -> things of this kind and of no other. All kinds have equally many, so that a kind does not give away its
+thing."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +79,11 @@ class Attribute:
     """Something a person has exactly one of, so that another kind of it contradicts.
 
     Attributes:
-        told: frames that state it, with ``{who}`` and ``{value}``; all of four words. They share no word but "a" with
-            ``subject`` and ``predicate`` of any attribute: neither counting words nor common words tells whether two
-            sentences speak of one attribute.
+        told: frames that state it, with ``{who}`` and ``{value}``; all have four words. They share no word except "a"
+            with the ``subject`` and ``predicate`` of any attribute: neither the number of words nor shared words reveal
+            whether two sentences are about the same attribute.
         subject: its name, with ``{who}``.
-        predicate: what is said of its kind, with ``{kind}``.
+        predicate: what is said about its kind, with ``{kind}``.
         kinds: kind -> values of that kind; no value belongs to two kinds.
     """
 
@@ -135,4 +136,4 @@ ATTRIBUTES: Mapping[str, Attribute] = {
         },
     ),
 }
-"""What can be known of a person."""
+"""What can be known about a person."""

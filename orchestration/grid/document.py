@@ -1,9 +1,9 @@
-"""A YAML file as plain values, each with the place it was written at.
+"""A YAML file as plain values, each with the place where it was written.
 
 Grid files are read from the parser's events, not by a YAML library's constructor: every value keeps its line, a
-repeated key is an error instead of a silent loss, and scalars follow YAML 1.2 whatever the file declares (``1e-3`` is a
-number, ``no`` is text). Anchors and aliases are refused: they are not needed, and a few of them can stand for billions
-of values.
+repeated key is an error instead of being silently dropped, and scalars follow YAML 1.2 whatever the file declares
+(``1e-3`` is a number, ``no`` is text). Anchors and aliases are refused: they are not needed, and a few of them can
+stand for billions of values.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ruamel.yaml.reader import ReaderError
 from mept.errors import InputError, nearest, one_line
 
 Location = tuple[str | int, ...]
-"""Keys and list indices that lead to a value."""
+"""The keys and list indices that lead to a value."""
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 12
@@ -66,10 +66,10 @@ def read_document(path: Path, words: Sequence[str] = ()) -> Document:
 
     Args:
         path: the file.
-        words: what may stand in place of a file; a misspelt one is recognised.
+        words: words that may be given instead of a file; a misspelt one is recognised.
 
     Raises:
-        InputError: the file cannot be read, is not UTF-8, or is not YAML of the accepted kind; the message starts with
+        InputError: the file cannot be read, is not UTF-8, or is not YAML that we accept; the message starts with
             ``file:line``.
     """
     text = _read_text(path, words)
@@ -79,7 +79,7 @@ def read_document(path: Path, words: Sequence[str] = ()) -> Document:
 
 
 def parse_value(text: str, source: str) -> Any:
-    """Return the value of one line of YAML, as given on the command line.
+    """Return the value of one line of YAML from the command line.
 
     Raises:
         InputError: `text` is not YAML; the message starts with `source`.
@@ -109,13 +109,14 @@ def _read_text(path: Path, words: Sequence[str]) -> str:
 def _hint(path: Path, words: Sequence[str]) -> str:
     files = [found for pattern in ("*/*.yaml", "*.yaml") for found in sorted(path.parent.glob(pattern))]
     known = {found.stem: str(found) for found in files} | {word: f"`{word}`" for word in words}
-    # One wrong letter of three is a slip; three common letters of four and six (peft, defult) are chance.
+    # One wrong letter in three is a typing error; three letters in common out of four and six (peft, defult) are
+    # chance.
     best = nearest(path.stem, known, cutoff=0.65)
     return f"; did you mean {known[best]}?" if best else ""
 
 
 class _Reader:
-    """Builds values from the parser's events and notes their places."""
+    """Builds values from the parser's events and records their places."""
 
     def __init__(self, source: str, places: dict[Location, str], lines: bool = True) -> None:
         self.source = source
@@ -150,7 +151,7 @@ class _Reader:
         data = self.value(first, events, ())
         second = next(starts, None)
         if second is not None:
-            raise InputError(f"{self.at(second.start_mark.line)}: one document a file, but a second one starts here")
+            raise InputError(f"{self.at(second.start_mark.line)}: a file holds one document, but a second starts here")
         return data
 
     def value(self, event: NodeEvent, events: Iterator[Event], location: Location) -> Any:
@@ -186,7 +187,7 @@ class _Reader:
             inner = (*location, key)
             if key in items:
                 raise InputError(
-                    f"{self.at(event.start_mark.line)}: a key may stand once, "
+                    f"{self.at(event.start_mark.line)}: a key must be unique, "
                     f"but {key!r} was already given at {self.places[inner]}"
                 )
             self.places[inner] = self.at(event.start_mark.line)
@@ -198,7 +199,7 @@ class _Reader:
     def key(self, event: Event) -> str:
         place = self.at(event.start_mark.line)
         if not isinstance(event, ScalarEvent):
-            raise InputError(f"{place}: a key must be a name, but a list, a mapping or an alias stands there")
+            raise InputError(f"{place}: a key must be a name, but this is a list, a mapping or an alias")
         if event.value == "<<":
             raise InputError(f"{place}: merge keys (`<<`) are not accepted; put what methods share under `train`")
         if event.style is None and not isinstance(_scalar(event.value), str):
@@ -226,6 +227,6 @@ def _codepoint(character: str | int) -> str:
 def _syntax(error: MarkedYAMLError) -> str:
     problem = str(error.problem or error.context or "syntax error")
     if r"\t" in problem or "\t" in problem:
-        return "a tab stands where YAML wants spaces; indent with spaces"
+        return "a tab is used where YAML requires spaces; indent with spaces"
     hint = "; put text that holds ': ' in quotes" if "mapping values are not allowed" in problem else ""
     return f"not valid YAML, {problem}{hint}"

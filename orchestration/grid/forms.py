@@ -1,4 +1,4 @@
-"""Value forms of a configuration key: fixed, an axis of the table, or searched over a distribution."""
+"""Forms of a configuration key's value: fixed, an axis of the table, or searched over a distribution."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 from mept.errors import shown, unknown_name
 
 MAX_ENUMERATED = 10_000
-"""Most values an integer range may have for the grid sampler to go through them."""
+"""The grid sampler enumerates an integer range only up to this many values."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Values that make one cell of the table each (``grid``)."""
+    """Values that each make a cell of the table (``grid``)."""
 
     values: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One of these values (``choice``). They are JSON-able; a tuple stands for a list."""
+    """One of these values (``choice``). They are JSON-able; tuples represent lists."""
 
     values: tuple[Any, ...]
 
@@ -37,7 +37,7 @@ class Uniform:
 
 @dataclass(frozen=True)
 class LogUniform:
-    """A number from low to high, even on a logarithmic scale (``loguniform``)."""
+    """A number from low to high, uniform on a logarithmic scale (``loguniform``)."""
 
     low: float
     high: float
@@ -45,7 +45,7 @@ class LogUniform:
 
 @dataclass(frozen=True)
 class IntRange:
-    """A whole number low, low + step, ... up to high, which is reached (``int``)."""
+    """A whole number low, low + step, ... up to and including high (``int``)."""
 
     low: int
     high: int
@@ -57,7 +57,7 @@ FORMS = ("grid", "choice", "uniform", "loguniform", "int")
 
 
 def enumerated(distribution: Distribution) -> tuple[Any, ...] | None:
-    """Return all values in order, or None where there are infinitely or too many."""
+    """Return all values in order, or None if there are infinitely many or too many."""
     match distribution:
         case Choice(values):
             return values
@@ -68,7 +68,7 @@ def enumerated(distribution: Distribution) -> tuple[Any, ...] | None:
 
 
 def extremes(distribution: Distribution) -> tuple[Any, ...]:
-    """Return all values, or the two ends where there are infinitely or too many."""
+    """Return all values, or the two ends if there are infinitely many or too many."""
     values = enumerated(distribution)
     if values is None:
         assert not isinstance(distribution, Choice)
@@ -79,16 +79,17 @@ def extremes(distribution: Distribution) -> tuple[Any, ...]:
 def read_form(
     raw: Any, check: Callable[[Any], Any], check_axis: Callable[[Any], Any], takes_mapping: bool = False
 ) -> Any:
-    """Return a plain value, an :class:`Axis` or a distribution from what a grid file says.
+    """Turn a value of a grid file into a plain value, an :class:`Axis` or a distribution.
 
     Args:
         raw: the YAML value; a mapping names a form.
-        check: returns a plain value in its proper type or raises ValueError.
+        check: returns a plain value in the right type or raises ValueError.
         check_axis: the same for values of an axis.
-        takes_mapping: whether the key's values are mappings themselves; one without a form among its keys is a value.
+        takes_mapping: whether the key's values are mappings; then a mapping without the name of a form is a plain
+            value.
 
     Raises:
-        ValueError: the form does not exist or its arguments break a rule, which the message states.
+        ValueError: the form does not exist, or its arguments break a rule, which the message states.
     """
     if not isinstance(raw, dict) or (takes_mapping and not any(form in raw for form in FORMS)):
         return check(raw)
@@ -145,5 +146,5 @@ def _int_range(low: Any, high: Any, step: Any) -> IntRange:
     if isinstance(step, bool) or not isinstance(step, int) or step < 1:
         raise ValueError(f"`step` must be a whole number of at least 1, but got {shown(step)}")
     if (high - low) % step:
-        raise ValueError(f"`step` must lead from low to high exactly, but got low={low}, high={high}, step={step}")
+        raise ValueError(f"`high` must be `low` plus a multiple of `step`, but got low={low}, high={high}, step={step}")
     return IntRange(low, high, step)

@@ -1,10 +1,11 @@
-"""A grid file, validated: which cells of a table are wanted and how each is searched and confirmed.
+"""A validated grid file: which cells of a table are wanted and how each one is searched and confirmed.
 
-Every complaint is an :class:`~mept.errors.InputError` that begins with ``file:line`` (or with the ``--set`` it came
-from). Configuration keys may be given at six levels; the later one wins: the search space a method names
-(``methods.X.space``), ``train``, ``backbones.X``, ``tasks.X``, ``methods.X``, ``--set key=value``. A space holds where
-the grid says nothing: so epochs, batch size and length given under ``train`` are the same for all methods of a grid,
-whatever their papers used. Cells know values, not where they came from: studies and fingerprints are the same.
+Every error is an :class:`~mept.errors.InputError` that begins with ``file:line`` (or with the ``--set`` it came from).
+Configuration keys may be given at six levels, of which the later ones win: the search space a method names
+(``methods.X.space``), ``train``, ``backbones.X``, ``tasks.X``, ``methods.X``, ``--set key=value``. A search space
+applies only to keys that the grid does not set: so epochs, batch size and length given under ``train`` are the same for
+all methods of a grid, whatever their papers used. Cells hold values, not where they came from, so studies and
+fingerprints do not depend on the level.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ Values = Mapping[str, Any]
 
 COORDINATES = ("backbone", "task", "method")
 LONGEST_NAME = 100
-"""Of a grid, in bytes: files are named after it."""
+"""Longest name of a grid, in bytes: files are named after it."""
 LONGEST_TITLE = 1000
 
 
@@ -42,14 +43,14 @@ class Grid:
     """A validated grid file."""
 
     name: str
-    """What :func:`grid_name` makes of the file's; also MLflow's experiment."""
+    """The result of :func:`grid_name` for the file; also the name of MLflow's experiment."""
     title: str
     data: Literal["embedded", "jsonl", "hub"]
     backbones: Mapping[str, Values]
     tasks: Mapping[str, Values]
     methods: Mapping[str, Values]
     spaces: Mapping[str, Values]
-    """Search spaces of the methods that name one; they yield to all levels."""
+    """Search spaces of the methods that name one; all other levels win over them."""
     train: Values
     overrides: Values
     """Keys given by ``--set``; they win over all levels."""
@@ -71,7 +72,7 @@ class Grid:
 
     @property
     def effective_text(self) -> str:
-        """A grid file that asks for the same without ``--set`` and other files; the file's own text if it does."""
+        """An equivalent grid file that needs no ``--set`` and no other files; the file's own text if that is one."""
         alone = not self.sets and self.document.data == self.original.data
         return self.text if alone else effective_text(self.document, self.sets, keys.keys_of)
 
@@ -80,7 +81,7 @@ class Grid:
         return self.document.place(location)
 
     def values(self, backbone: str, task: str, method: str) -> dict[str, Any]:
-        """Return the keys that hold for a combination, by precedence, without those the method does not have."""
+        """Return the keys that apply to a combination, by precedence, without those the method does not have."""
         known = keys.keys_of(method)
         names = (self.backbones[backbone], self.tasks[task], self.methods[method])
         levels = (self.spaces.get(method, {}), self.train, *names, self.overrides)
@@ -90,7 +91,7 @@ class Grid:
         return merged
 
     def levels(self) -> Iterator[tuple[Location, Values]]:
-        """Yield each level at which keys may be given, with its location, the later ones winning."""
+        """Yield each level at which keys may be given, with its location; later ones win."""
         for method, values in self.spaces.items():
             yield ("methods", method, SPACE), values
         yield ("train",), self.train
@@ -101,10 +102,10 @@ class Grid:
 
 
 def grid_name(path: Path) -> str:
-    """Return a grid's name: its file's, in characters that are safe in paths, addresses and databases.
+    """Return a grid's name: its file name in characters that are safe in paths, addresses and databases.
 
-    Letters of all scripts are kept. Where something had to be replaced or cut, a hash keeps names of different files
-    apart, which would share one experiment and overwrite each other's report.
+    Letters of all scripts are kept. If something had to be replaced or cut, a hash is added, because files with the
+    same name would share one experiment and overwrite each other's report.
     """
     stem = unicodedata.normalize("NFC", path.stem)
     name = re.sub(r"[^\w.-]+", "-", stem).lstrip(".-")
@@ -122,20 +123,20 @@ def load_grid(path: Path | str, sets: Sequence[str] = ()) -> Grid:
         sets: ``key=value`` arguments as for :func:`apply_set`.
 
     Raises:
-        InputError: the file or an argument cannot be used; the message begins with where.
+        InputError: the file or an argument cannot be used; the message begins with the place.
     """
     return _build(read_document(Path(path)), tuple(sets))
 
 
 def apply_set(grid: Grid, sets: Sequence[str]) -> Grid:
-    """Return the grid with values replaced, validated anew.
+    """Return the grid with values replaced, and validate it again.
 
     Args:
-        grid: stays as it is.
-        sets: ``key=value`` each. A key is a configuration key (``epochs=2``), which then holds for every cell, a
+        grid: is not changed.
+        sets: ``key=value`` each. A key is a configuration key (``epochs=2``), which then applies to every cell, a
             section (``data=jsonl``, ``tasks=[cb]``) or a dotted path into one (``search.trials=2``,
-            ``methods.mept.top_k=2``; ``methods.smop={}`` adds a method). Values are YAML, so
-            ``learning_rate={choice: [1e-3, 1e-2]}`` works.
+            ``methods.mept.top_k=2``; ``methods.smop={}`` adds a method). Values are YAML, so ``learning_rate={choice:
+            [1e-3, 1e-2]}`` works.
 
     Raises:
         InputError: an argument is not ``key=value`` or the grid is not valid with it.
@@ -207,7 +208,7 @@ def _data(document: Document) -> Literal["embedded", "jsonl", "hub"]:
 
 
 def _named(document: Document, section: str) -> dict[str, Any]:
-    """Return a section's names with what is given for each; a list or a single name gives nothing."""
+    """Return a section's names with the values given for each; none if it is a list or a single name."""
     raw = document.data.get(section)
     if isinstance(raw, list):
         for index, name in enumerate(raw):
@@ -246,7 +247,7 @@ def _check_names(document: Document, named: Mapping[str, Mapping[str, Any]]) -> 
 
 
 def _values(document: Document, location: Location, raw: Any, methods: Sequence[str]) -> Values:
-    """Return the configuration keys given at one level, each in its form and type."""
+    """Return the configuration keys given at one level, each with its form and type."""
     if raw is None:
         return {}
     if not isinstance(raw, dict):
@@ -271,7 +272,7 @@ def _value(document: Document, location: Location, raw: Any, methods: Sequence[s
                 try:
                     return keys.checked(key, value, method)
                 except keys.OutOfRange:
-                    return value  # gives a cell that says why it cannot exist, beside those that can
+                    return value  # becomes a cell that says why it cannot exist, beside those that can
 
             outcome = read_form(raw, check, check_axis, keys.takes_mapping(key, method))
     except ValueError as error:
@@ -338,7 +339,7 @@ def _check_report(grid: Grid) -> None:
 def _check_search(grid: Grid) -> None:
     search = grid.search
     if search.sampler != "grid" and search.trials is None:
-        message = f"`search.trials` must be given with sampler {search.sampler!r}: its space has no end"
+        message = f"`search.trials` must be given with sampler {search.sampler!r}: its space is infinite"
         _fail(grid.document, ("search", "sampler"), message)
     if search.sampler != "grid":
         return
@@ -355,7 +356,7 @@ def _check_search(grid: Grid) -> None:
 
 
 def _is_hidden(grid: Grid, location: Location, key: str) -> bool:
-    """Whether a key of a method's space is given for all of the method's cells elsewhere."""
+    """Whether a key of a method's space is set elsewhere for all of the method's cells."""
     levels = (grid.train, grid.methods[str(location[1])], grid.overrides) if location[-1] == SPACE else ()
     return any(key in level for level in levels)
 

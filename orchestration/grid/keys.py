@@ -1,4 +1,4 @@
-"""The configuration keys a grid may set: which exist for a method, and whether a value suits one."""
+"""The configuration keys that a grid may set: which ones a method has, and whether a value is valid for one."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ RESERVED = {
     "map_states": "the confirmed run of a mixture with the lowest seed does it",
     "space": "give it for a method, such as `methods: {mept: {space: default}}`",
 }
-"""Keys that a grid decides elsewhere, and where."""
+"""Keys that a grid sets elsewhere, and where."""
 
 OF_A_RUN = frozenset({"seed", "evaluate_test", "map_states"})
-"""Keys in which the runs of a cell differ though nothing is searched."""
+"""Keys in which the runs of a cell differ even if nothing is searched."""
 
 _OUT_OF_RANGE = ("greater_than", "less_than", "multiple_of", "too_", "value_error", "string_too", "finite_number")
 
@@ -43,15 +43,15 @@ _WANTED = {
     "dict_type": "a mapping of keys",
     "model_": "a mapping of keys",
 }
-"""Types by the prefix of pydantic's error, in the words of a YAML file."""
+"""Names of types as in a YAML file, by the prefix of pydantic's error."""
 
 
 class ValueProblem(ValueError):
-    """A value does not suit its key."""
+    """A value is not valid for its key."""
 
 
 class OutOfRange(ValueProblem):
-    """A value has the key's type but lies outside its range."""
+    """A value has the key's type but is outside its range."""
 
 
 def common_keys() -> tuple[str, ...]:
@@ -80,7 +80,7 @@ def checked(key: str, value: Any, method: str) -> Any:
     """Return `value` in the type of `key`.
 
     Raises:
-        OutOfRange: the value lies outside the key's range.
+        OutOfRange: the value is outside the key's range.
         ValueProblem: it has another type, or is not one of the key's values.
     """
     owner = _owner(key, method)
@@ -88,7 +88,7 @@ def checked(key: str, value: Any, method: str) -> Any:
     for part in _parts(value):
         if isinstance(part, bool) and bool not in _types(annotation):
             raise ValueProblem(f"`{key}` must not be true or false, but got {shown(value)}")
-    # The whole model runs the field's own validators; what it says of other keys does not matter here.
+    # The whole model runs the field's own validators; what it says about other keys does not matter here.
     for item in _errors(owner, {key: value}):
         if item["loc"][:1] == (key,):
             kind = OutOfRange if item["type"].startswith(_OUT_OF_RANGE) else ValueProblem
@@ -107,7 +107,7 @@ def meaning(description: str | None) -> str:
 
 
 def describe_item(item: Any, name: str) -> str:
-    """Return one of pydantic's errors as a sentence about `name`: the rule, the value, the nearest valid one."""
+    """Return one of pydantic's errors as a sentence about `name`: the rule, the value, the nearest valid value."""
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "missing":
         return f"`{name}` is missing"

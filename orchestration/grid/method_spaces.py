@@ -1,8 +1,8 @@
-"""``space``: a method's search space in a file of its own, written into the grid's document before it is validated.
+"""``space``: a method's search space in a separate file, inserted into the grid's document before validation.
 
 A space file is a mapping of configuration keys in the forms of a grid file. ``space: default`` names the one that
-comes with the method (``search_spaces/methods/<method>.yaml``), anything else a file beside the grid. A mapping stands
-for the file's content, which is how a grid that must stand alone is written out.
+comes with the method (``search_spaces/methods/<method>.yaml``), anything else a file beside the grid. A mapping gives
+the file's content directly; grids that must need no other file are written in this way.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ DEFAULT = "default"
 
 
 def read_spaces(document: Document) -> Document:
-    """Return the document with the content of every space file in place of its name.
+    """Return the document with the name of every space file replaced by its content.
 
     Args:
         document: its ``methods`` are a mapping of names to mappings, or have no keys at all.
 
     Raises:
-        InputError: a file cannot be read or holds no keys; the message begins with the file's line, or the grid's.
+        InputError: a file cannot be read or holds no keys; the message begins with the line of the file or the grid.
     """
     methods = document.data["methods"]
     named = [name for name, keys in methods.items() if keys and KEY in keys] if isinstance(methods, dict) else []
@@ -55,7 +55,7 @@ def _read(document: Document, location: Location, given: Any) -> Document:
     known = shipped.spaces()
     if given == DEFAULT and method not in known:
         raise InputError(
-            f"{document.place(location)}: method {method!r} comes with no search space (those that do: "
+            f"{document.place(location)}: method {method!r} does not come with a search space (those that do: "
             f"{', '.join(known)}); write its keys here"
         )
     try:

@@ -1,4 +1,4 @@
-"""``--set key=value``: values of the command line, written into a grid file's document before it is validated."""
+"""``--set key=value``: values from the command line, written into a grid file's document before validation."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from mept.errors import InputError, shown, unknown_name
 from orchestration.grid.document import Document, Location, parse_value
 
 NAMED = ("backbones", "tasks", "methods")
-"""Sections that list names, each with keys of its own."""
+"""Sections that list names, each with its own keys."""
 SECTIONS = ("title", "data", *NAMED, "train", "search", "confirm", "resources", "report")
 FLAT = "--set"
-"""Pseudo section of the configuration keys given without a section; they win over all others."""
+"""Pseudo section for configuration keys given without a section; they win over all others."""
 
 
 def apply_sets(original: Document, sets: Sequence[str]) -> Document:
@@ -38,7 +38,7 @@ def apply_sets(original: Document, sets: Sequence[str]) -> Document:
 
 
 def effective_text(document: Document, sets: Sequence[str], keys_of: Callable[[str], Sequence[str]]) -> str:
-    """Return a grid file that says what a document says after :func:`apply_sets`.
+    """Return a grid file equivalent to a document after :func:`apply_sets`.
 
     Keys given without a section are written into every method that has them, the level that wins over the others.
     """
@@ -50,7 +50,7 @@ def effective_text(document: Document, sets: Sequence[str], keys_of: Callable[[s
     }
     stream = io.StringIO()
     yaml = YAML()
-    yaml.representer.ignore_aliases = lambda _: True  # the reader refuses the anchors of values used twice
+    yaml.representer.ignore_aliases = lambda _: True  # the reader refuses anchors, which mark values used twice
     yaml.dump(data, stream)
     given = "".join(f"# with --set {' '.join(text.split())}\n" for text in sets)
     return given + stream.getvalue()
@@ -66,7 +66,7 @@ def _set_location(document: Document, path: str, source: str) -> Location:
         return (section,)
     if section not in NAMED:
         return (section, *rest.split("."))
-    # Names of backbones may hold dots themselves.
+    # Names of backbones may contain dots themselves.
     names = as_mapping(document.data.get(section)) or {}
     for name in sorted(names, key=len, reverse=True):
         if rest == name:
@@ -97,7 +97,7 @@ def _write(document: Document, location: Location, value: Any, source: str) -> N
 
 
 def as_mapping(raw: Any) -> Any:
-    """Return a list of distinct names or a single name as a mapping, anything else as it is."""
+    """Return a list of distinct names or a single name as a mapping, anything else unchanged."""
     names = [raw] if isinstance(raw, str) else raw
     if isinstance(names, list) and all(isinstance(n, str) for n in names) and len(set(names)) == len(names):
         return dict.fromkeys(names)

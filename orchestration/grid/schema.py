@@ -1,7 +1,7 @@
 """``mept schema``: a JSON schema (draft 2020-12) of grid files, for editors that complete and check them.
 
-It is made of the same models, methods and tasks that grid files are validated with. It says less than they do: what
-keys mean together, and which of a method's keys may stand under ``train``, is left to ``mept plan``.
+It is made from the models, methods and tasks with which grid files are validated, but it is less strict: how keys
+depend on each other, and which of a method's keys may be given under ``train``, is checked only by ``mept plan``.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ Schema = dict[str, Any]
 
 
 class Quiet(GenerateJsonSchema):
-    """Leaves out defaults that JSON cannot hold, without a warning."""
+    """Leaves out defaults that JSON cannot represent, without a warning."""
 
     ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}
 
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 MODELINE = "# yaml-language-server: $schema="
-"""How a YAML file tells editors its schema; what follows is a path beside the file, or an address."""
+"""With this comment a YAML file tells editors its schema; a relative path or an address follows."""
 
 
 def grid_schema() -> Schema:
@@ -79,7 +79,7 @@ def grid_schema() -> Schema:
 
 
 def text(schema: Schema) -> str:
-    """Return a schema as JSON, one line a property and a definition."""
+    """Return a schema as JSON, one line for each property and definition."""
     parts = []
     for key, value in schema.items():
         if isinstance(value, dict):
@@ -98,7 +98,7 @@ def _json(value: Any) -> str:
 
 
 def field_schema(owner: type[BaseModel], key: str) -> Schema:
-    """Return the schema of a field, with what it refers to written out."""
+    """Return the schema of a field, with references written out."""
     whole = owner.model_json_schema(schema_generator=Quiet)
     schema = _inlined(whole["properties"][key], whole.get("$defs", {}))
     schema.pop("title", None)
@@ -144,7 +144,7 @@ def _names(options: Mapping[str, Mapping[str, Schema]]) -> Iterator[str]:
 
 
 def _any_of(key: str, options: Mapping[str, Mapping[str, Schema]], definitions: Mapping[str, Schema]) -> Schema:
-    """Return the schema of a key that several methods have: what any of them takes."""
+    """Return the schema of a key that several methods have: any value that one of them accepts."""
     different: dict[str, Schema] = {}
     for own in options.values():
         if key in own:
@@ -168,11 +168,11 @@ def _mapping(properties: Mapping[str, Schema], description: str = "") -> Schema:
 
 
 def _named(names: Schema, values: Mapping[str, Any], description: str) -> Schema:
-    """Return the schema of a section that lists names: one, several, or each with keys of its own.
+    """Return the schema of a section that lists names: one, several, or each with its own keys.
 
     Args:
         names: schema of a name.
-        values: what stands with any name (a reference), or the schema of each name's keys.
+        values: the schema of the keys of any name (a reference), or one for each name.
         description: of the section.
     """
     keyed: Schema = {"type": "object", "minProperties": 1, "propertyNames": names}
@@ -206,7 +206,7 @@ def _search(definitions: dict[str, Schema]) -> Schema:
     schema = definitions[SearchSettings.__name__]
     pruner = schema["properties"]["pruner"]
     pruner["anyOf"] = [*pruner["anyOf"], {"const": "none"}]
-    # Samplers other than the grid have no end of their own.
+    # Samplers other than the grid never end by themselves.
     endless = {"properties": {"sampler": {"enum": ["tpe", "random"]}}, "required": ["sampler"]}
     schema |= {"if": {"type": "object", **endless}, "then": {"required": ["trials"]}}
     return reference

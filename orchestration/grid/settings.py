@@ -14,14 +14,14 @@ Whole = Annotated[int, Field(strict=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 MOST_SEEDS = 500
-"""Of a confirmation; their list is recorded as one value, which stores limit."""
+"""Largest number of seeds of a confirmation; the list is recorded as one value, whose length stores limit."""
 
 
 class PrunerSettings(Frozen):
     """Successive halving among the trials of one cell."""
 
     min_epochs: Whole = Field(2, ge=1)
-    """Epochs every trial may train before the first comparison."""
+    """Epochs that every trial may train before the first comparison."""
     reduction_factor: Whole = Field(3, ge=2)
     """One in this many trials goes on after each comparison."""
 
@@ -31,11 +31,11 @@ class SearchSettings(Frozen):
 
     sampler: Literal["grid", "tpe", "random"] = "grid"
     trials: Whole | None = Field(default=None, ge=1)
-    """Trials a cell; None goes through the whole product, which only the grid sampler can."""
+    """Trials per cell; None goes through the whole product, which only the grid sampler can do."""
     round: Whole = Field(4, ge=1)
-    """Trials asked for at once; the sampler sees their results before it is asked again."""
+    """Trials proposed at once; the sampler sees their results before it proposes more."""
     seed: Seed = 0
-    """Seeds the sampler and every trial of the search."""
+    """Seed of the sampler and of every trial of the search."""
     pruner: PrunerSettings | None = None
 
     @field_validator("pruner", mode="before")
@@ -45,10 +45,10 @@ class SearchSettings(Frozen):
 
 
 class ConfirmSettings(Frozen):
-    """With which seeds a cell's winner is trained again and scored on the test split."""
+    """The seeds with which a cell's winner is trained again and scored on the test split."""
 
     seeds: tuple[Seed, ...] = Field((1, 2, 3), max_length=MOST_SEEDS)
-    """None listed: nothing is confirmed and the test split is not read."""
+    """If the list is empty, nothing is confirmed and the test split is not read."""
 
     @field_validator("seeds")
     @classmethod
@@ -59,17 +59,17 @@ class ConfirmSettings(Frozen):
 
 
 class Resources(Frozen):
-    """What a trial occupies; None leaves it to the scheduler."""
+    """What one trial occupies; None leaves it to the scheduler."""
 
     gpus: Number | None = Field(default=None, ge=0)
-    """GPUs, a fraction to share one."""
+    """GPUs; a fraction shares one among trials."""
     cpus: Number | None = Field(default=None, gt=0)
 
     @field_validator("gpus")
     @classmethod
     def _whole_above_one(cls, gpus: float | None) -> float | None:
         if gpus is not None and gpus > 1 and gpus != math.floor(gpus):
-            raise ValueError("above 1 the number of GPUs must be whole")
+            raise ValueError("the number of GPUs must be whole if it is above 1")
         return gpus
 
 

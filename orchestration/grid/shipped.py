@@ -1,4 +1,4 @@
-"""What comes with the package: grid files, which commands know by name, and the methods' search spaces."""
+"""Files that come with the package: grids, which commands know by name, and the methods' search spaces."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def folder() -> Path:
 
 
 def grids() -> dict[str, Path]:
-    """Return the shipped grid files by their path below :func:`folder` without its suffix."""
+    """Return the shipped grid files by their path below :func:`folder`, without the suffix."""
     top = folder()
     files = {path.relative_to(top).with_suffix("").as_posix(): path for path in sorted(top.rglob("*.yaml"))}
     return {name: path for name, path in files.items() if not name.startswith(f"{SPACES}/")}
@@ -30,7 +30,7 @@ def spaces() -> dict[str, Path]:
 
 
 def find_grid(given: Path) -> Path:
-    """Return the grid file a command line means: a file, or a shipped grid by its name (``quickstart``).
+    """Return the grid file that a command line names: a file, or a shipped grid by its name (``quickstart``).
 
     Raises:
         InputError: it is neither.
@@ -43,6 +43,6 @@ def find_grid(given: Path) -> Path:
             return path
     if given.suffix:
         if given.stem in {path.stem for path in names.values()}:
-            raise InputError(f"{given}: there is no such file; the shipped grid is given as `{given.stem}`")
-        return given  # reading it says what is wrong
-    raise InputError(f"{given} is no file, and no grid that comes with mept: {unknown_name('grid', given, names)}")
+            raise InputError(f"{given}: there is no such file; to use the shipped grid, give `{given.stem}`")
+        return given  # reading it reports what is wrong
+    raise InputError(f"{given} is neither a file nor a grid that comes with mept: {unknown_name('grid', given, names)}")

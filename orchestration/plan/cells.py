@@ -1,4 +1,4 @@
-"""Grid -> cells: ids, the configuration of every trial, how much work it is, and what cannot exist. Pure.
+"""Grid -> cells: ids, the configuration of every trial, how much work there is, and what cannot exist. Pure.
 
 Heavy packages are imported inside functions, so that the command line starts fast.
 """
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
     from mept.backbones import BackboneInfo
 
 MAX_CANDIDATES = 10_000
-"""Most combinations of searched values that are gone through."""
+"""The largest number of combinations of searched values that the grid sampler goes through."""
 MAX_ID = 100
 """Longest cell id, in characters."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One entry of the table: fixed values, and a space that is searched for the best trial."""
+    """One entry of the table: fixed values, and a space in which the best trial is searched."""
 
     id: str
-    """Readable, of ``[a-z0-9._=-]``, unique in the grid; the same whenever the same values are asked for."""
+    """Readable, made of ``[a-z0-9._=-]``, unique in the grid; always the same for the same values."""
     grid: str
     backbone: str
     task: str
@@ -49,11 +49,11 @@ class Cell:
     """Configuration keys that are searched."""
     search: SearchSettings
     seeds: tuple[int, ...]
-    """Of the confirmed runs."""
+    """Seeds of the confirmed runs."""
     problem: str | None = None
-    """Why the cell cannot exist."""
+    """Why the cell cannot exist, if so."""
     info: BackboneInfo | None = field(default=None, repr=False)
-    """The backbone's shape; None where it is not known yet, which leaves its checks to later."""
+    """The backbone's shape; None if it is not known yet, in which case it is checked later."""
 
     def search_config(self, params: Mapping[str, Any]) -> TrialConfig:
         """Return the configuration of a trial of the search.
@@ -67,8 +67,8 @@ class Cell:
         return TrialConfig.from_flat(self._flat(params) | {"seed": self.search.seed, "evaluate_test": False})
 
     def confirm_config(self, params: Mapping[str, Any], seed: int) -> TrialConfig:
-        """Return the configuration of a confirmed run of the winner's `params`; as :meth:`search_config`."""
-        # The figure of final states shows one run of a mixture, the one whose routing is shown too.
+        """Return the configuration of a confirmed run with the winner's `params`; see :meth:`search_config`."""
+        # The figure of final states shows one run of a mixture, the same one whose routing is shown.
         mapped = SEPARATOR in self.task and seed == min(self.seeds)
         return TrialConfig.from_flat(self._flat(params) | {"seed": seed, "evaluate_test": True, "map_states": mapped})
 
@@ -81,7 +81,7 @@ class Cell:
         return misfit(config, self.info)
 
     def candidates(self) -> list[dict[str, Any]]:
-        """Return the combinations the grid sampler goes through, in a fixed order, without the impossible ones.
+        """Return the combinations that the grid sampler goes through, in a fixed order, without the impossible ones.
 
         Raises:
             InputError: there are too many, or infinitely many.
@@ -90,7 +90,7 @@ class Cell:
         endless = [key for key, values in choices.items() if values is None]
         total = math.prod(len(values) for values in choices.values() if values is not None)
         if endless or total > MAX_CANDIDATES:
-            count = f"`{endless[0]}` has no end" if endless else f"there are {total} combinations"
+            count = f"`{endless[0]}` has infinitely many values" if endless else f"there are {total} combinations"
             raise InputError(
                 f"the grid sampler goes through at most {MAX_CANDIDATES} combinations, but in cell {self.id} {count}; "
                 "use `search: {sampler: tpe, trials: ...}`"
@@ -107,7 +107,7 @@ class Cell:
 
     @property
     def search_trials(self) -> int:
-        """Trials of the search: 0 where nothing is searched and the confirmed runs give the result, 1 without those."""
+        """Trials of the search; if nothing is searched, 0 with confirmed runs, which give the result, otherwise 1."""
         if self.problem is not None:
             return 0
         if not self.space:
@@ -121,24 +121,24 @@ class Cell:
 
     @property
     def confirm_trials(self) -> int:
-        """Confirmed runs."""
+        """Number of confirmed runs."""
         return 0 if self.problem is not None else len(self.seeds)
 
     @property
     def epochs(self) -> int:
-        """Epochs of a trial at most."""
+        """Largest number of epochs of a trial."""
         if "epochs" in self.space:
             return max(extremes(self.space["epochs"]))
         return int({**self.fixed, **self.axes}.get("epochs", TrialConfig.model_fields["epochs"].default))
 
     @property
     def trial_epochs(self) -> int:
-        """Epochs of all trials at most; patience and pruning save some."""
+        """Largest number of epochs of all trials; patience and pruning save some."""
         return self.epochs * (self.search_trials + self.confirm_trials)
 
     @property
     def digest(self) -> str:
-        """Twelve hexadecimal digits that change with anything that makes an older study of this cell another one."""
+        """Twelve hexadecimal digits that change with anything that makes an older study of this cell unusable."""
         content = {
             "cell": [self.grid, self.backbone, self.task, self.method],
             "values": {**self.fixed, **self.axes},
@@ -154,10 +154,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Size:
-    """How much work cells are at most; impossible cells are none."""
+    """The largest amount of work for some cells; impossible cells need none."""
 
     cells: int
-    """All cells, the impossible ones included."""
+    """All cells, including the impossible ones."""
     impossible: int
     search_trials: int
     confirm_trials: int
@@ -165,12 +165,12 @@ class Size:
 
     @property
     def trials(self) -> int:
-        """Trials of search and confirmation."""
+        """Number of trials of search and confirmation."""
         return self.search_trials + self.confirm_trials
 
 
 def size(cells: Sequence[Cell]) -> Size:
-    """Return the work `cells` are."""
+    """Return how much work `cells` are."""
     return Size(
         cells=len(cells),
         impossible=sum(cell.problem is not None for cell in cells),
@@ -185,12 +185,12 @@ def plan(grid: Grid, info: Callable[[str], BackboneInfo | None] | None = None) -
 
     Args:
         grid: a validated grid.
-        info: gives a backbone's shape, or None where it cannot be known yet; by default
+        info: returns a backbone's shape, or None if it cannot be known yet; by default
             :func:`mept.backbones.describe_backbone`.
 
     Raises:
-        InputError: a backbone is unknown, the grid sampler's space is too large, or a backbone, task or method is
-            listed of which no cell can exist.
+        InputError: a backbone is unknown, the grid sampler's space is too large, or no cell can exist for a backbone,
+            task or method that is listed.
     """
     if info is None:
         from mept.backbones import describe_backbone
@@ -206,11 +206,11 @@ def plan(grid: Grid, info: Callable[[str], BackboneInfo | None] | None = None) -
 
 
 def misfit(config: TrialConfig, info: BackboneInfo | None) -> str | None:
-    """Return why a configuration does not fit its task, its data or a backbone of this shape, or None.
+    """Return why a configuration does not fit its task, its data or a backbone of this shape; None if it fits.
 
     Args:
         config: valid in itself.
-        info: None skips what depends on it.
+        info: None skips the checks that need it.
     """
     from mept.tasks import get_task
 
@@ -264,14 +264,14 @@ def _too_long(config: TrialConfig, info: BackboneInfo, prompts_take_positions: b
 
 
 def _check_rows(grid: Grid, cells: Sequence[Cell]) -> None:
-    """Refuse names all of whose cells are impossible: that is a mistake, not an empty entry of the table."""
+    """Refuse names for which all cells are impossible: that is a mistake, not an empty entry of the table."""
     found = []
     for coordinate, section in zip(reversed(COORDINATES), reversed(NAMED), strict=True):
         for name in getattr(grid, section):
             problems = [cell.problem for cell in cells if getattr(cell, coordinate) == name]
             reason = problems[0] if None not in problems else None
             if reason is not None:
-                # Among several, the one the reason speaks of is at fault, else the method.
+                # If there are several, the one that the reason mentions is at fault, otherwise the method.
                 at_fault = f"{coordinate} {name!r}" in reason
                 found.append((not at_fault, grid.place(section, name), coordinate, name, reason))
     if found:
@@ -314,7 +314,7 @@ def _cells(
 
 
 def _judged(cell: Cell, grid: Grid) -> Cell:
-    """Return the cell with its problem: all combinations of its searched values fail, and why the first one does."""
+    """Return the cell with its problem if all combinations of its searched values fail: why the first one does."""
     first = ""
     corners = product({key: extremes(distribution) for key, distribution in cell.space.items()})
     for params in itertools.islice(corners, MAX_CANDIDATES):
@@ -333,13 +333,13 @@ def _judged(cell: Cell, grid: Grid) -> Cell:
 
 
 def product(values: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
-    """Yield every combination, the last key's values changing fastest; one empty combination for no keys."""
+    """Yield every combination, the last key changing fastest; one empty combination if there are no keys."""
     for combination in itertools.product(*values.values()):
         yield dict(zip(values, combination, strict=True))
 
 
 def _cell_id(backbone: str, task: str, method: str, axes: Mapping[str, Any], taken: Iterable[str]) -> str:
-    # A path or hub id counts by its last part; two that share it are told apart by the digest below.
+    # Only the last part of a path or hub id is used; the digest below distinguishes two with the same one.
     short = backbone.rstrip("/").rpartition("/")[2] or backbone
     parts = [method, short, task, *(f"{key}={_word(value)}" for key, value in axes.items())]
     name = re.sub(r"[^a-z0-9._=-]+", "-", "-".join(parts).lower())
@@ -363,7 +363,7 @@ def _digest(content: Any, digits: int) -> str:
 
 
 def _place(grid: Grid, reason: str) -> str | None:
-    """Return where the first key that a reason names was given, if any was."""
+    """Return the place of the first key that a reason names, if it was given."""
     for key in re.findall(r"`(\w+)`", reason):
         for location, level in reversed(list(grid.levels())):
             if key in level:

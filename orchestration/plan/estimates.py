@@ -1,8 +1,9 @@
-"""How long trials will take, from the step times of earlier ones, and how sure that is. Pure.
+"""How long trials will take, judging by the speed of earlier ones, and how certain that is. Pure.
 
-An earlier trial says how many training examples a second it went through, and how much longer than its training it
-took as a whole (loading, evaluations). The nearest of these tell of a cell: trials with its settings, else of its
-method with other settings, else of other methods on the same backbone and task, else of its method on other tasks.
+An earlier trial tells how many training examples per second it processed, and how much longer than its training it took
+in total (loading, evaluations). A cell is estimated from the trials closest to it: trials with the same settings, or
+else trials of its method with other settings, or else of other methods on the same backbone and task, or else of its
+method on other tasks.
 """
 
 from __future__ import annotations
@@ -34,17 +35,17 @@ NOT_OF_SPEED = (
     "patience",
     "max_train_examples",
 )
-"""Keys on which the time for an example does not depend."""
+"""Keys that do not affect the time per example."""
 MOST_OVERHEAD = 4.0
-"""A trial that took longer than this multiple of its training was interrupted; it says no more than this."""
+"""A trial that took longer than this multiple of its training was interrupted; the ratio is cut off here."""
 SETTINGS, OPTIONS, METHODS, TASKS = "its own settings", "other settings", "another method", "another task"
 SURE = {SETTINGS: "sure", OPTIONS: "rough", METHODS: "a guess", TASKS: "a guess"}
-"""How sure an estimate is, by what it was made from."""
+"""How certain an estimate is, by what it was made from."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What earlier trials tell of a cell's trials, in seconds for one training example of one epoch."""
+    """What earlier trials tell about a cell's trials, in seconds per training example and epoch."""
 
     basis: str
     trials: int
@@ -55,18 +56,18 @@ class Speed:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The time one cell still needs on one worker."""
+    """The time that one cell still needs on one worker."""
 
     left: int
-    """Trials that have not ended."""
+    """Number of trials that have not ended."""
     speed: Speed | None
-    """None where nothing comparable was measured."""
+    """None if nothing comparable was measured."""
     examples: int | None
-    """Training examples of a trial, all epochs; None where the task's size is not known."""
+    """Training examples of a trial over all epochs; None if the task's size is not known."""
 
     @property
     def known(self) -> bool:
-        """Whether there is anything to tell of."""
+        """Whether anything can be estimated."""
         return self.speed is not None and self.examples is not None
 
     def seconds(self, which: str = "mean") -> float:
@@ -83,8 +84,8 @@ def estimates(cells: Iterable[Cell], trials: Sequence[PastTrial], sizes: Sizes) 
 
     Args:
         cells: of a grid.
-        trials: all that are recorded, of whatever grid.
-        sizes: gives the length of the training split of each of a cell's tasks (a mixture has several), or None.
+        trials: all that are recorded, whichever grid they belong to.
+        sizes: returns the length of the training split of each of a cell's tasks (a mixture has several), or None.
     """
     measured = [trial for trial in trials if not trial.reused and trial.metrics.get(RATE, 0) > 0]
     found = []
@@ -96,7 +97,7 @@ def estimates(cells: Iterable[Cell], trials: Sequence[PastTrial], sizes: Sizes) 
 
 
 def left(cell: Cell, trials: Iterable[PastTrial]) -> int:
-    """Return how many trials of a cell have not ended, as far as they are recorded."""
+    """Return how many trials of a cell have not ended according to the records."""
     fixed = _fixed(cell)
     own = [trial for trial in trials if (trial.grid, trial.cell) == (cell.grid, cell.id) and _has(trial, fixed)]
     search = sum(trial.stage == "search" for trial in own)
@@ -106,7 +107,7 @@ def left(cell: Cell, trials: Iterable[PastTrial]) -> int:
 
 
 def speed_of(cell: Cell, measured: Sequence[PastTrial]) -> Speed | None:
-    """Return what the trials nearest to a cell tell of it."""
+    """Return the speed of the trials closest to a cell."""
     backbone, task, method = ({key: getattr(cell, key)} for key in ("backbone", "task", "method"))
     for basis, wanted in (
         (SETTINGS, {key: value for key, value in _fixed(cell).items() if key not in NOT_OF_SPEED}),
@@ -123,7 +124,7 @@ def speed_of(cell: Cell, measured: Sequence[PastTrial]) -> Speed | None:
 
 
 def summary(found: Sequence[Estimate]) -> list[str]:
-    """Return the time all cells still need on one worker, and how sure that is, as lines of text."""
+    """Return the time that all cells still need on one worker, and how certain that is, as lines of text."""
     if not any(item.left for item in found):
         return ["time: nothing is left to train"]
     known = [item for item in found if item.left and item.known]
@@ -143,11 +144,11 @@ def summary(found: Sequence[Estimate]) -> list[str]:
         f"how sure: {bases}",
     ]
     unknown = sum(item.left for item in found) - sum(counts.values())
-    return lines + ([f"not counted: {unknown} trials of which nothing comparable was recorded"] if unknown else [])
+    return lines + ([f"not counted: {unknown} trials, for which nothing comparable was recorded"] if unknown else [])
 
 
 def duration(seconds: float) -> str:
-    """Return seconds, minutes or hours, whichever reads best, with two digits or more."""
+    """Return a duration in seconds, minutes or hours, whichever reads best, with two digits or more."""
     units = ((size, unit) for size, unit in ((1, "s"), (60, "min")) if seconds < 59.5 * size)
     size, unit = next(units, (3600, "h"))
     value = seconds / size
@@ -155,7 +156,7 @@ def duration(seconds: float) -> str:
 
 
 def corner_configs(cell: Cell) -> Iterator[TrialConfig]:
-    """Yield the configurations of trials with the extreme values of what is searched."""
+    """Yield the configurations of trials with the extreme values of the searched keys."""
     corners = itertools.product(*(extremes(distribution) for distribution in cell.space.values()))
     for values in corners:
         with contextlib.suppress(InputError):
@@ -163,7 +164,7 @@ def corner_configs(cell: Cell) -> Iterator[TrialConfig]:
 
 
 def _fixed(cell: Cell) -> dict[str, str]:
-    """Return the complete configuration of a cell's trials as MLflow holds it, without what varies among them."""
+    """Return the configuration of a cell's trials as MLflow holds it, without the keys that vary among them."""
     varying = {*cell.space, *OF_A_RUN}
     for config in corner_configs(cell):
         return {key: str(value) for key, value in config.flat().items() if key not in varying}
@@ -171,13 +172,13 @@ def _fixed(cell: Cell) -> dict[str, str]:
 
 
 def _has(trial: PastTrial, wanted: Mapping[str, str]) -> bool:
-    # A trial from before a key existed ran with the value under which nothing changed.
+    # A trial from before a key existed ran with the value that keeps the old behaviour.
     later = {key: str(value) for key, value in LATER.items()}
     return all(trial.params.get(key, later.get(key)) == value for key, value in wanted.items())
 
 
 def _overhead(trial: PastTrial) -> float:
-    """Return how much longer than its training a trial took."""
+    """Return how many times longer than its training a trial took in total."""
     training = trial.metrics.get(TRAINING, 0)
     return min(max(trial.seconds / training, 1.0), MOST_OVERHEAD) if training > 0 else 1.0
 
@@ -188,7 +189,7 @@ def _examples(cell: Cell, sizes: Sizes) -> int | None:
 
 
 def _recorded_examples(cell: Cell, measured: Iterable[PastTrial]) -> int | None:
-    """Return the examples of a trial from trials on the same data; one that trained all its epochs is exact."""
+    """Return a trial's examples from trials on the same data; one that trained all its epochs is exact."""
     limit = "max_train_examples"
     wanted = {key: value for key, value in _fixed(cell).items() if key in ("task", "data", limit)}
     an_epoch = [
@@ -200,6 +201,6 @@ def _recorded_examples(cell: Cell, measured: Iterable[PastTrial]) -> int | None:
 
 
 def _value(cell: Cell, key: str) -> Any:
-    """Return a cell's value of a key, the largest of those searched; None where there is no limit."""
+    """Return a cell's value of a key, the largest one if it is searched; None if there is no limit."""
     values = extremes(cell.space[key]) if key in cell.space else ({**cell.fixed, **cell.axes}.get(key),)
     return None if None in values else max(values)

@@ -1,4 +1,4 @@
-"""What makes two trials the same: their configuration, the content of weights and data, the protocol. Pure."""
+"""What makes two trials the same: their configuration, the content of weights and data, and the protocol. Pure."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from orchestration.grid.forms import extremes
 from orchestration.plan.cells import MAX_CANDIDATES, Cell, product
 
 CORRECTED_BY = ("prediction", "max_length", "layers", "num_virtual_tokens")
-"""Keys that decide whether a correction changes a trial's numbers."""
+"""Keys that determine whether a correction changes a trial's numbers."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A cell together with the content of what its trials act on."""
+    """A cell together with the content of the weights and data of its trials."""
 
     cell: Cell
     data: str
@@ -35,7 +35,7 @@ class Subject:
 
     @property
     def identity(self) -> str:
-        """What trials are fingerprinted with besides their configuration."""
+        """The part of the trials' fingerprints besides their configuration."""
         return json.dumps({"backbone": self.backbone, "data": self.data})
 
     def fingerprint(self, config: TrialConfig) -> str:
@@ -46,14 +46,14 @@ class Subject:
         """Return the identity of a trial of the search.
 
         Raises:
-            InputError: there can be no such trial.
+            InputError: such a trial cannot exist.
         """
         if (problem := self.cell.problem_with(params)) is not None:
             raise InputError(problem)
         return self.fingerprint(self.cell.search_config(params))
 
     def context(self) -> dict[str, Any]:
-        """Return what a study's trials depend on besides what is searched."""
+        """Return everything that a study's trials depend on besides the searched values."""
         content: dict[str, Any] = {
             "cell": self.cell.digest,
             "identity": self.identity,
@@ -63,11 +63,11 @@ class Subject:
         return content | ({"corrections": corrected} if corrected else {})
 
     def definition(self) -> str:
-        """Return twelve hexadecimal digits that change with anything that makes trials of the cell none any more."""
+        """Return twelve hexadecimal digits that change if the cell's earlier trials no longer belong to it."""
         return hashlib.sha256(json.dumps(self.context(), sort_keys=True).encode()).hexdigest()[:12]
 
     def _corrected(self) -> list[str]:
-        """Return the corrections that change the numbers of some trial of the cell."""
+        """Return the corrections that change the numbers of at least one trial of the cell."""
         values = {key: extremes(distribution) for key, distribution in self.cell.space.items()}
         corners = product({key: found if key in CORRECTED_BY else found[:1] for key, found in values.items()})
         found: set[str] = set()

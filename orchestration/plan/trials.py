@@ -1,4 +1,4 @@
-"""Past trials as values: what planning needs to know of them, whoever recorded them."""
+"""Past trials as values: what planning needs to know about them, whoever recorded them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PastTrial:
-    """A trial that has ended, in whatever way, as a grid has it."""
+    """A trial of a grid that has ended, in whatever way."""
 
     grid: str
     cell: str
@@ -18,6 +18,6 @@ class PastTrial:
     """The complete flat configuration, as text."""
     metrics: dict[str, float]
     seconds: float
-    """From its start to its end, waiting after crashes included."""
+    """Seconds from its start to its end, including the time it waited after crashes."""
     reused: bool
-    """Whether it is a copy of another trial's run."""
+    """Whether its run is a copy of another trial's run."""

@@ -1,1 +1,1 @@
-"""What is recorded, where, and how it is read back: journal, MLflow, files of trials."""
+"""Recording results and reading them back: the journal, MLflow, the files of trials."""

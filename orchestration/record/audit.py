@@ -1,4 +1,4 @@
-"""Whether the files of confirmed runs are where reports and people look for them: in MLflow."""
+"""Checking that the files of confirmed runs are where reports and people look for them: in MLflow."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from orchestration.record.names import CONFIRM
 from orchestration.record.results import Results
 
 ROUTED = "routing/test/effective_experts"
-"""Metric of a confirmed run whose method routes."""
+"""A metric that only confirmed runs with a routing method have."""
 
 
 def missing_files(uri: str, results: Results) -> list[str]:
-    """Return what finished confirmed runs lack of the files that each has, one line a run.
+    """Return which files finished confirmed runs should have but lack, one line per run.
 
     Args:
-        uri: of MLflow.
-        results: what it holds of the grid.
+        uri: MLflow's address.
+        results: what MLflow holds about the grid.
 
     Raises:
         InputError: MLflow does not answer.

@@ -1,4 +1,4 @@
-"""MLflow as a store that answers or is named in one message: connecting, pages, the experiment of a grid."""
+"""Access to MLflow, with every failure reported in one message: connecting, paging, the experiment of a grid."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 Found = TypeVar("Found")
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-"""Of databases whose address names none."""
+"""Default ports of databases, for addresses without one."""
 PAGE = 1000
-"""Things asked for at once."""
+"""Number of items requested at once."""
 NOISE = (r"The ``noload`` loader strategy is deprecated", r".*Any type hint is inferred as AnyType")
-"""Warnings that importing MLflow 3 gives about itself."""
+"""Warnings about itself that importing MLflow 3 causes."""
 
 
 def connect(uri: str) -> MlflowClient:
-    """Return a client of a store that answers; a new SQLite database gets its tables.
+    """Return a client of a store, after checking that it answers; tables are created in a new SQLite database.
 
     Raises:
-        InputError: the store does not answer within seconds, refuses us, or is of a kind that is not supported.
+        InputError: the store does not answer within seconds, refuses access, or is of a kind that is not supported.
     """
     scheme = urlsplit(uri).scheme.partition("+")[0]
     if scheme not in ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks"):
@@ -56,7 +56,7 @@ def connect(uri: str) -> MlflowClient:
 
 
 def look(uri: str, read: Callable[[MlflowClient], Found]) -> Found | None:
-    """Return what `read` finds in a store, for commands that only look; None where the store is a file not yet made.
+    """Return what `read` finds in a store, for read-only commands; None if the store's file does not exist yet.
 
     Raises:
         InputError: the store does not answer.
@@ -69,7 +69,7 @@ def look(uri: str, read: Callable[[MlflowClient], Found]) -> Found | None:
 
 
 def pages(ask: Callable[..., Any]) -> list[Any]:
-    """Return everything a method of the client lists; it is called with ``max_results`` and ``page_token``."""
+    """Return everything that a method of the client lists; it is called with ``max_results`` and ``page_token``."""
     found: list[Any] = []
     token = None
     while token is None or token:
@@ -94,7 +94,7 @@ def runs_of(client: MlflowClient, experiments: list[str], condition: str = "") -
 
 
 def artifact_location(uri: str, root: Path, grid: str) -> str | None:
-    """Return where a grid's artifacts go: the run directory, unless a server has a place of its own."""
+    """Return where a grid's artifacts are stored: in the run directory, unless a server has its own place."""
     return None if urlsplit(uri).scheme in ("http", "https", "databricks") else (root / "mlartifacts" / grid).as_uri()
 
 
@@ -102,7 +102,7 @@ def check_experiment(client: MlflowClient, uri: str, root: Path, grid: str, loca
     """Check that the grid's experiment can be written to.
 
     Raises:
-        InputError: it was deleted, or its artifacts are elsewhere than the run directory.
+        InputError: it was deleted, or its artifacts are not in the run directory.
     """
     experiment = client.get_experiment_by_name(grid)
     if experiment is None:
@@ -124,7 +124,7 @@ def check_experiment(client: MlflowClient, uri: str, root: Path, grid: str, loca
 
 @contextmanager
 def one_message(uri: str) -> Iterator[None]:
-    """Turn whatever a client library raises into one message."""
+    """Turn any exception of a client library into one message."""
     try:
         yield
     except InputError:
@@ -141,9 +141,9 @@ def _local_path(uri: str) -> Path:
 
 
 def _quiet() -> None:
-    """Set what MLflow reads from the environment, unless the user has: no chatter, no telemetry, no hidden retries.
+    """Set MLflow's environment variables that the user has not set: no chatter, no telemetry, no hidden retries.
 
-    Its own retries could create a run twice; ours look for the run first.
+    MLflow's own retries could create a run twice; ours look for the run first.
     """
     settings = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -178,7 +178,7 @@ def _probe(uri: str, port: int) -> None:
 
 
 def _probe_database(uri: str) -> None:
-    """Connect once: MLflow itself would try for many minutes."""
+    """Connect once: MLflow itself would keep trying for many minutes."""
     import sqlalchemy
 
     url = sqlalchemy.make_url(uri)

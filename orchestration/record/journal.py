@@ -1,7 +1,7 @@
-"""An append-only journal of events on disk, and the pump that replays it in order to a store that may be away.
+"""An append-only journal of events on disk, and the pump that replays it in order to a store that may be unavailable.
 
-An event counts as soon as :meth:`Journal.append` returns. The pump hands events to ``apply`` and then moves the cursor;
-a crash between the two repeats the events, so ``apply`` must do nothing the second time.
+An event is safe as soon as :meth:`Journal.append` returns. The pump passes events to ``apply`` and then moves the
+cursor; after a crash between the two the events are repeated, so ``apply`` must do nothing the second time.
 """
 
 from __future__ import annotations
@@ -21,39 +21,39 @@ from mept.errors import InputError, one_line
 from mept.files import name_aside, set_aside, write_atomically
 
 Event = dict[str, Any]
-"""JSON-able facts under names; finite numbers only."""
+"""JSON-able values by name; numbers must be finite."""
 
 
 class Rejected(Exception):
-    """The store will never take this event; trying again cannot help."""
+    """The store will never accept this event; trying again does not help."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An event and its place in the journal."""
+    """An event and its position in the journal."""
 
     seq: int
     event: Event
     end: int
-    """Offset in bytes behind the event's line."""
+    """Offset in bytes of the end of the event's line."""
 
 
 class Journal:
-    """The events of one grid, one JSON object a line: ``{"seq": ..., "sum": ..., "event": {...}}``.
+    """The events of one grid, one JSON object per line: ``{"seq": ..., "sum": ..., "event": {...}}``.
 
-    Beside ``<name>.jsonl`` lie ``<name>.cursor`` (the last applied event), ``<name>.lock``, and, when something was
-    wrong, ``<name>.jsonl.corrupt-<n>`` (damaged lines) and ``<name>.rejected.jsonl`` (events the store refused).
+    Beside ``<name>.jsonl`` there are ``<name>.cursor`` (the last applied event), ``<name>.lock`` and, if something went
+    wrong, ``<name>.jsonl.corrupt-<n>`` (damaged lines) and ``<name>.rejected.jsonl`` (events that the store refused).
     """
 
     def __init__(
         self, directory: Path, name: str, warn: Callable[[str], None], lose: Callable[[str], None] | None = None
     ) -> None:
-        """Open or create the journal, setting damaged lines aside.
+        """Open or create the journal, and set damaged lines aside.
 
         Args:
-            directory: where the files lie; created if absent.
+            directory: where the files are; created if it does not exist.
             name: stem of the files.
-            warn: called with one line for everything found damaged.
+            warn: called with one line for everything that is damaged.
             lose: called with one line for every event that the store refused; by default `warn`.
 
         Raises:
@@ -76,14 +76,14 @@ class Journal:
 
     @property
     def pending(self) -> int:
-        """Events not applied yet."""
+        """Number of events that have not been applied yet."""
         return self._last - self.applied
 
     def append(self, event: Event) -> int:
         """Write an event to disk and return its sequence number.
 
         Raises:
-            InputError: it could not be written (a full disk); the journal is as before.
+            InputError: it could not be written (the disk is full, say); the journal is unchanged.
         """
         with self._mutex:
             seq = self._last + 1
@@ -95,13 +95,13 @@ class Journal:
             except OSError as error:
                 os.ftruncate(self._file.fileno(), self._size)
                 raise InputError(
-                    f"an event cannot be written to {self.path}: {error}; make room and give the same command again"
+                    f"an event cannot be written to {self.path}: {error}; make room and run the same command again"
                 ) from error
             self._last, self._size = seq, self._size + len(line)
             return seq
 
     def peek(self, limit: int) -> list[Entry]:
-        """Return up to ``limit`` of the oldest events that were not applied yet."""
+        """Return up to ``limit`` of the oldest events that have not been applied yet."""
         with self._mutex:
             position, size = self._position, self._size
         entries: list[Entry] = []
@@ -113,13 +113,13 @@ class Journal:
         return entries
 
     def advance(self, entry: Entry) -> None:
-        """Remember that everything up to ``entry`` was applied."""
+        """Record that everything up to ``entry`` was applied."""
         write_atomically(self._cursor_path, encode(entry.seq, {}))
         with self._mutex:
             self._position, self.applied = entry.end, entry.seq
 
     def reject(self, entry: Entry, reason: str) -> None:
-        """Set an event aside that the store refused."""
+        """Set aside an event that the store refused."""
         with open(self._rejected_path, "ab") as file:
             file.write(encode(entry.seq, entry.event))
         self._lose(
@@ -128,7 +128,7 @@ class Journal:
         )
 
     def close(self) -> None:
-        """Release the files; another process may open the journal then."""
+        """Release the files, so that another process may open the journal."""
         self._file.close()
         self._lock_file.close()
 
@@ -173,14 +173,14 @@ class Journal:
         self._file.close()
         self._file = open(self.path, "ab", buffering=0)
         self._warn(
-            f"{self.path}: damaged lines ({numbers}) were set aside as {aside.name}; trials they told of are repeated "
-            "from their checkpoints by the next run"
+            f"{self.path}: damaged lines ({numbers}) were set aside as {aside.name}; the next run repeats the "
+            "trials they belong to from their checkpoints"
         )
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the file as found; ``seq`` is None when it is damaged."""
+    """A line of the file as found; ``seq`` is None if it is damaged."""
 
     number: int
     content: bytes
@@ -189,7 +189,7 @@ class Line:
 
 
 def encode(seq: int, event: Event) -> bytes:
-    """Return an event's line. The checksum is over the number and the event as it will be read."""
+    """Return an event's line. The checksum covers the number and the event as it will be read back."""
     event = json.loads(json.dumps(event, allow_nan=False))
     return (json.dumps({"seq": seq, "sum": _checksum(seq, event), "event": event}, allow_nan=False) + "\n").encode()
 
@@ -201,7 +201,7 @@ def decode(line: bytes) -> tuple[int, Event]:
         ValueError: the line is cut off or damaged.
     """
     if not line.endswith(b"\n"):
-        raise ValueError("the line has no end")
+        raise ValueError("the line is cut off")
     try:
         content = json.loads(line)
         seq, event = content["seq"], content["event"]
@@ -214,7 +214,7 @@ def decode(line: bytes) -> tuple[int, Event]:
 
 
 class Pump:
-    """A thread that applies a journal's events, waits while the store is away, and never gives one up."""
+    """A thread that applies a journal's events, waits while the store is unavailable, and never gives up on one."""
 
     def __init__(
         self,
@@ -229,10 +229,10 @@ class Pump:
         Args:
             journal: where events come from.
             apply: applies a batch, idempotently. Raises :class:`Rejected` when trying again cannot help; any other
-                exception means that the store is away.
-            warn: called with one line when the store goes away or returns.
-            batch: events applied before the cursor moves.
-            longest_wait: seconds between attempts at most.
+                exception means that the store is unavailable.
+            warn: called with one line when the store becomes unavailable or available again.
+            batch: number of events applied before the cursor moves.
+            longest_wait: longest time between attempts, in seconds.
         """
         self._journal, self._apply, self._warn = journal, apply, warn
         self._batch, self._longest_wait = batch, longest_wait
@@ -240,7 +240,7 @@ class Pump:
         self._stopping = self._woken = self._abandoned = False
         self._hurried = threading.Event()
         self.trouble = ""
-        """Why the store is away; empty while it answers."""
+        """Why the store is unavailable; empty while it answers."""
         self._thread = threading.Thread(target=self._run, name="mept-journal", daemon=True)
 
     def start(self) -> None:
@@ -254,7 +254,7 @@ class Pump:
             self._changed.notify_all()
 
     def flush(self, timeout: float | None) -> bool:
-        """Wait until everything is applied; return False when ``timeout`` seconds did not suffice."""
+        """Wait until everything is applied; return False if ``timeout`` seconds were not enough."""
         deadline = None if timeout is None else time.monotonic() + timeout
         self._hurried.set()
         self.wake()
@@ -270,14 +270,14 @@ class Pump:
         return not self._journal.pending
 
     def stop(self, timeout: float = 5.0) -> None:
-        """End the thread after the batch it is at; events left stay in the journal."""
+        """End the thread after the current batch; the remaining events stay in the journal."""
         if not self._thread.ident:
             return
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
         self._thread.join(timeout)
-        self._abandoned = True  # a request that hangs must not move the cursor of whoever opens the journal next
+        self._abandoned = True  # a hanging request must not move the cursor of the next process that opens the journal
 
     def _run(self) -> None:
         failures = 0
@@ -286,7 +286,7 @@ class Pump:
                 entries = self._journal.peek(self._batch)
                 if entries:
                     self._apply_all(entries)
-            except Exception as error:  # whatever a client library raises when its server is gone
+            except Exception as error:  # client libraries raise all kinds of errors when their server is gone
                 failures += 1
                 self._away(error)
                 longest = 1.0 if self._hurried.is_set() else self._longest_wait
@@ -312,7 +312,7 @@ class Pump:
             self._changed.notify_all()
 
     def _wait(self, seconds: float | None) -> None:
-        """Wait for news, or, after a failure, for ``seconds`` or the beginning of a flush."""
+        """Wait for new events or, after a failure, for ``seconds`` or until a flush begins."""
         deadline, hurried = None if seconds is None else time.monotonic() + seconds, self._hurried.is_set()
         with self._changed:
             while not self._stopping:
@@ -327,7 +327,7 @@ class Pump:
     def _away(self, error: Exception) -> None:
         text = one_line(error)
         if not self.trouble:
-            self._warn(f"results cannot be recorded now, they wait in {self._journal.path}: {text}")
+            self._warn(f"results cannot be recorded now; they are kept in {self._journal.path}: {text}")
         self.trouble = text
 
     def _back(self) -> None:
@@ -353,17 +353,17 @@ def _lines(path: Path) -> Iterator[Line]:
 
 
 def _lock(path: Path) -> Any:
-    """Return the open lock file; the operating system releases it however the process ends."""
+    """Return the open lock file; the operating system releases the lock however the process ends."""
     file = open(path, "a+")
     try:
-        # A record lock, because forked children of a killed driver would keep a flock alive.
+        # A record lock, because forked children of a killed driver would keep a flock.
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         file.seek(0)
         holder = file.read().strip() or "unknown"
         file.close()
         raise InputError(
-            f"another run of this grid is at work in this run directory (process {holder}, lock {path}); "
+            f"another run of this grid is active in this run directory (process {holder}, lock {path}); "
             "wait for it or stop it"
         ) from None
     file.truncate(0)

@@ -1,4 +1,4 @@
-"""Registered models: the best confirmed adapter of a cell, as MLflow's registry holds it."""
+"""Registered models: the best confirmed adapter of each cell, in MLflow's registry."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 NAMED_MODELS = 10
-"""Registered models that a message names."""
+"""Number of registered models that a message names."""
 
 
 def model_name(grid: str, cell: str) -> str:
-    """Return the registered model's name; MLflow's addresses leave no room for other characters.
+    """Return the registered model's name, without characters that MLflow's addresses do not allow.
 
-    A grid whose name has letters that cannot be written there is told from others by a hash.
+    If letters of the grid's name had to be replaced, a hash keeps it distinct from others.
     """
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{grid}.{cell}")
     return name if grid.isascii() else f"{name}-{hashlib.sha256(grid.encode()).hexdigest()[:8]}"
 
 
 def register(client: MlflowClient, name: str, run: Run, adapter: Path, example: Mapping[str, str]) -> None:
-    """Register a run's adapter as the newest champion of a name, unless the same adapter is registered already."""
+    """Register a run's adapter as the new champion of a model, unless the same adapter is already registered."""
     from mlflow.exceptions import MlflowException
 
     digest = _digest(adapter)
@@ -68,12 +68,12 @@ def registered_adapter(address: str, uri: str, directory: Path) -> Path:
 
     Args:
         address: ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
-        uri: of MLflow.
-        directory: where the adapter is put if its files are not on this machine.
+        uri: MLflow's address.
+        directory: where to put the adapter if its files are not on this machine.
 
     Raises:
-        InputError: the store does not answer, or has no such model, alias or version (what it has is named), or the
-            files are gone.
+        InputError: the store does not answer, has no such model, alias or version (the message names those it has), or
+            the files are gone.
     """
     given = re.fullmatch(r"models:/+([^/@]+)(?:@([^/@]+)|/([0-9]+))", address)
     if given is None:

@@ -1,4 +1,4 @@
-"""MLflow's parameters, which are text, as the values they were written from."""
+"""Reading MLflow's parameters, which are text, back into values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def parse_param(text: str) -> Any:
-    """Return the value that an MLflow parameter's text was written from (a number, boolean, None, list, or text)."""
+    """Return the value whose text an MLflow parameter holds (a number, boolean, None, list, or text)."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
@@ -22,7 +22,7 @@ def parse_param(text: str) -> Any:
 
 
 def agree(found: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
-    """Whether parameters have the values of those wanted wherever they have them at all."""
+    """Whether parameters agree with those wanted in all the keys that they have."""
     return all(_same(parse_param(found[key]), parse_param(text)) for key, text in wanted.items() if key in found)
 
 

@@ -1,4 +1,4 @@
-"""Trials that MLflow knows, of whatever grid: finished ones by fingerprint, ended ones for estimates."""
+"""Trials that MLflow knows from any grid: finished ones by fingerprint, ended ones for estimates."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A trial that was completed, by whatever grid."""
+    """A completed trial of any grid."""
 
     fingerprint: str
     run_id: str
-    """Empty while the run is in the journal only."""
+    """Empty while the run is only in the journal."""
     grid: str
     cell: str
     stage: str
     best: float
     """Best dev score over the epochs: the objective."""
     metrics: dict[str, float]
-    """Latest value of every metric, the summary among them."""
+    """Latest value of every metric, including the summary."""
     tags: dict[str, str] = field(default_factory=dict)
 
 
 def read_finished(client: MlflowClient) -> dict[str, FinishedRun]:
-    """Return every completed trial of a store by fingerprint; where there are copies, the original."""
+    """Return every completed trial of a store by fingerprint; if there are copies, the original."""
     found: dict[str, FinishedRun] = {}
     condition = (
         f"attributes.status = '{names.TRIAL_STATUS['complete']}' and tags.`{names.OUTCOME}` = 'complete' "
@@ -53,7 +53,7 @@ def read_finished(client: MlflowClient) -> dict[str, FinishedRun]:
 
 
 def finished_runs(uri: str) -> dict[str, FinishedRun]:
-    """Return every completed trial of a store, for commands that only look; nothing is created.
+    """Return every completed trial of a store, for read-only commands; nothing is created.
 
     Raises:
         InputError: the store does not answer.
@@ -62,7 +62,7 @@ def finished_runs(uri: str) -> dict[str, FinishedRun]:
 
 
 def past_trials(uri: str) -> list[PastTrial]:
-    """Return every trial of a store that has ended, for commands that only look; nothing is created.
+    """Return every trial of a store that has ended, for read-only commands; nothing is created.
 
     Raises:
         InputError: the store does not answer.

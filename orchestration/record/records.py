@@ -1,4 +1,4 @@
-"""What is recorded of a grid, its cells and their trials, as values."""
+"""What is recorded about a grid, its cells and their trials, as values."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from orchestration.record.names import Stage
 
 @dataclass(frozen=True)
 class GridRecord:
-    """What is recorded of a grid as a whole."""
+    """What is recorded about a grid as a whole."""
 
     name: str
     """Also MLflow's experiment."""
     title: str = ""
     report: ReportSettings = field(default_factory=ReportSettings)
     text: str = ""
-    """A grid file that asks for the same."""
+    """The text of an equivalent grid file that needs no other files."""
 
 
 @dataclass(frozen=True)
 class CellRecord:
-    """What is recorded of a cell, as values, for reports."""
+    """What is recorded about a cell, as values, for reports."""
 
     id: str
     params: Mapping[str, Any]
     """``backbone``, ``task``, ``method``, the axes and the fixed keys."""
     definition: str
-    """Hash of everything that decides the cell's trials."""
+    """Hash of everything that determines the cell's trials."""
     position: tuple[int, int, int]
-    """Of its backbone, task and method in the grid's lists of them."""
+    """Positions of its backbone, task and method in the grid's lists."""
     seeds: tuple[int, ...] = ()
-    """Planned for the confirmation."""
+    """The seeds planned for the confirmation."""
     axes: Mapping[str, Any] = field(default_factory=dict)
     """The cell's value on each of the grid's axes."""
     backbone_identity: str = ""
-    """Of the weights."""
+    """Identity of the weights."""
 
     def tags(self) -> dict[str, str]:
         """Return the tags of the cell's run."""
@@ -55,21 +55,21 @@ class CellRecord:
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """Which trial of which cell something is recorded about."""
+    """The trial that something is recorded about."""
 
     cell: str
     stage: Stage
     fingerprint: str
     seed: int
     definition: str = ""
-    """That of its cell."""
+    """The definition of its cell."""
     number: int | None = None
-    """In the cell's Optuna study; None for a confirmed run."""
+    """Its number in the cell's Optuna study; None for a confirmed run."""
     winner: Mapping[str, Any] | None = None
-    """Of a confirmed run: the searched values it is a confirmation of."""
+    """Of a confirmed run: the searched values that it confirms."""
 
     def key(self) -> dict[str, str]:
-        """Return what tells its run from all others of the grid."""
+        """Return what distinguishes its run from all others of the grid."""
         return {"cell": self.cell, "stage": self.stage, "fingerprint": self.fingerprint}
 
     def tags(self) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """MLflow -> tidy tables: everything a report needs, read once, in an order that depends on the grid alone.
 
-Runs that no longer describe a cell are left out here, so that nothing downstream has to think about them: older runs of
-the same cell, trials of an earlier definition of the cell, confirmations of a winner since replaced.
+Runs that no longer describe a cell are left out here, so that nothing downstream has to deal with them: older runs of
+the same cell, trials of an earlier definition of the cell, confirmations of a winner that has been replaced.
 """
 
 from __future__ import annotations
@@ -64,19 +64,19 @@ class Results:
     grid: str
     report: ReportSettings
     cells: pd.DataFrame
-    """One row a cell, in the grid's order. ``params`` and ``best_params`` hold dicts; ``best_params`` is None before a
-    winner is known. Each of :attr:`axes` is a column of its own."""
+    """One row per cell, in the grid's order. ``params`` and ``best_params`` hold dicts; ``best_params`` is None before
+    a winner is known. Each of :attr:`axes` is a column of its own."""
     trials: pd.DataFrame
-    """One row a trial, by cell, stage (search first), number and seed. Metrics recorded once are columns under their
+    """One row per trial, by cell, stage (search first), number and seed. Metrics recorded once are columns under their
     names; ``dev/score`` is the objective, the maximum over the epochs."""
     histories: pd.DataFrame
-    """One row a run, metric and step (= epoch) of the dev metrics a report draws."""
+    """One row per run, metric and step (= epoch), for the dev metrics that a report draws."""
     routing: dict[str, dict[str, Any]]
     """``routing/test.json`` of the confirmed run with the lowest seed of each cell that has one, by run id."""
     states: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """``states/test.json`` likewise; mixtures have it."""
+    """``states/test.json`` in the same form; only mixtures have it."""
     seeds: tuple[int, ...] = ()
-    """Planned confirmation seeds; empty when the grid has no confirmation."""
+    """Planned confirmation seeds; empty if the grid has no confirmation."""
     axes: tuple[str, ...] = ()
     """Keys with more than one value among cells of the same backbone, task and method, sorted."""
     source: str = ""
@@ -84,19 +84,19 @@ class Results:
     order: dict[str, list[str]] = field(default_factory=dict)
     """``backbone``, ``task`` and ``method`` -> their values in the grid file's order."""
     experiment_id: str = ""
-    """MLflow's, of which the addresses of its pages are made."""
+    """MLflow's id of the experiment, used in the addresses of its pages."""
 
 
 def load_results(tracking_uri: str, grid: str) -> Results:
     """Read everything a report on ``grid`` needs.
 
     Args:
-        tracking_uri: where MLflow's runs are: an address or a database URL.
+        tracking_uri: where MLflow's runs are: the address of a server or a database.
         grid: the grid's name, which is the experiment's name.
 
     Raises:
-        InputError: the store cannot be read, has no such experiment (those it has are named), or what it has of it is
-            damaged or was recorded by an earlier version.
+        InputError: the store cannot be read, has no such experiment (the message names those it has), or its records
+            are damaged or were made by an earlier version.
     """
     client, experiment = _open(tracking_uri, grid)
     with one_message(tracking_uri):
@@ -134,7 +134,7 @@ def _read(client: MlflowClient, experiment: Experiment, grid: str) -> Results:
 
 
 def natural_key(value: Any) -> tuple[int, float, str]:
-    """Sort key that puts absent values first, numbers by size, then everything else by its text."""
+    """Sort key: missing values first, then numbers by size, then everything else by its text."""
     if value is None:
         return (0, 0.0, "")
     if isinstance(value, int | float):
@@ -143,7 +143,7 @@ def natural_key(value: Any) -> tuple[int, float, str]:
 
 
 def _open(tracking_uri: str, grid: str) -> tuple[MlflowClient, Experiment]:
-    if is_missing(tracking_uri):  # MLflow would create an empty one
+    if is_missing(tracking_uri):  # MLflow would create an empty database
         raise InputError(
             f"no MLflow database at {sqlite_file(tracking_uri)}: run the grid first, or give its --root or "
             "--tracking-uri"
@@ -164,7 +164,7 @@ def _report_settings(text: str, grid: str) -> ReportSettings:
     except ValidationError:
         raise InputError(
             f"the experiment {grid!r} has a tag `{names.REPORT}` that is not the `report` section of a grid as JSON: "
-            f"{text!r}; `mept run` of the grid writes it anew"
+            f"{text!r}; run the grid again with `mept run` to rewrite it"
         ) from None
 
 
@@ -177,7 +177,7 @@ def _newest(runs: Iterable[Run]) -> list[Run]:
 
 
 def _cell_record(run: Run) -> dict[str, Any]:
-    """Return what is recorded of a cell.
+    """Return what is recorded about a cell.
 
     Raises:
         InputError: something that a report needs is missing or damaged.
@@ -205,22 +205,22 @@ def _cell_record(run: Run) -> dict[str, Any]:
 def _json(cell: str, name: str, text: str | None) -> Any:
     if text is None:
         raise InputError(
-            f"cell {cell} was recorded by an earlier version of mept, without the tag `{name}`; run the grid once more "
+            f"cell {cell} was recorded by an earlier version of mept, without the tag `{name}`; run the grid again "
             "with this version: nothing that has ended is trained again"
         )
     try:
         return json.loads(text)
     except ValueError:
-        raise InputError(f"cell {cell} has a tag `{name}` that is not JSON: {text!r}; run the grid once more") from None
+        raise InputError(f"cell {cell} has a tag `{name}` that is not JSON: {text!r}; run the grid again") from None
 
 
 def _hashable(value: Any) -> Any:
-    """Return a value with its lists as the tuples that configurations hold."""
+    """Return a value with lists turned into tuples, as in configurations."""
     return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
 def _grid_text(client: MlflowClient, runs: Sequence[Run]) -> str:
-    """Return the grid's text, for people; "" where it is not to be had."""
+    """Return the grid's text, for people; "" if it cannot be read."""
     for run in runs:
         text = _artifact(client, run.info.run_id, names.GRID_FILE)
         if text is not None:
@@ -229,7 +229,7 @@ def _grid_text(client: MlflowClient, runs: Sequence[Run]) -> str:
 
 
 def _order(records: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Return the names on each coordinate in the order of the grid's lists."""
+    """Return the names on each coordinate, in the order of the grid's lists."""
     ranks: dict[str, dict[str, int]] = {key: {} for key in COORDINATES}
     for record in records:
         for key, rank in zip(COORDINATES, record["position"], strict=True):
@@ -238,7 +238,7 @@ def _order(records: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
 
 
 def _cells(records: Sequence[dict[str, Any]], order: Mapping[str, list[str]]) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Return the cells, by method, backbone, task and axes, and the axes that tell some of them apart."""
+    """Return the cells, ordered by method, backbone, task and axes, and the axes on which some of them differ."""
     axes = _varying_axes(records)
     rows = [record | {axis: record["axes"].get(axis) for axis in axes} for record in records]
     rows.sort(
@@ -261,7 +261,7 @@ def _varying_axes(records: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
 
 
 def _trials(runs: Sequence[Run], cells: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return the trials that belong to the cells as they are defined now, the best attempt at each."""
+    """Return the trials that belong to the cells as they are defined now, with the best attempt at each trial."""
     known = {cell["cell"]: cell for cell in cells}
     position = {cell: index for index, cell in enumerate(known)}
     kept: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -290,7 +290,7 @@ def _trials(runs: Sequence[Run], cells: Sequence[Mapping[str, Any]]) -> pd.DataF
 
 
 def _attempt(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return what two runs share exactly when the later one is another attempt at the earlier one's trial."""
+    """Return a key that is equal for two runs exactly if they are attempts at the same trial."""
     if record["stage"] == CONFIRM and record["seed"] is not None:
         return record["cell"], CONFIRM, record["seed"]
     return record["cell"], record["stage"], record["number"], record["fingerprint"] or record["run_id"]
@@ -327,7 +327,7 @@ def _outcome(status: str) -> str:
 
 
 def _belongs(run: Run, cell: Mapping[str, Any] | None) -> bool:
-    """Whether a trial is one of the cell as it is defined now, and a confirmed run one of its winner."""
+    """Whether a trial belongs to the cell as it is defined now and, if it is a confirmed run, to its winner."""
     tags = run.data.tags
     if cell is None or tags.get(names.DEFINITION, "") != cell["definition"]:
         return False
@@ -344,20 +344,20 @@ def _histories(client: MlflowClient, run_ids: Iterable[str], metrics: Sequence[s
 
 
 def _history(run_id: str, metric: str, points: Iterable[Metric]) -> list[dict[str, Any]]:
-    """Return one value a step; a step logged again by a retried trial counts as it was logged last."""
+    """Return one value per step; if a retried trial logged a step again, the last value counts."""
     last = {point.step: point.value for point in sorted(points, key=lambda point: (point.step, point.timestamp))}
     return [{"run_id": run_id, "metric": metric, "step": step, "value": value} for step, value in last.items()]
 
 
 def _with_objective(trials: pd.DataFrame, histories: pd.DataFrame) -> pd.DataFrame:
-    """Fill in the objective and the other dev metrics, which count at the epoch of the objective."""
+    """Fill in the objective, and the other dev metrics at the epoch of the objective."""
     trials = trials.copy()
     wide = histories.pivot(index=["run_id", "step"], columns="metric", values="value").reset_index("step")
     if wide.empty or DEV_SCORE not in wide:
         return trials
     wide = wide.dropna(subset=[DEV_SCORE])
     if OBJECTIVE in trials:
-        # A method with several phases of training may have scored higher in one that its result is not from.
+        # A method with several training phases may have scored higher in a phase that does not give its result.
         recorded = wide.index.map(trials.set_index("run_id")[OBJECTIVE])
         wide = wide[~(wide[DEV_SCORE].to_numpy() > recorded.to_numpy(dtype=float))]
     chosen = wide.sort_values([DEV_SCORE, "step"], ascending=[False, True])
@@ -373,7 +373,7 @@ def _artifacts(
     """Return a JSON artifact of the first confirmed run of each cell that has it, by run id."""
     confirmed = trials[(trials["stage"] == CONFIRM) & (trials["outcome"] == "complete")]
     first = confirmed.drop_duplicates("cell")
-    environment_variables.MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)  # a bar a file otherwise
+    environment_variables.MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)  # otherwise one bar per file
     found = {}
     for run_id, reused_from in zip(first["run_id"], first["reused_from"], strict=True):
         for holder in filter(None, (run_id, reused_from)):
@@ -385,7 +385,7 @@ def _artifacts(
 
 
 def _artifact(client: MlflowClient, run_id: str, path: str) -> str | None:
-    """Return the text of a run's artifact, or None when it has none that can be read."""
+    """Return the text of a run's artifact, or None if there is none that can be read."""
     try:
         if all(item.path != path for item in client.list_artifacts(run_id, path.rpartition("/")[0])):
             return None
@@ -403,7 +403,7 @@ def _parsed(text: str | None) -> Any:
 
 
 def _is_routing(content: Any) -> bool:
-    """Whether routing statistics can be drawn: all matrices, those of single tasks too, are of one shape."""
+    """Whether routing statistics can be drawn: all matrices, including those of single tasks, have the same shape."""
     try:
         entries = [content, *content.get("tasks", {}).values()]
         shapes = {np.shape(entry[key]) for entry in entries for key in ("mean_probability", "counts")}

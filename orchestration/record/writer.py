@@ -2,8 +2,8 @@
 
 Every fact goes to the :class:`~orchestration.record.journal.Journal` first; a thread applies it to MLflow. Applying is
 idempotent: runs are looked up by their tags before they are created, metrics keep the time of the event, and what a run
-already holds is not logged again. So a crash anywhere between the two, or an MLflow that is away for a while, neither
-loses nor repeats anything.
+already holds is not logged again. So nothing is lost or repeated if a crash happens between the two, or if MLflow is
+unavailable for a while.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ NEW = {names.OUTCOME: names.RUNNING, names.REASON: ""}
 """Tags of a run that has not ended."""
 METRICS_A_CALL = 1000
 NAMED_CELLS = 5
-"""Cells that a message names."""
+"""Number of cells that a message names."""
 ATTEMPTS = 6
-"""At an event that fails for no known reason; one that MLflow does not answer is tried for ever."""
+"""Attempts at an event that fails for an unknown reason; while MLflow does not answer, attempts never end."""
 REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST", "INVALID_STATE"}
-"""MLflow's error codes after which the same request cannot succeed."""
+"""Error codes of MLflow after which the same request cannot succeed."""
 
 
 class Writer:
-    """Applies events to MLflow. Every method leaves MLflow unchanged when the event was applied before."""
+    """Applies events to MLflow. Every method leaves MLflow unchanged if the event was applied before."""
 
     def __init__(
         self,
@@ -54,8 +54,8 @@ class Writer:
             client: the store.
             grid: the experiment's name.
             location: where a new experiment keeps its artifacts; None to let the server choose.
-            warn: called with one line of what the user should know.
-            lose: called with one line when something of a result cannot be recorded.
+            warn: called with one line that the user should see.
+            lose: called with one line if part of a result cannot be recorded.
         """
         self._client, self._grid, self._location, self._warn, self._lose = client, grid, location, warn, lose
         self._failures = 0
@@ -66,7 +66,7 @@ class Writer:
 
         Raises:
             Rejected: MLflow refuses one of the events for good.
-            Exception: MLflow is away.
+            Exception: MLflow is unavailable.
         """
         from mlflow.exceptions import MlflowException
 
@@ -93,7 +93,7 @@ class Writer:
             raise
 
     def _forget(self) -> None:
-        """Drop everything remembered: after a failure only the store knows what arrived."""
+        """Forget everything that was cached: after a failure only the store knows what arrived."""
         self._experiment_id = ""
         self._runs: dict[tuple[str, ...], str] = {}
         self._running: set[str] = set()
@@ -117,7 +117,7 @@ class Writer:
         self._close_running("its driver ended without closing it", event["time"])
 
     def _on_grid_text(self, event: Event) -> None:
-        """Keep the grid's file, for people: nothing is read from it again but to be shown."""
+        """Keep the grid's file for people: it is read again only to be shown."""
         run = self._find(("grid",))
         if run is None:
             run = self._create(("grid",), "grid", {names.KIND: "grid", names.GRID: self._grid}, event["time"])
@@ -143,13 +143,13 @@ class Writer:
             if known is None and names.DEFINITION in tags:
                 self._adopt(run, tags[names.DEFINITION])
             elif known != tags.get(names.DEFINITION):
-                tags[names.WINNER] = ""  # that of another search
+                tags[names.WINNER] = ""  # belonged to another search
             if run.data.tags.get(names.OUTCOME) != "complete":
                 self._reopen(run.info.run_id)
         self._complete(run, params, tags)
 
     def _adopt(self, parent: Run, definition: str) -> None:
-        """Give the trials of a cell that was recorded before there were definitions the definition of their cell."""
+        """Add the cell's definition to its trials, if they were recorded before definitions existed."""
         cell, best = parent.data.tags[names.CELL], parent.data.tags.get(names.WINNER)
         winning = {key: str(value) for key, value in json.loads(best).items()} if best else {}
         condition = f"tags.`{names.KIND}` = 'trial' and tags.`{names.CELL}` = '{cell}'"
@@ -176,7 +176,7 @@ class Writer:
         if gone:
             some = ", ".join(sorted(run.data.tags.get(names.CELL, "") for run in gone)[:NAMED_CELLS])
             self._warn(
-                f"{len(gone)} cells that an earlier grid {self._grid!r} had are not in this one and leave its table "
+                f"{len(gone)} cells of an earlier version of grid {self._grid!r} are gone from it and from its table "
                 f"(their runs stay in MLflow): {some}" + ", ..." * (len(gone) > NAMED_CELLS)
             )
 
@@ -273,7 +273,7 @@ class Writer:
         }
 
     def _find(self, key: tuple[str, ...]) -> Run | None:
-        """Return the run of a key. Should there be several, created by a request that arrived late, all but one go."""
+        """Return the run of a key. If a request that arrived late created several, delete all but one."""
         if key in self._runs:
             return self._client.get_run(self._runs[key])
         wanted = dict(zip((names.KIND, names.CELL, names.STAGE, names.FINGERPRINT), key, strict=False))
@@ -289,7 +289,7 @@ class Writer:
         return found[0] if found else None
 
     def _supersede(self, run: Run) -> None:
-        """Take a cell's run out of reports; its trials stay below it, should the grid ever ask for it again."""
+        """Take a cell's run out of reports; its trials stay below it, in case the grid has the cell again later."""
         self._tag(run.info.run_id, {names.KIND: "superseded"})
         self._runs.pop(("cell", run.data.tags.get(names.CELL, "")), None)
 
@@ -303,7 +303,7 @@ class Writer:
         return found[0]
 
     def _expect(self, key: tuple[str, ...]) -> Run | None:
-        """Return the run of a key; warn, once, when there is none (its start was lost with a damaged journal)."""
+        """Return the run of a key; warn once if there is none (its start was lost with a damaged journal)."""
         run = self._find(key)
         if run is None and key not in self._missed:
             self._missed.add(key)
@@ -357,7 +357,7 @@ class Writer:
             found = (kind, *(tags.get(name, "") for name in (names.CELL, names.STAGE, names.FINGERPRINT)))
             key = found[: {"grid": 1, "cell": 2}.get(kind, 4)]
             if self._runs.get(key, run.info.run_id) != run.info.run_id:
-                self._client.delete_run(run.info.run_id)  # created twice: the first request had arrived after all
+                self._client.delete_run(run.info.run_id)  # created twice: the first request did arrive after all
                 continue
             outcome = "partial" if kind == "cell" else names.INTERRUPTED
             self._end(run, "KILLED", {names.OUTCOME: outcome, names.REASON: names.reason_tag(reason)}, at)
@@ -380,7 +380,7 @@ class Writer:
             del self._metrics[run_id]
 
     def _log(self, run_id: str, points: Iterable[tuple[int, int, Mapping[str, Any]]]) -> None:
-        """Send (step, milliseconds, values) in as few calls as MLflow allows; an evaluation is never split."""
+        """Send (step, milliseconds, values) in as few calls as MLflow allows, without splitting an evaluation."""
         from mlflow.entities import Metric
 
         batch: list[Metric] = []
@@ -413,7 +413,7 @@ class Writer:
 
 
 def _agrees(run: Run, params: Mapping[str, str]) -> bool:
-    """Whether a run's parameters are those given."""
+    """Whether a run has the given parameters."""
     return all(params.get(name) == value for name, value in run.data.params.items())
 
 

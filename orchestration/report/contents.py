@@ -1,4 +1,4 @@
-"""What all forms of a report are made of, computed once; and the holes in it that nothing explains."""
+"""The content of all forms of a report, computed once, and the gaps in it that nothing explains."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from orchestration.report.summary import Summary, summarise
 
 @dataclass(frozen=True)
 class Report:
-    """A grid's cells and the tables made of them."""
+    """A grid's cells and the tables made from them."""
 
     summary: Summary
     table: MainTable
     """The main table."""
     mixtures: dict[str, MainTable]
-    """Mixture -> its table by task, for those of which the scores by task are known."""
+    """Mixture -> its table by task, for mixtures whose scores by task are known."""
 
 
 def make_report(results: Results) -> Report:
@@ -32,14 +32,15 @@ def make_report(results: Results) -> Report:
 
 
 def unexplained(report: Report, planned: Collection[str] | None = None) -> list[str]:
-    """Return what the report lacks though nothing recorded says why, one line each.
+    """Return what the report lacks without a recorded reason, one line each.
 
-    Cells that are impossible, that failed or lack seeds for a recorded reason, or are not finished yet, are not meant.
+    This does not include cells that are impossible, failed or lack seeds for a recorded reason, or are not finished
+    yet.
 
     Args:
-        report: of the grid.
-        planned: ids of the grid's cells, so that one of which nothing is recorded is told from a position that no cell
-            of the grid has. Without them every empty position counts.
+        report: the grid's report.
+        planned: ids of the grid's cells, to distinguish a cell without any records from a position of the table without
+            a cell. Without them every empty position counts.
     """
     return [*_empty(report, planned), *_incomplete(report.summary)]
 

@@ -49,12 +49,12 @@ STYLE: dict[Any, Any] = {
 }
 COLUMNS = 3
 LONGEST = 100
-"""Most characters of a title or a legend's entry; longer ones are cut in their middle."""
+"""Largest number of characters of a title or a legend's entry; longer ones are cut in the middle."""
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure with what to read from it."""
+    """A figure and what to read from it."""
 
     stem: str
     """File name without suffix."""
@@ -63,13 +63,13 @@ class Drawing:
     """What to look for and how the numbers were made."""
     png: bytes = field(repr=False)
     svg: str = field(repr=False)
-    """An ``<svg>`` element to stand in a page; its colours are the page's variables ``--fig-...``."""
+    """An ``<svg>`` element for the page; its colours are the page's variables ``--fig-...``."""
 
 
 def make_panels(
     count: int, height: float, width: float | None = None, columns: int | None = None
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure with ``count`` panels of the given size in inches, by default at most three beside each other."""
+    """Return a figure with ``count`` panels of the given size in inches, by default at most three side by side."""
     width = width or {1: 5.6, 2: 4.4}.get(columns or count, 3.2)
     columns = columns or min(count, COLUMNS if width <= 3.6 else 2)
     rows = math.ceil(count / columns)
@@ -81,7 +81,7 @@ def make_panels(
 
 
 def panel_title(cell: CellSummary, shown: Sequence[CellSummary]) -> str:
-    """Return the task and what else tells the panel from the others, with the cell's axes."""
+    """Return the task and whatever else distinguishes the panel from the others, with the cell's axes."""
     parts = [getattr(cell, key) for key in ("backbone", "method") if len({getattr(other, key) for other in shown}) > 1]
     return shortened(" · ".join([cell.task, *parts, *(f"{axis}={value}" for axis, value in cell.axes.items())]))
 

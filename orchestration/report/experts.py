@@ -30,13 +30,13 @@ from orchestration.report.load import by_task, effective_experts, layer_shares, 
 from orchestration.report.summary import CellSummary, Summary, tasks_of
 
 TINTS = (1.0, 0.55, 0.3)
-"""Opacity of an expert's colour each time the colours have all been used."""
+"""Opacity of experts' colours, for each round through all the colours."""
 NAMED_EXPERTS = 10
-"""Most experts that a legend names."""
+"""Largest number of experts that a legend names."""
 
 
 def best_cells(summary: Summary, runs: Mapping[str, Any]) -> list[CellSummary]:
-    """Return a cell for each task, backbone and method: of those whose first run is among `runs`, the best on dev."""
+    """Return a cell for each task, backbone and method: the best on dev among those whose first run is in `runs`."""
     best: dict[tuple[str, str, str], CellSummary] = {}
     for cell in summary.cells:
         if cell.first_run in runs:
@@ -50,7 +50,7 @@ def best_cells(summary: Summary, runs: Mapping[str, Any]) -> list[CellSummary]:
 def routing(summary: Summary) -> Drawing | None:
     """Layer x expert heat maps of the router's mean probability, one panel per task (and method, if several route).
 
-    Mixtures are left to :func:`pathways`, which show each of their tasks.
+    Mixtures are left to :func:`pathways`, which shows each of their tasks.
     """
     shown = [cell for cell in _routed(summary) if "tasks" not in summary.results.routing[cell.first_run]]
     if not shown:
@@ -139,7 +139,7 @@ def pathways(summary: Summary) -> Drawing | None:
 
 
 def similarity(summary: Summary) -> Drawing | None:
-    """Mean absolute error and cosine similarity between the pathways of a mixture's tasks, two panels a cell."""
+    """Mean absolute error and cosine similarity between the pathways of a mixture's tasks, two panels per cell."""
     shown = _routed_mixtures(summary)
     if not shown:
         return None
@@ -203,7 +203,7 @@ def _colour_bar(figure: Any, mesh: Any, panels: Sequence[Axes]) -> None:
 
 
 def _part_title(cell: CellSummary, what: str, shown: Sequence[CellSummary]) -> str:
-    """Return a panel's title: the cell's part, then what tells the cell from the others shown."""
+    """Return a panel's title: the cell's part, then what distinguishes the cell from the others shown."""
     whole = panel_title(cell, shown).removeprefix(cell.task).removeprefix(" · ")
     mixture = cell.task if len({other.task for other in shown}) > 1 else ""
     return " · ".join(filter(None, [what, mixture, whole]))

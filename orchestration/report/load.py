@@ -13,34 +13,34 @@ import pandas as pd
 COLLAPSED = 1.5
 """Effective experts, as a mean over layers and runs, below which a top-1 router counts as collapsed."""
 REMEDIES = ("balancing", "router_temperature", "router_noise")
-"""Options against collapse, of the methods that have them."""
+"""Options that prevent collapse, for methods that have them."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """The experts' load in the runs a cell's scores come from."""
+    """The experts' load in the runs that a cell's scores come from."""
 
     effective: float
     """Effective number of experts: the exponential of the entropy of their shares, mean over layers and runs."""
     experts: int
-    """N_r, to choose from in a layer."""
+    """N_r, the number of experts to choose from in a layer."""
     per_example: int
-    """Experts that make up the prompt of an example."""
+    """Number of experts in the prompt of an example."""
     remedies: tuple[str, ...]
     """Those of :data:`REMEDIES` that the method has."""
 
     @property
     def collapsed(self) -> bool:
-        """Whether the router is to choose one of several experts, and hardly chooses."""
+        """Whether the router should choose one of several experts but nearly always chooses the same."""
         return self.per_example == 1 < self.experts and self.effective < COLLAPSED
 
 
 def measured_load(runs: pd.DataFrame, split: str, artifacts: Mapping[str, Mapping[str, Any]]) -> Load | None:
-    """Return the experts' load in a cell's runs; None where nothing about it is recorded.
+    """Return the experts' load in a cell's runs; None if nothing about it is recorded.
 
     Args:
-        runs: the runs the cell's scores come from.
-        split: which they were scored on at their end, ``test`` or ``dev``.
+        runs: the runs that the cell's scores come from.
+        split: the split on which they were scored at the end, ``test`` or ``dev``.
         artifacts: ``routing/test.json`` of some of them, by run id: all that is known of runs without the metrics. It
             does not say how many experts an example takes; the run's configuration does.
     """
@@ -71,7 +71,7 @@ def layer_shares(entry: Mapping[str, Any]) -> np.ndarray:
 
 
 def by_task(entry: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
-    """Return the statistics of each task of a mixture; of a single task, its own."""
+    """Return the statistics of each task of a mixture, or of a single task."""
     return entry.get("tasks") or {entry.get("task", ""): entry}
 
 

@@ -1,4 +1,4 @@
-"""The main table: which cell stands where, what is best, and the notes below it."""
+"""The main table: where each cell goes, what is best, and the notes below it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Entry:
     """Already scaled to what is shown (percent points for scores)."""
     sd: float | None = None
     remarks: tuple[str, ...] = ()
-    """What its notes say."""
+    """The texts of its notes."""
     marks: tuple[str, ...] = ()
     """The notes' letters."""
     best: bool = False
@@ -56,7 +56,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table; the costs are those of its cells together."""
+    """A row of the table; the costs are those of all its cells."""
 
     label: str
     entries: list[Entry]
@@ -87,7 +87,7 @@ COST_COLUMNS = ("Seeds", "Activated %", "Train time")
 def build(summary: Summary) -> MainTable:
     """Arrange the cells as the grid's report section asks; a mixture is one column, with the mean of its tasks.
 
-    Every cell has an entry of its own. Should two ask for the same one, each gets a row labelled with its id.
+    Every cell has an entry of its own. If two cells belong in the same one, each gets a row labelled with its id.
 
     Raises:
         InputError: the section names a key that no cell has, or one that is searched in all of them.
@@ -102,7 +102,7 @@ def build(summary: Summary) -> MainTable:
     rows_of = _rows_of(summary, others)
     positions = {(rows_of[cell.id][0], canonical(value_of(cell, settings.columns))): cell for cell in cells}
     single = [not is_mixture(str(column)) for column in columns]
-    # A mixture's score is a mean itself, of tasks that may have columns of their own.
+    # A mixture's score is already a mean over tasks, which may have columns of their own.
     averaged = (single if any(single) else [True] * len(columns)) if settings.columns == "task" else []
     if sum(averaged) < 2:
         averaged = []

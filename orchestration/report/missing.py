@@ -23,20 +23,20 @@ class Missing:
     remark: str
     """What a reader must know about the value, or why there is none; "" when nothing is missing."""
     unexplained: tuple[str, ...] = ()
-    """What is missing though nothing recorded says why, one phrase each."""
+    """What is missing without a recorded reason, one phrase each."""
 
 
 def missing(
     record: Mapping[str, Any], trials: pd.DataFrame, runs: pd.DataFrame, measure: Measure, parts: Sequence[str] = ()
 ) -> Missing:
-    """Compare what is recorded of a cell with what a complete cell has.
+    """Compare what is recorded about a cell with what a complete cell has.
 
     Args:
         record: the cell's row of :attr:`~orchestration.record.results.Results.cells`.
         trials: its trials.
-        runs: those of them that its main number is from.
+        runs: the trials that its main number comes from.
         measure: the main number.
-        parts: of a mixture, the metrics that are the main number of its tasks.
+        parts: for a mixture, the metrics that are the main numbers of its tasks.
     """
     outcome, lost = record["outcome"], list(_lost(runs, measure))
     n = len(runs) - len(lost)
@@ -66,14 +66,14 @@ def _lost(runs: pd.DataFrame, measure: Measure) -> Iterator[str]:
 
 
 def _reason(record: Mapping[str, Any], trials: pd.DataFrame, confirmed: bool) -> str:
-    """Return the recorded reason, else those of failed trials; once some runs are confirmed, of the others' alone."""
+    """Return the recorded reason, or else those of failed trials, of confirmed runs alone if some succeeded."""
     failed = trials[trials["outcome"] == "failed"]
     failed = failed[failed["stage"] == CONFIRM] if confirmed else failed
     return record["reason"] or "; ".join(sorted({reason for reason in failed["reason"] if reason}))
 
 
 def _not_complete(outcome: str, trials: pd.DataFrame, reason: str) -> str:
-    """Say why a cell that has all its values is not complete all the same; "" where it is."""
+    """Say why a cell that has all its values is not complete nevertheless; "" if it is."""
     if outcome == "complete":
         return ""
     if outcome == "partial":
@@ -101,7 +101,7 @@ def _unfinished(outcome: str, trials: pd.DataFrame) -> str:
 
 
 def _unsaid(outcome: str, trials: pd.DataFrame, n: int, finished: int, reason: str, measure: Measure) -> Iterator[str]:
-    """Yield which values are not there, and whose absence nothing recorded explains."""
+    """Yield the values that are missing without a recorded reason."""
     if outcome == "running" or reason:
         return
     if outcome in ("impossible", "failed", "partial"):
@@ -114,9 +114,9 @@ def _unsaid(outcome: str, trials: pd.DataFrame, n: int, finished: int, reason: s
 
 
 def _lacking(runs: pd.DataFrame, parts: Sequence[str]) -> Iterator[str]:
-    """Yield which other numbers of the tables rest on fewer runs than there are.
+    """Yield which other numbers of the tables are based on fewer runs than there are.
 
-    Tables of a mixture's tasks are left out where these were not recorded at all.
+    Tables of a mixture's tasks are left out if these were not recorded at all.
     """
     for metric in (*SHOWN_COSTS, *parts):
         known = sum(map(math.isfinite, runs[metric])) if metric in runs else 0

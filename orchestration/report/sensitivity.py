@@ -1,4 +1,4 @@
-"""Sensitivity as numbers: a score for every pair of values of two keys, be they axes of the grid or searched."""
+"""Sensitivity as numbers: a score for every pair of values of two keys, either axes of the grid or searched."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from orchestration.report.drawing import panel_title, shortened
 from orchestration.report.summary import CellSummary, Summary, canonical, distinct
 
 FIRST = ("num_virtual_tokens", "num_experts", "learning_rate")
-"""Keys to prefer, the first one for the rows: the prompt's length stands on the left, as in MEPT's Table 5."""
+"""Keys to prefer, the first one for the rows: the prompt's length is on the left, as in MEPT's Table 5."""
 MAX_VALUES = 8
-"""Most values of a searched key that make a table."""
+"""Largest number of values of a searched key for which a table is made."""
 MAX_PANELS = 12
-"""Most panels of a figure about searched keys."""
+"""Largest number of panels of a figure about searched keys."""
 
 Position = tuple[int, int]
 """Row and column."""
@@ -27,19 +27,19 @@ Position = tuple[int, int]
 
 @dataclass(frozen=True)
 class Field:
-    """What is known of one pair of values, as shown (percent points for scores)."""
+    """What is known about one pair of values, as shown (percent points for scores)."""
 
     value: float
     sd: float | None = None
     """Over the seeds of a confirmed cell."""
     trials: int = 0
-    """Search trials of which the value is the best; 0 for the main number of a cell of its own."""
+    """Number of search trials whose best value it is; 0 if it is the main number of a single cell."""
     pruned: bool = False
     """Whether the best of those trials was stopped early, so that it might have become better."""
 
     @property
     def text(self) -> str:
-        """The value with one decimal; with ``≥`` if it would have grown."""
+        """The value with one decimal; with ``≥`` if it might have become better."""
         return f"{'≥' if self.pruned else ''}{self.value:.1f}"
 
 
@@ -48,7 +48,7 @@ class Panel:
     """The table of one backbone, task and method."""
 
     cell: CellSummary
-    """The cell whose search it is; of axes, the first of the cells."""
+    """The cell whose search it is; for axes, the first of the cells."""
     title: str
     fields: Mapping[Position, Field]
     """Pairs without a value are left out."""
@@ -152,8 +152,8 @@ def _over_search(summary: Summary) -> list[Sensitivity]:
 def _two_searched(searches: Sequence[pd.DataFrame]) -> tuple[str, str] | None:
     """Return the two preferred keys among those for which a method's searches tried only a few values.
 
-    Values drawn from a range differ from trial to trial; those of a list come again. All cells of the method are looked
-    at, because a short search in one of them may have tried a single value of a key.
+    Values drawn from a range differ from trial to trial; those of a list recur. All cells of the method are considered,
+    because a short search in one of them may have tried only one value of a key.
     """
     found = set()
     for key in set().union(*(params for trials in searches for params in trials["params"])) - {"seed"}:
@@ -178,7 +178,7 @@ def _of_search(pair: tuple[str, str], cells: Sequence[CellSummary], by_cell: Map
 def _best_of_each(
     trials: pd.DataFrame, pair: tuple[str, str], rows: Sequence[Any], columns: Sequence[Any]
 ) -> dict[Position, Field]:
-    """Return the best dev score of the trials with each pair of values; of equal ones, that of a complete trial."""
+    """Return the best dev score of the trials with each pair of values; a complete trial wins if scores are equal."""
     found: dict[Position, list[tuple[float, bool]]] = {}
     for params, outcome, score in zip(trials["params"], trials["outcome"], trials[DEV_SCORE], strict=True):
         position = _position(params, pair, rows, columns)
@@ -213,5 +213,5 @@ def _position(
 
 
 def value_text(value: Any) -> str:
-    """Return a key's value as short as it can be said."""
+    """Return a key's value in the shortest form."""
     return f"{value:g}" if isinstance(value, float) else str(value)

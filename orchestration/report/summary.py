@@ -21,12 +21,12 @@ from orchestration.report.missing import Missing, missing
 OUTCOMES = ("complete", "pruned", "failed", "running", "interrupted")
 """Of a trial."""
 SEARCHED = "searched"
-"""Stands for a cell's value of a key that is fixed in other cells, but was searched in this one."""
+"""Represents a cell's value of a key that is fixed in other cells but was searched in this one."""
 
 
 @dataclass(frozen=True)
 class CellSummary:
-    """What a report says of one cell of the grid, over all its runs."""
+    """What a report says about one cell of the grid, over all its runs."""
 
     id: str
     backbone: str
@@ -62,9 +62,9 @@ class CellSummary:
     first_run: str
     """Run id of the finished confirmed run with the lowest seed; "" when there is none."""
     parts: dict[str, tuple[float, float | None]]
-    """Of a mixture: task -> mean and deviation of the main metric; empty where it is not recorded by task."""
+    """For a mixture: task -> mean and deviation of the main metric; empty if it is not recorded by task."""
     load: Load | None
-    """Of the router's experts; None where the method does not route."""
+    """Load of the router's experts; None if the method does not route."""
 
     @property
     def n(self) -> int:
@@ -78,7 +78,7 @@ class CellSummary:
 
     @property
     def rank(self) -> float:
-        """The dev score to compare cells by; below every score where there is none."""
+        """The dev score to compare cells by; below every score if there is none."""
         return -math.inf if self.dev is None else self.dev
 
     @property
@@ -102,7 +102,7 @@ class Summary:
         return [key for key in keys if len({canonical(value_of(cell, key)) for cell in self.cells}) > 1]
 
     def label(self, cell: CellSummary, without: Sequence[str] = ()) -> str:
-        """Return the shortest text that tells ``cell`` from the others, the keys ``without`` being known already."""
+        """Return the shortest text that distinguishes ``cell`` from the others if the keys ``without`` are known."""
         keys = [key for key in self.varying if key not in without] or [key for key in ("method",) if key not in without]
         parts = [_part(key, value_of(cell, key)) for key in keys if value_of(cell, key) is not None]
         return " · ".join(parts) or cell.method
@@ -119,7 +119,7 @@ def summarise(results: Results) -> Summary:
 
 
 def is_mixture(task: str) -> bool:
-    """Whether a task's name is that of several trained as one."""
+    """Whether a task's name is that of a mixture."""
     return "+" in task
 
 

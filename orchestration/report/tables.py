@@ -37,7 +37,7 @@ LATEX_SPECIAL = {
 
 
 def markdown(report: Report) -> str:
-    """Return the main table, its notes, tables of mixtures and of cells as Markdown that also reads well as text."""
+    """Return the main table, its notes, tables of mixtures and of cells as Markdown that reads well as text."""
     summary = report.summary
     parts = [f"# {markdown_escape(summary.results.title)}", *_markdown_table(report.table)]
     for name, mixture in report.mixtures.items():
@@ -173,7 +173,7 @@ def _latex_entry(entry: Entry) -> str:
 
 
 def tidy_csv(summary: Summary) -> str:
-    """Return one row a cell with every number as recorded (shares in 0..1, seconds, MiB), nothing rounded."""
+    """Return one row per cell with every number as recorded (shares in 0..1, seconds, MiB), nothing rounded."""
     axes, keys = summary.results.axes, searched_keys(summary)
     costs = sorted({name for cell in summary.cells for name in cell.costs})
     tasks = dict.fromkeys(task for cell in summary.cells for task in cell.parts)

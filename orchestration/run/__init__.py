@@ -1,1 +1,1 @@
-"""Making cells done: campaign, search, schedule, worker, submission, progress."""
+"""Running cells until they are done: campaign, search, schedule, worker, submission, progress."""

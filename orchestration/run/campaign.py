@@ -1,4 +1,4 @@
-"""The cells of a grid as work: what to train next, and what each result means for study, records and table."""
+"""The cells of a grid as work: what to train next, and what each result means for the study and the records."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ class CellTrial:
 
     @property
     def key(self) -> str:
-        """Identity within the run."""
+        """Its identity within the run."""
         return f"{self.cell.id}/{self.label}"
 
     @property
     def label(self) -> str:
-        """What a person calls it."""
+        """Its name for people."""
         return f"seed {self.config.seed}" if self.number is None else f"trial {self.number}"
 
     @property
     def number(self) -> int | None:
-        """In the study; None for a confirmed run."""
+        """Its number in the study; None for a confirmed run."""
         return self.record.number
 
     @property
@@ -60,9 +60,9 @@ class CellWork:
     example: Mapping[str, str]
     """Fields of one example of the task."""
     study: CellStudy | None
-    """None where nothing is searched and confirmed runs give the result."""
+    """None if nothing is searched and confirmed runs give the result."""
     open: set[str] = field(default_factory=set)
-    """Keys of trials that are asked and have not ended."""
+    """Keys of trials that have been started and have not ended."""
     confirm: deque[CellTrial] | None = None
     """Confirmed runs to do; None before the search has ended."""
     confirmed: dict[int, tuple[float, CellTrial]] = field(default_factory=dict)
@@ -85,10 +85,10 @@ class CellWork:
 
 
 class Campaign:
-    """Gives jobs and takes their results; `orchestration.run.schedule.Work`.
+    """Hands out jobs and takes their results; see `orchestration.run.schedule.Work`.
 
     Confirmed runs come first, because they finish cells; searches take turns. Every fact goes to the tracker before the
-    study hears of the trial's end, so a crash between the two repeats a message and loses none.
+    study learns of the trial's end, so a crash between the two repeats a message but loses none.
     """
 
     def __init__(
@@ -99,14 +99,14 @@ class Campaign:
         options: Options,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        """Remember the work.
+        """Store the work to do.
 
         Args:
-            cells: all that can exist.
+            cells: all cells that can exist.
             tracker: where results are recorded.
             progress: where they are shown.
-            options: where things are; its paths are absolute.
-            check: called at safe moments; raises what should stop the run.
+            options: where things are; with absolute paths.
+            check: called at safe moments; raises an exception to stop the run.
         """
         self._cells = list(cells)
         self._turn = deque(self._cells)
@@ -117,7 +117,7 @@ class Campaign:
         self._asked: deque[CellTrial] = deque()
 
     def settle(self) -> None:
-        """Take over what is known already, until there is a trial to train or nothing left."""
+        """Take over results that are already known, until there is a trial to train or nothing is left."""
         for work in self._cells:
             self._tracker.cell(work.record)
             self._count_known(work)
@@ -130,7 +130,7 @@ class Campaign:
         return {work.cell.id: "; ".join(work.problems) for work in self._cells if work.outcome in ("failed", "partial")}
 
     def next(self) -> Job | None:
-        """Return a job for a worker, or None when all that is left waits for running trials."""
+        """Return a job for a worker, or None if everything left depends on running trials."""
         trial = self._asked.popleft() if self._asked else self._next()
         if trial is None:
             return None
@@ -188,7 +188,7 @@ class Campaign:
         self._ended(trial, "failed", reason=reason)
 
     def crashed(self, key: str, reason: str) -> None:
-        """Say that a worker died; its trial will start again."""
+        """Report that a worker died; its trial will start again."""
         self._progress.trial_crashed(key, reason)
 
     def tick(self) -> None:
@@ -199,7 +199,7 @@ class Campaign:
     # What is next
 
     def _next(self) -> CellTrial | None:
-        """Return a trial that must be trained; those whose result is known are ended on the way."""
+        """Return a trial that must be trained; trials whose results are known are ended on the way."""
         while (trial := self._choose()) is not None:
             self._check()
             self._trials[trial.key] = trial
@@ -270,9 +270,9 @@ class Campaign:
         return True
 
     def _passes(self, trial: CellTrial, run: FinishedRun) -> bool:
-        """Show the study what a finished trial went through; return whether it would have gone on to the end.
+        """Report the evaluations of a finished trial to the study; return whether it would have run to the end.
 
-        So a study is the same whether its trials were trained for it or had been trained for another grid before.
+        So a study is the same whether its trials were trained for it or earlier for another grid.
         """
         study = self._work(trial.key).study
         if trial.number is None or study is None:
@@ -299,7 +299,7 @@ class Campaign:
         self._ended(trial, "complete", best)
 
     def _drop_loser(self, fingerprint: str, before: str | None, study: CellStudy) -> None:
-        """Delete the adapter of the search trial that is not the best, the new one or the best one so far."""
+        """Of the new search trial and the best one so far, delete the adapter of the one that lost."""
         winner = study.winner()
         for loser in {fingerprint, before} - {winner.fingerprint if winner else None, None}:
             assert loser is not None
@@ -314,7 +314,7 @@ class Campaign:
         self._advance(work)
 
     def _count_known(self, work: CellWork) -> None:
-        """Count the trials that ended in earlier runs; those of which MLflow knows nothing are done once more."""
+        """Count the trials that ended in earlier runs; those that MLflow does not know are run again."""
         if work.study is None:
             return
         work.study.repeat(self._tracker.finished(work.study.fingerprints()))

@@ -1,4 +1,4 @@
-"""A cell's search in plain values: what decides its trials, a trial it proposes, and the best one."""
+"""A cell's search in plain values: what determines its trials, a trial that it proposes, and the best one."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ Params = dict[str, Any]
 
 @dataclass(frozen=True)
 class Definition:
-    """What decides which parameters a cell's trials get and how they are judged."""
+    """Everything that determines which parameters a cell's trials get and how they are judged."""
 
     grid: str
     cell: str
     space: Mapping[str, Distribution]
     sampler: str
     total: int
-    """Trials wanted; not part of the identity: the first n trials are the same whatever the total."""
+    """Number of trials wanted; not part of the identity, since the first n trials are the same whatever the total."""
     round: int
-    """Trials asked before any of their results is used."""
+    """Number of trials proposed before any of their results is used."""
     seed: int
     pruner: Halving | None = None
     candidates: Sequence[Params] = ()
-    """The points the grid sampler goes through; `total` of them."""
+    """The points that the grid sampler goes through; there are `total` of them."""
     context: Mapping[str, Any] = field(default_factory=dict)
-    """Whatever else a trial's value depends on: fixed configuration, content of data and weights, protocol version."""
+    """Everything else that a trial's value depends on: fixed configuration, content of data and weights, protocol
+    version."""
 
     @property
     def name(self) -> str:
-        """Name of the study in the storage; another definition gets another study instead of merging into this one."""
+        """Name of the study in the storage; a different definition gets a different study."""
         return f"{self.grid}/{self.cell}@{self._digest()}"
 
     def _digest(self) -> str:
@@ -52,12 +53,12 @@ class Definition:
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
     def seed_of(self, *parts: object) -> int:
-        """Return a 32-bit seed for one purpose, equal in every process and on every machine."""
+        """Return a 32-bit seed for one purpose, the same in every process and on every machine."""
         text = json.dumps([self.seed, self.cell, *parts])
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
 
     def points(self) -> list[Params]:
-        """Return the candidates in the order they are tried: shuffled by the seed."""
+        """Return the candidates in the order in which they are tried: shuffled with the seed."""
         return sorted(self.candidates, key=lambda point: self.seed_of("grid", point))
 
 
@@ -72,7 +73,7 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Winner:
-    """The best complete trial of a study; of equal ones the first."""
+    """The best complete trial of a study; the first one if several are equally good."""
 
     number: int
     params: Params

@@ -1,4 +1,4 @@
-"""``mept run``: makes the cells of a grid done, from whatever state an earlier run left."""
+"""``mept run``: runs the cells of a grid until they are done, continuing from any earlier run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mept.tasks.data import MixtureData, TaskData
 
 TRIES = 12
-"""Waits of five seconds for an MLflow that is away, at the end of a run."""
+"""How many times five seconds to wait for MLflow at the end of a run if it is unavailable."""
 
 
 class Interrupted(BaseException):
@@ -47,20 +47,20 @@ class Ending:
     """How a run ended."""
 
     code: int
-    """0, or 1 if something is to be seen to, or 128 plus the signal that stopped the run."""
+    """0, or 1 if something needs attention, or 128 plus the signal that stopped the run."""
     reportable: bool
-    """Whether everything is recorded that can be, so that a report is worth writing."""
+    """Whether everything that can be recorded is, so that a report is worth writing."""
     failures: Mapping[str, str] = field(default_factory=dict)
     """Cells without a complete result -> why."""
     lost: Sequence[str] = ()
-    """What could not be recorded, a line each."""
+    """What could not be recorded, one line each."""
 
 
 def run(grid: Grid, cells: Sequence[Cell], options: Options, console: Console | None = None) -> Ending:
-    """Make the cells done and record everything.
+    """Run the cells until they are done, and record everything.
 
     Raises:
-        InputError: something the user gave cannot be used; nothing was trained.
+        InputError: the user's input cannot be used; nothing was trained.
     """
     console = console or Console(stderr=True)
     options = _absolute(options)
@@ -73,25 +73,25 @@ def run(grid: Grid, cells: Sequence[Cell], options: Options, console: Console | 
     failures: dict[str, str] = {}
     try:
         with tracker:
-            # What it says of a failed call, in paragraphs, `tracker.trouble` says in a line.
+            # What it says about a failed call in paragraphs, `tracker.trouble` says in one line.
             logging.getLogger("mlflow").setLevel(logging.CRITICAL)
             failures = _work(grid, cells, options, console, tracker, data)
             trouble = _flush(tracker)
     except (Interrupted, KeyboardInterrupt) as stop:
         number = stop.number if isinstance(stop, Interrupted) else signal.SIGINT
         name = signal.Signals(number).name
-        console.print(f"stopped by {name}; the same command continues", markup=False, soft_wrap=True)
+        console.print(f"stopped by {name}; run the same command again to continue", markup=False, soft_wrap=True)
         return Ending(128 + number, reportable=False)
     except BaseException as error:
         if not is_disk_full(error):
             raise
-        message = f"error: a disk is full ({_full(error, options.root)}); make room and give the same command again"
+        message = f"error: a disk is full ({_full(error, options.root)}); make room and run the same command again"
         console.print(message, markup=False, soft_wrap=True)
         return Ending(1, reportable=False)
     if trouble:
         full = any(sign in trouble.casefold() for sign in DISK_FULL)
-        what = f"the disk of {options.root} is full; make room, then" if full else "MLflow does not take the rest;"
-        console.print(f"error: {what} the same command records it and writes the report", markup=False, soft_wrap=True)
+        what = f"the disk of {options.root} is full; make room, then" if full else "MLflow does not accept the rest;"
+        console.print(f"error: {what} run the same command again to record it and report", markup=False, soft_wrap=True)
         return Ending(1, reportable=False, failures=failures, lost=tracker.lost)
     return Ending(int(bool(failures or tracker.lost)), True, failures, tracker.lost)
 
@@ -100,7 +100,7 @@ def read_data(grid: Grid, cells: Sequence[Cell], options: Options) -> dict[str, 
     """Read every task once, before anything is trained.
 
     Raises:
-        InputError: data are missing or bad, or a cell leaves too few of them to learn from.
+        InputError: data are missing or damaged, or a cell leaves too few of them to learn from.
     """
     from mept.tasks.checks import check_limit
     from mept.tasks.data import load_task
@@ -118,7 +118,7 @@ def read_data(grid: Grid, cells: Sequence[Cell], options: Options) -> dict[str, 
 
 
 def definition(subject: Subject) -> Definition:
-    """Return what decides the trials of a cell's study."""
+    """Return what determines the trials of a cell's study."""
     cell = subject.cell
     search = cell.search
     return Definition(
@@ -136,7 +136,7 @@ def definition(subject: Subject) -> Definition:
 
 
 def cell_record(subject: Subject, grid: Grid) -> CellRecord:
-    """Return what is recorded of a cell."""
+    """Return what is recorded about a cell."""
     cell = subject.cell
     backbones, tasks, methods = map(list, (grid.backbones, grid.tasks, grid.methods))
     return CellRecord(
@@ -163,7 +163,7 @@ def _work(
     tracker: Tracker,
     data: Mapping[str, TaskData | MixtureData],
 ) -> dict[str, str]:
-    """Do what is left to do and return why cells failed, by their ids."""
+    """Do the remaining work and return why cells failed, by their ids."""
     storage = open_storage(options.storage)
     rows = [(cell.id, cell.search_trials + cell.confirm_trials, cell.epochs) for cell in cells]
     tracker.cells(cell.id for cell in cells)
@@ -192,7 +192,7 @@ def _cell_work(subject: Subject, record: CellRecord, storage: Storage, example: 
 
 
 def _schedule(campaign: Campaign, grid: Grid, options: Options, progress: Progress) -> None:
-    """Train on Ray what the campaign still lacks."""
+    """Train the remaining trials of the campaign on Ray."""
     from orchestration.run import schedule
     from orchestration.run.worker import Worker
 
@@ -206,7 +206,7 @@ def _schedule(campaign: Campaign, grid: Grid, options: Options, progress: Progre
 
 
 class _Interruption:
-    """The first SIGINT or SIGTERM, which stops the run at its next safe moment."""
+    """The first SIGINT or SIGTERM, which stops the run at the next safe moment."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -219,7 +219,7 @@ class _Interruption:
 
 @contextmanager
 def _interruption() -> Iterator[_Interruption]:
-    """Take SIGINT and SIGTERM as a request; a second one acts as it would without us."""
+    """Treat SIGINT and SIGTERM as requests; a second one has its usual effect."""
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.getsignal(number) for number in numbers}
     interruption = _Interruption()
@@ -239,7 +239,7 @@ def _interruption() -> Iterator[_Interruption]:
 
 
 def _flush(tracker: Tracker) -> str:
-    """Wait until MLflow holds everything; return its trouble once it has been away for a minute, or its disk full."""
+    """Wait until MLflow holds everything; return its trouble after a minute without it, or if its disk is full."""
     tries = TRIES
     while not tracker.flush(5.0):
         trouble = tracker.trouble
@@ -250,7 +250,7 @@ def _flush(tracker: Tracker) -> str:
 
 
 def _full(error: BaseException, root: Path) -> str:
-    """Return the path that could not be written, or else the run directory."""
+    """Return the path that could not be written, or the run directory if it is not known."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.filename:

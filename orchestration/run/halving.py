@@ -1,4 +1,4 @@
-"""Successive halving: which trials stop early, as a function of what they reported.
+"""Successive halving: which trials stop early, as a function of the scores they reported.
 
 The asynchronous form of Li et al., https://arxiv.org/abs/1810.05934, with the decisions of Optuna's
 ``SuccessiveHalvingPruner`` (maximising, ``min_early_stopping_rate=0``, ``bootstrap_count=0``).
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Halving:
-    """Successive halving: at `min_epochs` times each power of the factor, only the best 1/`reduction_factor` go on."""
+    """Successive halving: at `min_epochs` times each power of the factor, the best 1/`reduction_factor` go on."""
 
     min_epochs: int
     """The first rung; at least 1."""
@@ -23,10 +23,10 @@ class Halving:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How far a trial came, and whether it has to stop there."""
+    """How far a trial got, and whether it must stop there."""
 
     rungs: tuple[float, ...]
-    """Its score at each rung that it reached, in order; the last one is where it stopped, if it did."""
+    """Its score at each rung that it reached, in order; if it stopped, it did so at the last one."""
     stop: bool
 
 
@@ -34,11 +34,12 @@ def judge(history: Mapping[int, float], rivals: Sequence[Sequence[float]], halvi
     """Return the rungs that a trial reached, and whether it is stopped at the last one.
 
     A trial reaches a rung with its first report at or after the rung's epoch; one report may reach several. It is
-    promoted if fewer than 1/`reduction_factor` of those that reached the rung, itself included, are better, or none is.
+    promoted if fewer than 1/`reduction_factor` of the trials that reached the rung, including itself, are better, or if
+    none is.
 
     Args:
-        history: its score after each epoch (>= 1) that it reported; higher is better. A NaN stops it at the next rung.
-        rivals: `Verdict.rungs` of the trials it competes with.
+        history: its score after each epoch (>= 1) it reported; higher is better. A NaN stops it at the next rung.
+        rivals: `Verdict.rungs` of the trials that it competes with.
         halving: the rule.
     """
     rungs: list[float] = []

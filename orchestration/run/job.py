@@ -1,4 +1,4 @@
-"""A trial as it travels from the campaign to a worker."""
+"""A trial as the campaign sends it to a worker."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from mept.config import Frozen
 
 
 class Job(Frozen):
-    """Everything a worker needs to train a trial, or to continue it."""
+    """Everything that a worker needs to train a trial, or to continue it."""
 
     key: str
-    """Identity within the run."""
+    """Its identity within the run."""
     config: Mapping[str, Any]
     """The flat configuration."""
     directory: Path
-    """Of this trial alone."""
+    """The directory of this trial alone."""
     cache_dir: Path
-    """Where tokenised data are kept."""
+    """Where tokenised data are cached."""
     data_dir: Path | None = None
     model_dir: Path | None = None
     revision: str | None = None
     """Commit of the backbone's repository; None for a directory."""
     backbone_identity: str | None = None
-    """What the backbone's content must be; None where nothing was checked."""
+    """The identity that the backbone must have; None if it is not checked."""
     data_identity: str | None = None
-    """Likewise of the task's data."""
+    """The identity that the task's data must have; None if it is not checked."""

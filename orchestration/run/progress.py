@@ -17,29 +17,29 @@ from rich.text import Text
 from orchestration.plan.estimates import duration
 
 QUIET_SECONDS = 30.0
-"""Without a terminal, the overall state is printed at most this often."""
+"""Without a terminal, the overall state is printed at most this often, in seconds."""
 SHOWN_CELLS = 12
-"""Most rows of the live table."""
+"""Largest number of rows of the live table."""
 
 
 @dataclass
 class CellState:
-    """How far one cell is."""
+    """The progress of one cell."""
 
     name: str
     total: int
-    """Trials of search and confirmation."""
+    """Number of trials of search and confirmation."""
     epochs: int
-    """Epochs of a trial at most."""
+    """Largest number of epochs of a trial."""
     ended: Counter[str] = field(default_factory=Counter)
     best: float | None = None
-    """Best dev score of a trial that has ended or runs."""
+    """Best dev score of any trial that has ended or is running."""
     outcome: str = ""
     """Empty while there is work."""
 
     @property
     def remaining(self) -> int:
-        """Trials that have not ended."""
+        """Number of trials that have not ended."""
         return 0 if self.outcome else max(0, self.total - self.ended.total())
 
 
@@ -67,23 +67,23 @@ class Progress:
     """Collects what happens and shows it; a context manager around the run.
 
     Args:
-        cells: name, trials and epochs a trial of each cell.
-        console: where to; a terminal gets the live table.
+        cells: name, number of trials and epochs per trial of each cell.
+        console: where to show it; a terminal gets the live table.
     """
 
     def __init__(self, cells: Iterable[tuple[str, int, int]], console: Console) -> None:
         self.cells = {name: CellState(name, total, epochs) for name, total, epochs in cells}
         self.running: dict[str, Running] = {}
         self.slots = 1
-        """Trials the cluster runs at once."""
+        """Number of trials that the cluster runs at once."""
         self.trouble = ""
-        """What is wrong at present, such as a tracking server that is away."""
+        """What is wrong at present, such as a tracking server that does not answer."""
         self._console = console
         self._live: Live | None = None
         self._stdout: redirect_stdout[IO[str]] | None = None
         self._begun = time.time()
         self._printed = 0.0
-        # The first evaluation of a trial includes loading; it counts only while there is nothing better.
+        # The first evaluation of a trial includes loading; it is used only until there is a better measurement.
         self._first, self._later = Spent(), Spent()
 
     def __enter__(self) -> Progress:
@@ -108,17 +108,17 @@ class Progress:
         self._console.print(Text(message), soft_wrap=True)
 
     def known(self, cell: str, outcome: str, count: int, best: float | None) -> None:
-        """So many trials of a cell ended in an earlier run."""
+        """Take note that this many trials of a cell ended in earlier runs."""
         self.cells[cell].ended[outcome] += count
         if best is not None:
             self._better(self.cells[cell], best)
 
     def trial_started(self, key: str, cell: str, label: str, epochs: int) -> None:
-        """A worker begins with a trial, or begins again."""
+        """Take note that a worker starts a trial, or starts it again."""
         self.running[key] = Running(cell, label, epochs, since=time.time())
 
     def evaluated(self, key: str, epoch: int, timestamp: float, best: float) -> None:
-        """A running trial has been evaluated; replays of earlier evaluations do not count as work."""
+        """Take note of an evaluation; replays of earlier ones do not count as work."""
         trial = self.running.get(key)
         if trial is None:
             return
@@ -132,7 +132,7 @@ class Progress:
         self._summarise()
 
     def trial_ended(self, key: str, cell: str, outcome: str, best: float | None = None, reason: str = "") -> None:
-        """A trial is complete, pruned, failed or taken over (reused)."""
+        """Take note that a trial is complete, pruned, failed or taken over (reused)."""
         trial = self.running.pop(key, None)
         state = self.cells[cell]
         state.ended[outcome] += 1
@@ -143,13 +143,13 @@ class Progress:
         self._summarise()
 
     def trial_crashed(self, key: str, reason: str) -> None:
-        """A worker died; its trial will go on."""
+        """Take note that a worker died; its trial will be continued."""
         trial = self.running.pop(key, None)
         if trial is not None:
             self.note(f"{trial.cell}: {trial.label} is continued from its last evaluation: {reason}")
 
     def cell_ended(self, cell: str, outcome: str, score: str = "", reason: str = "") -> None:
-        """A cell is done, or cannot be."""
+        """Take note that a cell is done, or cannot be."""
         state = self.cells[cell]
         state.outcome = outcome
         done = sum(bool(other.outcome) for other in self.cells.values())
@@ -157,7 +157,7 @@ class Progress:
         self.note(f"[{done}/{len(self.cells)}] {cell}: {outcome}{f' ({details})' if details else ''}")
 
     def time_left(self) -> str:
-        """Return the estimate and how it was made; empty before anything was measured."""
+        """Return the estimated time and how it was made; empty before anything was measured."""
         spent = self._later if self._later.epochs else self._first
         if not spent.epochs:
             return ""
@@ -210,7 +210,7 @@ class Progress:
 
 
 class _Filter:
-    """Standard output without the paragraph Ray prints when a worker dies; `trial_crashed` says it in a line."""
+    """Standard output without the paragraph that Ray prints when a worker dies; `trial_crashed` says it in one line."""
 
     def __init__(self, target: IO[str]) -> None:
         self._target = target

@@ -1,7 +1,7 @@
 """Ray Tune: one experiment that places the trials of all cells, reuses workers and retries crashed ones.
 
 Tune decides where and when a trial runs, nothing else. What runs next, when a trial stops and what its numbers mean is
-asked of a `Work`; no state lives in Tune, so its own checkpoints, loggers and console output are off, and its
+decided by a `Work`; no state lives in Tune, so its own checkpoints, loggers and console output are off, and its
 experiment directory is thrown away.
 """
 
@@ -29,7 +29,7 @@ SETTINGS = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000000",
 }
-"""Ray reads these when it is imported or starts; a value the user has set is kept."""
+"""Ray reads these when it is imported or started; values set by the user are kept."""
 
 for _name, _value in SETTINGS.items():
     os.environ.setdefault(_name, _value)
@@ -47,46 +47,46 @@ from orchestration.options import cluster_address  # noqa: E402
 from orchestration.run.job import Job  # noqa: E402
 
 LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
-"""Bytes in the path of a Unix socket."""
+"""Longest path of a Unix socket, in bytes."""
 LONGEST_BELOW_TEMPORARY = len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1")
 OBJECT_STORE_BYTES = 200 * 1024**2
-"""Of a local cluster: results are small, data and weights do not pass through Ray."""
+"""Object store of a local cluster, in bytes: results are small; data and weights do not pass through Ray."""
 
 
 class Work(Protocol):
-    """What is to be done; its methods are called one at a time, in the driver's main thread."""
+    """The work to do; its methods are called one at a time, in the driver's main thread."""
 
     def next(self) -> Job | None:
-        """Return a job, or None when there is none now."""
+        """Return a job, or None if there is none now."""
 
     def finished(self) -> bool:
-        """Whether there will be no further job, given that none is running."""
+        """Whether there will be no more jobs, given that none is running."""
 
     def started(self, key: str) -> None:
-        """A worker has begun, or after a crash begun again, with a job."""
+        """Take note that a worker has started a job, or started it again after a crash."""
 
     def evaluated(self, key: str, evaluation: Mapping[str, Any]) -> bool:
         """Take an evaluation (fields of ``mept.train.Evaluation``) and return whether the job ends here."""
 
     def failed(self, key: str, reason: str, repeatable: bool) -> None:
-        """A job has ended without a result; `repeatable`: it would fail in the same way again."""
+        """Take note that a job ended without a result; `repeatable`: it would fail in the same way again."""
 
     def crashed(self, key: str, reason: str) -> None:
-        """A job's worker died; the job will be continued."""
+        """Take note that a job's worker died; the job will be continued."""
 
     def tick(self) -> None:
-        """Called several times a second; raising an exception ends the experiment."""
+        """Is called several times a second; raising an exception ends the experiment."""
 
 
 class _Leave(BaseException):
-    """Leaves Tune's loop at a safe moment and past its clean-up, which would wait for busy workers."""
+    """Leaves Tune's loop at a safe moment and skips its clean-up, which would wait for busy workers."""
 
 
 def start_ray(num_cpus: int | None = None) -> None:
     """Connect to the cluster that RAY_ADDRESS names, or start a local one.
 
     Raises:
-        InputError: the cluster cannot be reached, or refuses us, or this machine cannot run one.
+        InputError: the cluster cannot be reached or refuses access, or this machine cannot run one.
     """
     if ray.is_initialized():
         return
@@ -114,29 +114,29 @@ def start_ray(num_cpus: int | None = None) -> None:
 
 
 def _check_socket_path() -> None:
-    """Refuse a temporary directory below which the names of Ray's sockets would be too long for the system.
+    """Refuse a temporary directory in which the paths of Ray's sockets would be too long for the system.
 
     Raises:
-        InputError: it is so.
+        InputError: they would be too long.
     """
     folder, longest = get_default_system_temp_dir(), LONGEST_SOCKET - LONGEST_BELOW_TEMPORARY
     if len(os.fsencode(folder)) > longest:
         raise InputError(
-            f"Ray keeps sockets below the temporary directory, whose path must have at most {longest} bytes for that, "
+            f"Ray keeps sockets in the temporary directory, so its path must have at most {longest} bytes, "
             f"but {folder} has {len(os.fsencode(folder))}; set RAY_TMPDIR to a shorter one, such as /tmp"
         )
 
 
 def stop_ray() -> None:
-    """Leave the cluster; a local one ends, and its workers with it."""
+    """Leave the cluster; a local one is stopped, together with its workers."""
     ray.shutdown()
 
 
 def placement(wanted: Resources) -> dict[str, float]:
-    """Return the resources of one trial on the running cluster.
+    """Return the resources that one trial gets on the running cluster.
 
     Raises:
-        InputError: no machine of the cluster has as much.
+        InputError: no machine of the cluster has that much.
     """
     gpus = wanted.gpus
     if gpus is None:
@@ -163,16 +163,16 @@ def run(work: Work, trainable: type[tune.Trainable], each: dict[str, float], max
     """Run jobs until the work is finished.
 
     Args:
-        work: source of jobs and sink of results.
+        work: hands out jobs and takes results.
         trainable: a ``worker.Worker``.
         each: resources of a trial, from `placement`.
-        max_failures: times a job is continued after its worker died.
+        max_failures: how often a job is continued after its worker died.
 
     Raises:
         OSError: a worker's disk is full; running jobs can be resumed from their directories.
-        BaseException: whatever the work raised. In both cases workers may still be busy: call `stop_ray`.
+        BaseException: any exception that the work raised. In both cases workers may still be busy: call `stop_ray`.
     """
-    # With fewer pending trials than slots, workers are started one after the other and thrown away between trials.
+    # With fewer pending trials than slots, Tune starts workers one by one and throws them away between trials.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(slots(each), 64))
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
     directory = tempfile.mkdtemp(prefix="mept-tune-")
@@ -202,7 +202,7 @@ def run(work: Work, trainable: type[tune.Trainable], each: dict[str, float], max
 
 
 class _Guard:
-    """Calls the work and keeps its first error, because Tune would turn it into text or try again."""
+    """Calls the work and keeps its first error, which Tune would otherwise turn into text or retry."""
 
     def __init__(self, work: Work) -> None:
         self.work = work
@@ -229,11 +229,11 @@ class _Guard:
 
 
 def _no_guard() -> None:
-    """What the guard becomes in Tune's experiment state, which is written but never read."""
+    """Replaces the guard in Tune's experiment state, which is written but never read."""
 
 
 class _Jobs(Searcher):
-    """Gives Tune the work's jobs; None while all that is left waits for running trials."""
+    """Gives Tune the work's jobs; None while everything left depends on running trials."""
 
     def __init__(self, guard: _Guard, cpus: float) -> None:
         super().__init__()
@@ -246,13 +246,13 @@ class _Jobs(Searcher):
         return Searcher.FINISHED if self._guard("finished", default=True) else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing: evaluations and failures have their own ways."""
+        """Do nothing: evaluations and failures are handled elsewhere."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the state is elsewhere."""
+        """Do nothing: the state is kept elsewhere."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing: the state is elsewhere."""
+        """Do nothing: the state is kept elsewhere."""
 
 
 class _Evaluations(FIFOScheduler):
@@ -274,7 +274,7 @@ class _Evaluations(FIFOScheduler):
 
 
 class _Events(tune.Callback):
-    """Tells the work of starts, crashes and final failures."""
+    """Tells the work about starts, crashes and final failures."""
 
     def __init__(self, guard: _Guard) -> None:
         self._guard = guard
@@ -290,7 +290,7 @@ class _Events(tune.Callback):
 
 
 class _Stop(tune.Stopper):
-    """Asks several times a second whether to go on."""
+    """Checks several times a second whether to continue."""
 
     def __init__(self, guard: _Guard) -> None:
         self._guard = guard
@@ -311,14 +311,14 @@ def key_of(trial: Trial) -> str:
 
 
 def _reason(trial: Trial) -> str:
-    """Return in one line why a trial's worker failed last."""
+    """Return in one line why a trial's worker failed most recently."""
     try:
         with open(trial.pickled_error_file, "rb") as file:
             error = ray.cloudpickle.load(file)
     except (OSError, TypeError):
         return "the worker failed"
     if isinstance(error, ray.exceptions.RayActorError) and "creation task" in str(error):
-        # Ray's own words come first, then a traceback whose last line says why.
+        # Ray's own message comes first, then a traceback whose last line gives the reason.
         return f"a worker cannot start: {one_line(str(error).strip().splitlines()[-1])}"
     if isinstance(error, ray.exceptions.RayActorError):
         return "the worker process died (killed, or out of memory)"

@@ -1,13 +1,13 @@
-"""Optuna: one study a cell; what to try next, when to stop a trial, and what was best.
+"""Optuna: one study per cell; what to try next, when to stop a trial, and what was best.
 
-Everything is a function of the study's definition and of the results of *earlier rounds*: trials are asked in rounds of
-``Definition.round``, and sampler and pruner see only rounds that have ended. So neither timing, nor the number of
-workers, nor a crash changes what is tried. The sampler runs on a throw-away in-memory study that holds exactly what it
-may see; the stored study is the record, not the input, of a decision.
+Everything is a function of the study's definition and the results of *earlier rounds*: trials are proposed in rounds of
+``Definition.round``, and the sampler and the pruner see only rounds that have ended. So neither timing, nor the number
+of workers, nor a crash changes what is tried. The sampler runs on a temporary in-memory study that holds exactly what
+it may see; the stored study records decisions but is not their input.
 
-A trial that failed for a reason that need not repeat (a killed worker) is asked again each time the study is opened.
-Optuna's finished trials cannot be changed, so each such attempt is stored as a further trial that says which number it
-repeats. Proposals made before it ended stay, later ones see its result.
+A trial that failed for a reason that may not occur again (a killed worker) is proposed again each time the study is
+opened. Optuna's finished trials cannot be changed, so each new attempt is stored as another trial that names the number
+it repeats. Proposals made before it ended are kept; later ones see its result.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
     "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
     "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True),
 }
-"""Samplers that draw; ``grid`` enumerates instead."""
+"""Samplers that draw values; ``grid`` enumerates them instead."""
 REPEATS = "repeats"
-"""Attribute of a stored trial that is another attempt at an earlier one: the number of that one."""
+"""Attribute of a stored trial that is another attempt at an earlier one: the number of the earlier one."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial of a study: its attempts, oldest first, of which the newest counts."""
+    """A trial of a study: its attempts, oldest first; the newest one counts."""
 
     number: int
-    """Among the trials, not among the attempts that the storage holds."""
+    """Its number among the trials, not among the attempts in the storage."""
     attempts: list[FrozenTrial]
 
     @property
@@ -59,7 +59,7 @@ class Trial:
 
     @property
     def state(self) -> TrialState:
-        """Of the newest attempt."""
+        """The state of the newest attempt."""
         return self.newest.state
 
     @property
@@ -69,12 +69,12 @@ class Trial:
 
     @property
     def missing(self) -> bool:
-        """Whether it failed for a reason that need not repeat."""
+        """Whether it failed for a reason that may not occur again."""
         return self.state == TrialState.FAIL and not self.newest.user_attrs.get("repeatable", True)
 
     @property
     def copied(self) -> bool:
-        """Whether its result is that of an earlier, equal trial."""
+        """Whether its result was copied from an earlier, equal trial."""
         return "copied_from" in self.newest.user_attrs
 
     @property
@@ -84,7 +84,7 @@ class Trial:
 
     @property
     def fingerprint(self) -> str:
-        """Equal for equal trials; "" if there can be no such trial."""
+        """Equal for equal trials; "" if such a trial cannot exist."""
         return str(self.newest.user_attrs["fingerprint"])
 
 
@@ -92,7 +92,7 @@ def open_storage(url: str) -> BaseStorage:
     """Open (and create, if needed) Optuna's storage.
 
     Raises:
-        InputError: the address cannot be used, the server cannot be reached, or its schema is of another version.
+        InputError: the address cannot be used, the server cannot be reached, or its schema has another version.
     """
     arguments = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     try:
@@ -106,13 +106,13 @@ def open_storage(url: str) -> BaseStorage:
 
 
 class CellStudy:
-    """The study of one cell: asks, reports, prunes, tells, and continues where a killed driver stopped.
+    """The study of one cell: proposes, reports, prunes and ends trials, and continues where a killed driver stopped.
 
     Args:
         definition: what to search, and how.
         storage: Optuna's storage.
-        fingerprint: maps searched values to the fingerprint of the trial that has them; raises InputError if there
-            can be no such trial.
+        fingerprint: maps searched values to the fingerprint of the trial that has them; raises InputError if such a
+            trial cannot exist.
     """
 
     def __init__(self, definition: Definition, storage: BaseStorage, fingerprint: Callable[[Params], str]) -> None:
@@ -130,7 +130,7 @@ class CellStudy:
 
     @property
     def total(self) -> int:
-        """Trials of this study, the finished ones included."""
+        """Number of trials of this study, including the finished ones."""
         return self.definition.total
 
     @property
@@ -139,17 +139,17 @@ class CellStudy:
 
     @property
     def finished(self) -> bool:
-        """Whether every trial has ended and none is to be done once more."""
+        """Whether every trial has ended and none is to be repeated."""
         return not self._unasked and len(self._mine) == self.total and all(trial.ended for trial in self._mine)
 
     def counts(self) -> dict[str, int]:
-        """Return the number of trials that are complete, pruned, failed; without those to be done once more."""
+        """Return the numbers of trials that are complete, pruned or failed, without those to be repeated."""
         states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
         mine = [trial for trial in self._mine if trial.number not in self._unasked]
         return {name: sum(trial.state == state for trial in mine) for name, state in states.items()}
 
     def winner(self) -> Winner | None:
-        """Return the best complete trial, None if there is none."""
+        """Return the best complete trial, or None if there is none."""
         complete = [(trial.newest.value, trial) for trial in self._mine if trial.state == TrialState.COMPLETE]
         scored = [(score, trial) for score, trial in complete if score is not None]
         if not scored:
@@ -158,33 +158,34 @@ class CellStudy:
         return Winner(best.number, best.params, best.fingerprint, score)
 
     def reasons(self) -> list[str]:
-        """Return why trials failed, each distinct reason once, in the order of the trials."""
+        """Return why trials failed, each reason once, in the order of the trials."""
         reasons = (t.newest.user_attrs.get("reason", "") for t in self._mine if t.state == TrialState.FAIL)
         return list(dict.fromkeys(reasons))
 
     def missing(self) -> list[str]:
-        """Return why each trial failed that the next run asks again, in the order of the trials."""
+        """Return, for each trial that the next run repeats, why it failed, in the order of the trials."""
         return [trial.newest.user_attrs.get("reason", "") for trial in self._mine if trial.missing]
 
     def fingerprints(self) -> list[str]:
-        """Return the fingerprints of the trials there are, in order."""
+        """Return the fingerprints of all trials so far, in order."""
         return [trial.fingerprint for trial in self._mine]
 
     def repeat(self, recorded: Container[str]) -> None:
-        """Let complete trials be asked once more whose fingerprints are not among those recorded.
+        """Propose complete trials again if their fingerprints are not among those recorded.
 
-        Their result here stays as it is; that they are asked lets the caller record them anew.
+        Their results in the study do not change; proposing them lets the caller record them again.
         """
         for trial in self._mine:
             if trial.state == TrialState.COMPLETE and not trial.copied and trial.fingerprint not in recorded:
                 self._unasked.append(trial.number)
 
     def ask(self) -> Proposal | None:
-        """Return the next trial to run; None while the round waits for its trials, and when all are asked.
+        """Return the next trial to run; None while the round waits for its trials, and after the last one.
 
         Trials that a killed driver left running come first, and those that failed in an earlier run for a reason that
-        need not repeat, with the number, values and fingerprint they had. A trial equal to an earlier one of the cell
-        is never returned: it takes that one's result. Nor is one whose values exclude each other: it has failed.
+        may not occur again, with the number, values and fingerprint they had. A trial equal to an earlier one of the
+        cell is never returned: it gets the result of that one. Nor is a trial whose values exclude each other: it
+        counts as failed.
         """
         while True:
             if self._unasked:
@@ -202,9 +203,9 @@ class CellStudy:
                 return Proposal(number, trial.params, trial.fingerprint)
 
     def report(self, number: int, epoch: int, score: float) -> bool:
-        """Record the best dev score so far at an epoch and return whether the trial is to be stopped.
+        """Record the best dev score so far at an epoch and return whether to stop the trial.
 
-        Reports of a trial that is run again after a crash may repeat; the answer to each is the same again.
+        A trial that is run again after a crash may repeat its reports; each gets the same answer as before.
         """
         trial = self._trials[number]
         history = self._history.setdefault(number, dict(trial.newest.intermediate_values))
@@ -217,7 +218,7 @@ class CellStudy:
         return judge(seen, self._rivals(trial), self.definition.pruner).stop
 
     def complete(self, number: int, score: float) -> None:
-        """End a trial with its objective, the best dev score; one that is not finite is a failure."""
+        """End a trial with its objective, the best dev score; if that is not finite, the trial has failed."""
         if not math.isfinite(score):
             self.fail(number, f"the dev score is {score}")
             return
@@ -233,7 +234,7 @@ class CellStudy:
         Args:
             number: the trial.
             reason: one line.
-            repeatable: whether the same would happen again (a NaN loss), as opposed to a crash.
+            repeatable: whether the same would happen again (a NaN loss), unlike a crash.
         """
         if self._trials[number].ended:
             return
@@ -242,7 +243,7 @@ class CellStudy:
         self._tell(number, TrialState.FAIL)
 
     def _id(self, number: int) -> int:
-        """Return what the storage calls the newest attempt at a trial."""
+        """Return the storage's id of the newest attempt at a trial."""
         study = self._storage.get_study_id_from_name(self._study.study_name)
         return self._storage.get_trial_id_from_study_id_trial_number(study, self._trials[number].newest.number)
 
@@ -266,7 +267,7 @@ class CellStudy:
         return number
 
     def _begin_again(self, number: int) -> None:
-        """Store another attempt at a trial; what it has reported is kept, because it may go on from a checkpoint."""
+        """Store another attempt at a trial; its reports are kept, because it may continue from a checkpoint."""
         last = self._trials[number].newest
         attributes = {"fingerprint": last.user_attrs["fingerprint"], REPEATS: number}
         self._add(
@@ -277,7 +278,7 @@ class CellStudy:
         )
 
     def _add(self, **fields: Any) -> None:
-        """Store a trial that runs, with all its fields in one transaction."""
+        """Store a running trial with all its fields in one transaction."""
         self._study.add_trial(create_trial(state=TrialState.RUNNING, **fields))
         self._trials = _trials(self._study)
 
@@ -288,7 +289,7 @@ class CellStudy:
             return {"fingerprint": "", "impossible": str(error)}
 
     def _is_twin(self, number: int) -> bool:
-        """Whether an earlier trial is equal; then this one ends with, or as soon as, that one does."""
+        """Whether an earlier trial is equal; then this trial ends when that one does."""
         mine = self._trials[number].fingerprint
         for twin in self._trials[:number]:
             if twin.fingerprint == mine:
@@ -316,10 +317,10 @@ class CellStudy:
             self._copy(self._trials[number], follower)
 
     def _rivals(self, trial: Trial) -> list[Sequence[float]]:
-        """Return the rungs of those a trial competes with; failed trials and copies are no rivals.
+        """Return the rungs of the trials that a trial competes with; failed trials and copies do not count.
 
-        They are results of earlier rounds that were there when the trial was first asked: those that failed before and
-        were made good since do not count, so that its reports get the same answers whenever it is continued.
+        They are the results of earlier rounds that existed when the trial was first proposed: trials that had failed by
+        then and were repeated since do not count, so that its reports get the same answers whenever it is continued.
         """
         earlier = self._trials[: self._round_start(trial.number)]
         results = [one for one in earlier if one.state in (TrialState.COMPLETE, TrialState.PRUNED) and not one.copied]
@@ -336,7 +337,7 @@ class CellStudy:
 def counts_of(definition: Definition, storage: BaseStorage) -> dict[str, int]:
     """Return a stored study's trials by state, without creating anything; empty if there is no such study.
 
-    Those that the next run asks again are "missing", not "fail".
+    Trials that the next run repeats are "missing", not "fail".
 
     Raises:
         InputError: the stored study cannot be read.
@@ -355,9 +356,9 @@ def _open(definition: Definition, storage: BaseStorage) -> optuna.Study:
 
 
 def _newest_name(definition: Definition, storage: BaseStorage) -> str | None:
-    """Return the name of the stored study, None if there is none.
+    """Return the name of the stored study, or None if there is none.
 
-    Earlier versions began a study `name.2`, `name.3` and so on when all trials of the last one had crashed.
+    Earlier versions started a study `name.2`, `name.3` and so on if all trials of the last one had crashed.
     """
     found = None
     for attempt in itertools.count(1):
@@ -371,7 +372,7 @@ def _newest_name(definition: Definition, storage: BaseStorage) -> str | None:
 
 
 def _read(study: optuna.Study, definition: Definition) -> list[Trial]:
-    """Return the trials of a study that was just opened.
+    """Return the trials of a study that has just been opened.
 
     Raises:
         InputError: it is damaged, or something else wrote into it.
@@ -384,7 +385,7 @@ def _read(study: optuna.Study, definition: Definition) -> list[Trial]:
     except (ValueError, LookupError, TypeError) as error:
         raise InputError(
             f"study {study.study_name!r} of the Optuna storage cannot be read: {str(error) or type(error).__name__}; "
-            "restore the database, or delete the study with `optuna delete-study` to search the cell anew "
+            "restore the database, or delete the study with `optuna delete-study` to search the cell again "
             "(trials that MLflow holds are not trained again)"
         ) from error
     return trials
@@ -407,14 +408,14 @@ def propose(
     settled: Sequence[FrozenTrial],
     companions: Iterable[Params],
 ) -> Params:
-    """Return the values of trial `number`, in the form Optuna stores them.
+    """Return the values of trial `number`, in the form in which Optuna stores them.
 
     Args:
         definition: the study's definition.
-        space: its distributions as Optuna's.
+        space: the definition's distributions as Optuna's.
         number: the trial's number.
         settled: the trials of earlier rounds, in order.
-        companions: values of the trials of the same round with lower numbers; TPE keeps away from them (constant liar).
+        companions: values of the trials with lower numbers in the same round; TPE avoids them (constant liar).
     """
     companions = list(companions)
     if definition.sampler == "grid":

@@ -19,7 +19,7 @@ def submit(grid: Grid, address: str, arguments: Sequence[str], wait: bool) -> in
     """Submit ``mept run`` of a grid as a job.
 
     The job's working directory holds this project's two packages and a grid file that needs no other, so the cluster's
-    machines need the dependencies alone. The driver runs on the cluster and joins it by the RAY_ADDRESS that Ray sets
+    machines need only the dependencies. The driver runs on the cluster and joins it by the RAY_ADDRESS that Ray sets
     for jobs.
 
     Args:
@@ -29,10 +29,10 @@ def submit(grid: Grid, address: str, arguments: Sequence[str], wait: bool) -> in
         wait: follow the job's output to its end.
 
     Returns:
-        0, or with `wait` 1 if the job failed.
+        0; with `wait`, 1 if the job failed.
 
     Raises:
-        InputError: the job server cannot be reached, or refuses us.
+        InputError: the job server cannot be reached or refuses access.
     """
     command = ["python", "-m", "orchestration.cli", "run", f"grids/{grid.name}.yaml", *arguments]
     try:
@@ -42,10 +42,10 @@ def submit(grid: Grid, address: str, arguments: Sequence[str], wait: bool) -> in
             job = client.submit_job(entrypoint=shlex.join(command), runtime_env={"working_dir": directory})
     except AuthenticationError as error:
         raise InputError(
-            f"the job server {address} wants a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the cluster's"
+            f"the job server {address} requires a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to its file"
         ) from error
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise InputError(f"the job server {address} does not take the job: {_line(error)}; check --address") from error
+        raise InputError(f"the job server {address} refuses the job: {_line(error)}; check --address") from error
     print(f"submitted {job}")
     print(f"follow it: ray job logs {job} --address {address} --follow")
     return _follow(client, job) if wait else 0

@@ -1,17 +1,17 @@
-"""What an error of a library means, in a form to show."""
+"""What errors of libraries mean, in words to show to the user."""
 
 from __future__ import annotations
 
 import errno
 
 DISK_FULL = ("database or disk is full", "no space left", "quota exceeded", "the disk took only")
-"""What libraries say of a full disk when the error number is lost."""
+"""What libraries say about a full disk if the error number is lost."""
 DRIVERS = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
-"""Packages of the modules that speak to a database, where the two names differ."""
+"""Packages that provide database drivers, for modules with another name."""
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Return whether an error, or one that caused it, says that there is no space left."""
+    """Return whether an error, or one of its causes, says that there is no space left."""
     seen: BaseException | None = error
     while seen is not None:
         text = str(seen).casefold()
@@ -22,7 +22,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def database_reason(error: Exception) -> str:
-    """Return on one line why a database cannot be used, or how to install the driver that is missing."""
+    """Return on one line why a database cannot be used, or how to install a missing driver."""
     if isinstance(error, ImportError) and (module := getattr(error.__cause__ or error, "name", None)):
         package = DRIVERS.get(module, module)
         return f"there is no module named {module!r}; `pip install '{package}'` provides its driver"

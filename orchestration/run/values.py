@@ -1,4 +1,4 @@
-"""Searched values in a form that Optuna can store: nothing but numbers, texts, truth values and null."""
+"""Searched values in a form that Optuna can store: only numbers, texts, booleans and null."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 MARK = "json:"
-"""Begins what was something else."""
+"""Marks the stored text of values of other types."""
 
 
 def encode(value: Any) -> Any:
-    """Return a value as it is stored: lists, mappings and texts that look marked become marked JSON."""
+    """Return the stored form of a value: lists, mappings and texts that look marked become marked JSON."""
     marked = isinstance(value, list | tuple | dict) or (isinstance(value, str) and value.startswith(MARK))
     return MARK + json.dumps(value) if marked else value
 
 
 def decode(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Return stored values as they were, with lists for tuples.
+    """Return the original values of stored ones, with lists instead of tuples.
 
     Raises:
         ValueError: a marked text is not JSON.
@@ -30,15 +30,15 @@ def decode(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def same(value: Any) -> str:
-    """Return a text that is the same for equal values, whatever the order of their keys."""
+    """Return a text that is the same for equal values, regardless of the order of their keys."""
     return json.dumps(value, sort_keys=True)
 
 
 def among(choices: Iterable[Any], value: Any) -> Any:
-    """Return the stored form of a value; the keys of a mapping may stand in another order there.
+    """Return the stored form of a value, in which the keys of a mapping may have another order.
 
     Args:
-        choices: stored forms, one of them the value's.
-        value: as it is.
+        choices: stored forms, one of which is the value's.
+        value: the value itself.
     """
     return next(choice for choice in choices if same(decode({"": choice})) == same({"": value}))

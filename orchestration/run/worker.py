@@ -1,4 +1,4 @@
-"""One trial inside a Ray worker: each step is one evaluation; backbone and data outlive the trial."""
+"""One trial inside a Ray worker: each step is one evaluation; the backbone and data are kept for later trials."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Worker(tune.Trainable):
     def _begin(self) -> Iterator[Evaluation]:
         """Open the job's directory for this process alone.
 
-        A worker of a killed driver may live on for a moment; it holds the lock until it is gone.
+        A worker of a killed driver may survive for a moment; it holds the lock until it ends.
         """
         directory = self._job.directory
         directory.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ class Worker(tune.Trainable):
         return self.evaluations(self._job, self._cpus)
 
     def evaluations(self, job: Job, cpus: int) -> Iterator[Evaluation]:
-        """Train the trial a job describes, or continue it from what its directory holds."""
+        """Train the trial that a job describes, or continue it from its directory."""
         import torch
 
         from mept.train import train
@@ -94,15 +94,15 @@ class Worker(tune.Trainable):
         ):
             if planned is not None and found != planned:
                 raise InputError(
-                    f"{what} is not what the run was planned with (content {found}, planned {planned}): its files "
-                    "changed, or differ between machines; put them back, or start the run anew"
+                    f"{what} is not the one the run was planned with (content {found}, planned {planned}): its files "
+                    "changed, or differ between machines; put them back, or start the run again"
                 )
         return train(config, backbone, data, job.directory, job.cache_dir)
 
 
 @lru_cache(maxsize=2)
 def backbone_of(name: str, model_dir: Path | None, device: str, revision: str | None = None) -> Backbone:
-    """Load a backbone once a process."""
+    """Load a backbone once per process."""
     from mept.backbones import load_backbone
 
     return load_backbone(name, model_dir, device, revision)
@@ -110,7 +110,7 @@ def backbone_of(name: str, model_dir: Path | None, device: str, revision: str | 
 
 @lru_cache(maxsize=4)
 def data_of(task: str, source: Literal["embedded", "jsonl", "hub"], data_dir: Path | None) -> TaskData | MixtureData:
-    """Load a task's examples once a process."""
+    """Load a task's examples once per process."""
     from mept.tasks.data import load_task
 
     return load_task(task, source, data_dir)

@@ -1,4 +1,4 @@
-"""``mept methods``, ``mept tasks`` and ``mept backbones``: what there is, and what of it is here."""
+"""``mept methods``, ``mept tasks`` and ``mept backbones``: what exists, and what is on this machine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ UNKNOWN = "?"
 
 
 def show_methods(console: Console) -> None:
-    """Print every method: name, title, families, trained parameters and paper; then why families are missing."""
+    """Print every method: name, title, families, trained parameters and paper; then why some families are missing."""
     from mept.methods import METHODS
 
     headings = ("name", "title", "families", "trained parameters, head apart", "paper")
@@ -79,7 +79,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def _type(config: type[BaseModel], key: str) -> str:
-    """Return the values a key takes, in the words of a YAML file."""
+    """Return the kinds of values that a key takes, named as in a YAML file."""
     schema = field_schema(config, key)
     return " or ".join(dict.fromkeys(map(_kind, schema.get("anyOf", [schema]))))
 
@@ -123,7 +123,7 @@ def metric(task: Task) -> str:
 
 
 def found(task: Task, data_dir: Path | None) -> str:
-    """Return what of a task's official files a folder has."""
+    """Return which of a task's official files a folder has."""
     files = [f"{task.folder}/{name}.jsonl" for name in ("train", "val")]
     missing = [name for name in files if data_dir is not None and not (data_dir / name).is_file()]
     if data_dir is None or len(missing) == len(files):
@@ -136,16 +136,16 @@ def found(task: Task, data_dir: Path | None) -> str:
 
 @dataclass(frozen=True)
 class Found:
-    """What is known of a backbone without loading it."""
+    """What is known about a backbone without loading it."""
 
     name: str
     family: str
     layers: int | None
     hidden: int | None
     place: str
-    """Where it is, or where it could be had."""
+    """Where it is, or where to get it."""
     here: bool
-    """Whether configuration and weights are on this machine."""
+    """Whether its configuration and weights are on this machine."""
 
 
 def show_backbones(model_dir: Path | None, console: Console) -> None:
@@ -160,7 +160,7 @@ def show_backbones(model_dir: Path | None, console: Console) -> None:
 
 
 def backbones(model_dir: Path | None) -> list[Found]:
-    """Return the aliases, then what else is below ``--model-dir``, from their configuration files alone."""
+    """Return the aliases, then other models below ``--model-dir``, from their configuration files alone."""
     folders = sorted(model_dir.iterdir()) if model_dir is not None and model_dir.is_dir() else []
     others = [folder.name for folder in folders if (folder / "config.json").is_file() and folder.name not in BACKBONES]
     return [_look(name, model_dir) for name in (*BACKBONES, *others)]
@@ -195,7 +195,7 @@ def _look(name: str, model_dir: Path | None) -> Found:
 
 
 def _files(location: str) -> tuple[Path | None, bool]:
-    """Return a model's configuration file, if it is here, and whether weights lie beside it."""
+    """Return a model's configuration file, if it is here, and whether there are weights beside it."""
     folder = Path(location)
     if not folder.is_dir():
         from huggingface_hub import try_to_load_from_cache
@@ -211,7 +211,7 @@ def _files(location: str) -> tuple[Path | None, bool]:
 
 
 def show_columns(headings: Sequence[str], rows: Sequence[Sequence[str]], console: Console) -> None:
-    """Print texts in columns; in a terminal too narrow for them they continue below."""
+    """Print texts in columns; if the terminal is too narrow, they continue below."""
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
     fits = sum(widths) + 2 * len(widths) <= console.width
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")

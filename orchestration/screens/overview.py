@@ -1,4 +1,4 @@
-"""``mept plan`` and ``mept status``: how much work a grid is, and how far it is. They only look."""
+"""``mept plan`` and ``mept status``: how much work a grid is, and how far it is. Both only read."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from orchestration.run.search import Storage, counts_of, open_storage
 from orchestration.screens.terminal import make_console, show_rows
 
 CORNERS = 64
-"""Most combinations of extreme values of searched keys for which a cell's adapters are measured."""
+"""A cell's adapters are measured for at most this many combinations of extreme values of searched keys."""
 
 
 def show_plan(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
-    """Print cells, trials and trial-epochs, what is left, how long that will take, and how sure that is."""
+    """Print cells, trials and trial-epochs, what is left, how long it will take, and how certain that is."""
     console = make_console()
     check_root(options.root)
     found = estimates(cells, past_trials(options.tracking), _sizes(grid, options))
@@ -110,7 +110,7 @@ def _own(runs: Mapping[str, FinishedRun], cell: Cell) -> list[FinishedRun]:
 
 
 def _sizes(grid: Grid, options: Options) -> Sizes:
-    """Return what gives the sizes of a task's training splits: data that are here are read when asked for."""
+    """Return a function that gives the sizes of a task's training splits, reading data that are here on demand."""
     from mept.tasks.data import load_task
 
     @functools.cache
@@ -126,7 +126,7 @@ def _sizes(grid: Grid, options: Options) -> Sizes:
 
 
 def _time(estimate: Estimate) -> tuple[str, str]:
-    """Return the time of one trial, and what it was measured by."""
+    """Return the time of one trial, and what the estimate is based on."""
     if not estimate.known or estimate.speed is None:
         return "", ""
     trials = estimate.speed.trials
@@ -134,7 +134,7 @@ def _time(estimate: Estimate) -> tuple[str, str]:
 
 
 def _space(cells: Sequence[Cell], found: Sequence[Estimate], options: Options) -> str:
-    """Say how much room the adapters take that are kept: of each confirmed run, and of each search's winner."""
+    """Say how much room the adapters take that are kept: those of confirmed runs and of searches' winners."""
     from mept.backbones import hollow_backbone
     from mept.model import adapter_bytes
     from mept.tasks import get_task
@@ -158,10 +158,10 @@ def _space(cells: Sequence[Cell], found: Sequence[Estimate], options: Options) -
         largest = max((size for size in sizes if size is not None), default=None)
         total, unknown = (total, unknown + 1) if largest is None else (total + kept * largest, unknown)
     told = f"space: at most {total / 2**20:.3g} MiB of adapters are kept" if total else "space: unknown"
-    return told + (f"; {unknown} cells are not counted, as their adapters' size is not known here" if unknown else "")
+    return told + (f"; {unknown} cells are not counted, because their adapters' size is not known" if unknown else "")
 
 
 def _missing(cells: Sequence[Cell]) -> list[str]:
     """Return which backbones' shapes are not known here, so that their cells were not checked."""
     names = dict.fromkeys(cell.backbone for cell in cells if cell.info is None and cell.problem is None)
-    return [f"backbone {name!r} is not on this machine; its cells are planned unchecked" for name in names]
+    return [f"backbone {name!r} is not on this machine; its cells are planned without being checked" for name in names]

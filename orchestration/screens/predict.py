@@ -22,20 +22,20 @@ SCHEME = "models:"
 
 
 def predict_file(model: str, file: Path, output: IO[str], options: Options) -> None:
-    """Write one JSON object a line: the predicted label and what the adapter says besides.
+    """Write one JSON object per line: the predicted label and the adapter's other results.
 
-    A file is checked before anything is written; what cannot be read twice, such as standard input, is labelled some
-    lines at a time (``mept.predict.CHUNK``), the last ones at its end. Texts that had to be shortened are told on
-    standard error.
+    A file is checked before anything is written; input that cannot be read twice, such as standard input, is labelled
+    some lines at a time (``mept.predict.CHUNK``), the last ones when it ends. Texts that had to be shortened are
+    reported on standard error.
 
     Args:
         model: an adapter's directory, a trial's directory that holds one, or ``models:/NAME@ALIAS``.
         file: JSON Lines with the task's fields; ``-`` for standard input.
-        output: where to.
+        output: where to write.
         options: where backbones are and, for a registered model, MLflow.
 
     Raises:
-        InputError: there is no adapter, or no line, or a line cannot be used.
+        InputError: there is no adapter, there are no lines, or a line cannot be used.
     """
     with _adapter(model, options) as adapter:
         from transformers.utils.logging import disable_progress_bar
@@ -54,7 +54,7 @@ def predict_file(model: str, file: Path, output: IO[str], options: Options) -> N
 
 @contextmanager
 def _adapter(model: str, options: Options) -> Iterator[Path]:
-    """Give an adapter's directory for as long as it is needed."""
+    """Provide an adapter's directory for as long as it is needed."""
     if model.startswith(SCHEME):
         from orchestration.record.models import registered_adapter
 
@@ -75,7 +75,7 @@ def _texts(file: Path, task: Task | Mixture) -> Iterator[Text]:
     """Read a file's lines.
 
     Raises:
-        InputError: it cannot be read, has no rows, or a line of it cannot be used; file and line are named.
+        InputError: it cannot be read, has no rows, or a line cannot be used; the message names file and line.
     """
     from mept.predict import read_text
     from mept.tasks.base import RowError
@@ -92,7 +92,7 @@ def _texts(file: Path, task: Task | Mixture) -> Iterator[Text]:
         empty = False
     if empty:
         raise InputError(
-            f"{name} has no rows, so there is nothing to predict; give one JSON object a line, with the fields "
+            f"{name} has no rows, so there is nothing to predict; give one JSON object per line, with the fields "
             f"{', '.join(task.fields)}"
         )
 

@@ -1,4 +1,4 @@
-"""What ``mept run`` and ``mept report`` end with: the report's files, its table, what is wrong with it, what to try."""
+"""The end of ``mept run`` and ``mept report``: the report's files, its table, what is wrong with it, what to try."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ def show_report(
     failures: Mapping[str, str] | None = None,
     lost: Sequence[str] = (),
 ) -> bool:
-    """Write the report from MLflow, print its table and heat maps, say where to look and what to try next.
+    """Write the report from MLflow, print its table and heat maps, say where it is and what to try next.
 
     Args:
         grid: with ``--set`` applied.
         options: as given.
-        console: for what is not the result itself.
+        console: for everything that is not the result itself.
         planned: ids of the grid's cells that must be recorded.
-        shapes: of the backbones, where they are known.
+        shapes: the backbones' shapes, if they are known.
         failures: cell -> why it failed.
         lost: what could not be recorded.
 
     Returns:
-        Whether everything is there: each confirmed number and file, and a reason for each hole of the table.
+        Whether everything is there: each confirmed number and file, and a reason for each gap in the table.
     """
     results = load_results(options.tracking, grid.name)
     made = make_report(results)

@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from orchestration.screens.next_steps import Step
 
 PAGE_WIDTH = 120
-"""Columns that maps may take where lines have no end."""
+"""Number of columns that maps may take if lines are not limited."""
 GAP = 4
-"""Columns between them."""
+"""Number of columns between them."""
 MAX_LAYERS = 12
-"""Most rows of the routing map."""
+"""Largest number of rows of the routing map."""
 
 Line = list[str | Text]
 """A row of a table, or its headings."""
 
 
 def make_console() -> Console:
-    """Return standard output; if it is no terminal, lines are never wrapped."""
+    """Return standard output; if it is not a terminal, lines are never wrapped."""
     console = Console()
     return console if console.is_terminal else Console(width=1000)
 
@@ -61,8 +61,8 @@ def show_table(report: Report, console: Console) -> None:
 def show_maps(summary: Summary, console: Console) -> None:
     """Print two heat maps, of sensitivity and of routing, side by side if there is room.
 
-    Of all those in the report, a mixture's is preferred; else the sensitivity with the most trials and the routing of
-    the best score.
+    Of all those in the report, a mixture's is preferred; otherwise the sensitivity with the most trials and the routing
+    of the best score.
     """
     maps = [drawn for drawn in (_sensitivity_map(summary), _routing_map(summary)) if drawn is not None]
     # Sixteen colours are too few for shades.
@@ -85,7 +85,7 @@ def show_steps(steps: Sequence[Step], console: Console) -> None:
 
 
 def show_rows(headings: Sequence[str | Text], rows: Sequence[Sequence[str | Text]], console: Console) -> None:
-    """Print rows of texts below headings; all but the first column are aligned to the right."""
+    """Print rows of texts below headings; all columns except the first are aligned to the right."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for index, heading in enumerate(headings):
         table.add_column(_text(heading), justify="right" if index else "left", no_wrap=True, overflow="fold")
@@ -99,7 +99,7 @@ def _text(part: str | Text) -> Text:
 
 
 def _parts(lines: Sequence[Line], width: int, together: int) -> list[list[Line]]:
-    """Cut a table into parts that are no wider, each with the first column; the last ones stay `together`."""
+    """Cut a table into parts of at most a width, each with the first column; the last columns stay `together`."""
     widths = [max(_text(part).cell_len for part in column) + 2 for column in zip(*lines, strict=True)]
     whole = len(widths) - together
     parts: list[list[int]] = [[]]
@@ -117,7 +117,7 @@ def _entry(entry: Entry) -> Text:
 
 @dataclass(frozen=True)
 class _Map:
-    """A heat map: what stands in each field, and how dark it is."""
+    """A heat map: the text of each field, and how dark it is."""
 
     title: str
     caption: str
@@ -191,7 +191,7 @@ def _name(summary: Summary, cell: CellSummary) -> str:
 
 
 def _block(drawn: _Map, coloured: bool) -> Text:
-    """Return a map as lines of one width a column."""
+    """Return a map as lines whose columns have one width each."""
     left = max(len(drawn.corner), *(len(label) for label, _ in drawn.rows)) + 2
     width = max(len(text) for text in [*drawn.columns, *(text for _, fields in drawn.rows for text, _ in fields)]) + 2
     heading, texts = drawn.right

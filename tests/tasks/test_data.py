@@ -51,7 +51,7 @@ BAD = {
     "not an object": (line() + b"[1]\n", "line 2: each line must be one JSON object, but this one is of type list"),
     "a key twice": (
         line() + b'{"idx": 1, "idx": 2}\n',
-        "line 2: an object must have each key once, but 'idx' is there",
+        "line 2: the keys of an object must be unique, but 'idx' appears",
     ),
     "a long number": (line() + b'{"idx": ' + b"1" * 5000 + b"}\n", "line 2: numbers must have at most 4300 digits"),
     "missing field": (line() + without("hypothesis"), "line 2: field 'hypothesis' is missing; the object has: premise"),

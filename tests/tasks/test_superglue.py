@@ -168,16 +168,16 @@ BAD_NUMBERS = {
     "a question twice": (
         "multirc",
         lambda row: row["passage"]["questions"][1].update(idx=7),
-        "question 7 is there twice",
+        "question 7 appears twice",
     ),
     "an answer twice": (
         "multirc",
         lambda row: row["passage"]["questions"][0]["answers"][1].update(idx=11),
-        "answer 11 is there twice",
+        "answer 11 appears twice",
     ),
     "no answers": ("multirc", lambda row: row["passage"]["questions"][0].update(answers=[]), "at least one answer"),
     "no questions": ("multirc", lambda row: row["passage"].update(questions=[]), "at least one question"),
-    "a query twice": ("record", lambda row: row["qas"].append(row["qas"][0]), "query 5 is there twice"),
+    "a query twice": ("record", lambda row: row["qas"].append(row["qas"][0]), "query 5 appears twice"),
     "hidden answers": ("record", lambda row: row["qas"][0].update(answers=[]), "hidden ones cannot be scored"),
     "no entities": ("record", lambda row: row["passage"].update(entities=[]), "at least one entity"),
     "a place behind the text": (

@@ -216,7 +216,7 @@ def test_what_is_nearly_the_word_or_a_file_is_recognised(tmp_path: Path, given: 
 def test_a_method_without_a_space_of_its_own_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shipped, "spaces", lambda: {"lora": tmp_path / "lora.yaml"})
     said = refusal(tmp_path, BASE)
-    assert said.startswith(f"{tmp_path / 'some_grid.yaml'}:6: method 'mept' comes with no search space")
+    assert said.startswith(f"{tmp_path / 'some_grid.yaml'}:6: method 'mept' does not come with a search space")
 
 
 @pytest.mark.parametrize("value", ["3", "[a]", "true"])

@@ -70,7 +70,7 @@ def test_it_knows_all_methods_with_their_keys_and_all_tasks(schema: dict[str, An
 
 def test_what_a_key_means_is_there_to_be_shown(schema: dict[str, Any]) -> None:
     about = schema["$defs"]["mept.num_experts"]["description"]
-    assert about.startswith("N_r, router experts a layer") and "\n" not in about
+    assert about.startswith("N_r, router experts per layer") and "\n" not in about
     assert all("``" not in str(item.get("description")) for item in schema["$defs"].values())
 
 

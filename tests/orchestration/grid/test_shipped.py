@@ -55,8 +55,8 @@ def test_a_file_wins_over_a_shipped_grid_and_a_folder_does_not(tmp_path: Path, m
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("quickstrat", "quickstrat is no file, and no grid that comes with mept: .* did you mean 'quickstart'?"),
-        ("here/quickstart.yaml", "there is no such file; the shipped grid is given as `quickstart`"),
+        ("quickstrat", "quickstrat is neither a file nor a grid that comes with mept: .* did you mean 'quickstart'?"),
+        ("here/quickstart.yaml", "there is no such file; to use the shipped grid, give `quickstart`"),
     ],
 )
 def test_what_is_neither_is_told_the_nearest(given: str, message: str) -> None:

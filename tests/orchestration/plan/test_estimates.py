@@ -128,7 +128,7 @@ def test_the_summary_says_how_sure_it_is(cells: dict[str, Cell], cell: Cell) -> 
         "how sure: 2 by trials of its own settings (sure), 4 by trials of another method (a guess), "
         "4 by trials of another task (a guess)"
     )
-    assert lines[2] == "not counted: 20 trials of which nothing comparable was recorded"
+    assert lines[2] == "not counted: 20 trials, for which nothing comparable was recorded"
 
 
 def test_nothing_left_and_nothing_known_are_said(cell: Cell) -> None:

@@ -188,7 +188,7 @@ def test_a_second_process_is_refused(tmp_path: Path, reopen: Callable[[], Journa
     reopen()
     done = subprocess.run([sys.executable, "-c", WRITER, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0
-    assert f"another run of this grid is at work in this run directory (process {os.getpid()}" in done.stderr
+    assert f"another run of this grid is active in this run directory (process {os.getpid()}" in done.stderr
 
 
 @pytest.mark.chaos

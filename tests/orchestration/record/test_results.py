@@ -37,7 +37,7 @@ def test_newest_parent_of_a_cell_counts(superglue: Results) -> None:
 
 
 def test_a_store_of_an_earlier_version_is_one_message_that_says_what_to_do(store: str) -> None:
-    with pytest.raises(InputError, match="recorded by an earlier version .*run the grid once more with this version"):
+    with pytest.raises(InputError, match="recorded by an earlier version .*run the grid again with this version"):
         load_results(store, "older")
 
 

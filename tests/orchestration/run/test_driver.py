@@ -107,7 +107,7 @@ COMMANDS = {
         (line, option, what)
         for line, options in COMMANDS.items()
         for option in options
-        for what in ("is none", "does not exist")
+        for what in ("is not one", "does not exist")
         if (option, what) != ("--root", "does not exist")
     ],
 )
@@ -115,7 +115,7 @@ def test_a_path_that_is_no_folder_is_one_line_and_exit_code_2(
     line: str, option: str, what: str, call: Any, tmp_path: Path, backbone: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
-    path = tmp_path / ("file" if what == "is none" else "nothing")
+    path = tmp_path / ("file" if what == "is not one" else "nothing")
     words = line.format(grid=write_grid(tmp_path, backbone)).split()
     assert call(*words, option, path) == 2
     said = capfd.readouterr()

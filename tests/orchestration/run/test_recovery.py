@@ -211,7 +211,7 @@ def test_an_interrupted_run_says_how_to_continue_and_leaves_no_run_open(tmp_path
     site.wait_for_the_middle(process)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=100) == 130
-    assert "stopped by SIGINT; the same command continues" in (tmp_path / "output.txt").read_text()
+    assert "stopped by SIGINT; run the same command again to continue" in (tmp_path / "output.txt").read_text()
     assert "RUNNING" not in {run.info.status for run in site.runs()}
 
 

@@ -100,7 +100,7 @@ def test_packages_are_compared_with_what_is_required(tmp_path: Path, monkeypatch
     texts = {item.text: item.level for item in findings(doctor.check_python, tmp_path)}
     problems = [text for text, level in texts.items() if level == "error"]
     assert len(problems) == 2
-    assert problems[0].startswith("torch ") and "torch>=1000 is needed" in problems[0]
+    assert problems[0].startswith("torch ") and "does not meet torch>=1000" in problems[0]
     assert problems[1] == "no-such-package is not installed, no-such-package>=2 is needed"
 
 
@@ -130,7 +130,7 @@ def test_little_room_is_told(tmp_path: Path, free: int, level: str, monkeypatch:
     monkeypatch.setattr(shutil, "disk_usage", lambda place: Usage(2**40, 0, free))
     found = only(doctor.check_root_directory, tmp_path / "new")
     assert (found.level, bool(found.advice)) == (level, level != "ok")
-    assert "made by the first run" in found.text
+    assert "created by the first run" in found.text
 
 
 def test_a_run_directory_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_run_directory_that_cannot_be_used_is_an_error(tmp_path: Path) -> None
 def test_databases_of_a_new_run_directory_are_not_made(tmp_path: Path) -> None:
     for check in (doctor.check_tracking, doctor.check_storage):
         found = only(check, tmp_path)
-        assert found.level == "ok" and "made by the first run" in found.text
+        assert found.level == "ok" and "created by the first run" in found.text
     assert list(tmp_path.iterdir()) == []
 
 
