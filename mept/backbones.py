@@ -1,4 +1,4 @@
-"""Frozen Hugging Face models: where they come from, their family, and where their blocks are."""
+"""Frozen Hugging Face models: where they come from, whether they are whole, and what a loaded one offers."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import functools
 import importlib.util
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os.path import isfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mept.errors import InputError, one_line, unknown_name
-from mept.hub import ONLINE, Place, at_commit, only_cached_commit
+from mept.families import Family, family_of, supported_types, unsupported
+from mept.hub import ONLINE, Home, at_commit, only_cached_commit
 from mept.identity import directory_identity, file_hash
 
 if TYPE_CHECKING:
@@ -23,77 +24,6 @@ if TYPE_CHECKING:
 
 LEAST_TEXT = 8
 """The fewest tokens that must be left for the text after the prompt."""
-
-
-@dataclass(frozen=True)
-class Family:
-    """What the rest of the package needs to know about an architecture."""
-
-    name: str
-    model_types: tuple[str, ...]
-    """Values of ``config.model_type`` that share the structure."""
-    text_to_text: bool
-    """Whether tasks are cast as generating the label's word (T5) or as classification by a head."""
-    prompts_first: bool
-    """Whether prompts come before the text. BERT's absolute positions and its pooler need the text first."""
-    stack: Callable[[Any], Any]
-    """The module that takes token ids and a 2-D mask and holds the prompted blocks."""
-    blocks: Callable[[Any], Any]
-    """The blocks of that stack."""
-    roles: Mapping[str, str]
-    """Patterns that match the end of the full names of the modules with a role: the projections to queries, keys and
-    values, and the feed-forward sublayer up to its last projection."""
-    max_positions: Callable[[PretrainedConfig], int | None]
-    """Longest text, prompt excluded where the prompt takes no positions; None where nothing limits it."""
-    after_attention: str | None = None
-    """If the prompts come last and the head reads only the first position: the module of a block that takes the
-    attention's output and the block's input. After it positions no longer interact, so those that nobody reads are
-    dropped."""
-
-
-FAMILIES: dict[str, Family] = {
-    "t5": Family(
-        name="t5",
-        model_types=("t5", "mt5"),
-        text_to_text=True,
-        prompts_first=True,
-        stack=lambda model: model.encoder,
-        blocks=lambda stack: stack.block,
-        roles={
-            "query": r"Attention\.q",
-            "key": r"Attention\.k",
-            "value": r"Attention\.v",
-            "feed_forward": r"DenseReluDense",
-        },
-        max_positions=lambda config: None,
-    ),
-    "llama": Family(
-        name="llama",
-        model_types=("llama", "mistral", "qwen2"),
-        text_to_text=False,
-        prompts_first=True,
-        stack=lambda model: model.base_model,
-        blocks=lambda stack: stack.layers,
-        roles={"query": r"q_proj", "key": r"k_proj", "value": r"v_proj", "feed_forward": r"\bmlp"},
-        max_positions=lambda config: config.max_position_embeddings,
-    ),
-    "bert": Family(
-        name="bert",
-        model_types=("bert",),
-        text_to_text=False,
-        prompts_first=False,
-        stack=lambda model: model.base_model,
-        blocks=lambda stack: stack.encoder.layer,
-        roles={
-            "query": r"self\.query",
-            "key": r"self\.key",
-            "value": r"self\.value",
-            "feed_forward": r"(?<!attention\.)\boutput\.dense",
-        },
-        max_positions=lambda config: config.max_position_embeddings,
-        after_attention="attention.output",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -239,26 +169,6 @@ def outputs_depend_on(name: str) -> bool:
     return not name.startswith("pooler.")
 
 
-def family_of(config: PretrainedConfig, name: str) -> Family:
-    """Return the family of a model's configuration.
-
-    Raises:
-        InputError: the architecture is not supported.
-    """
-    for family in FAMILIES.values():
-        if config.model_type in family.model_types:
-            return family
-    raise InputError(_unsupported(name, config.model_type))
-
-
-def _supported() -> list[str]:
-    return [kind for family in FAMILIES.values() for kind in family.model_types]
-
-
-def _unsupported(name: str, kind: object) -> str:
-    return f"backbone {name!r} is of type {kind!r}, but prompts can be inserted only into: {', '.join(_supported())}"
-
-
 def locate(name: str, model_dir: Path | None = None) -> str:
     """Return the directory or hub id that a backbone's name stands for.
 
@@ -300,26 +210,26 @@ def _packaged(origin: Origin) -> str | None:
     return str(folder)
 
 
-def _read_config(name: str, place: Place) -> PretrainedConfig:
+def _read_config(name: str, home: Home) -> PretrainedConfig:
     from transformers import AutoConfig
 
-    path = place.file("config.json")
+    path = home.file("config.json")
     try:
         content = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict) or "model_type" not in content:
             raise InputError(f"backbone {name!r} cannot be used: {path} must be a JSON object with a `model_type`")
         if "quantization_config" in content:
             raise InputError(f"backbone {name!r} cannot be used: its weights are quantised; use the original ones")
-        if content["model_type"] not in _supported():
-            raise InputError(_unsupported(name, content["model_type"]))
-        return AutoConfig.from_pretrained(place.location, **place.options)
+        if content["model_type"] not in supported_types():
+            raise InputError(unsupported(name, content["model_type"]))
+        return AutoConfig.from_pretrained(home.location, **home.options)
     except InputError:
         raise
     except Exception as error:  # wrong values in a configuration can cause errors of any type
         raise InputError(f"backbone {name!r} cannot be used: {path}: {one_line(error)}") from None
 
 
-def _place(name: str, model_dir: Path | None, revision: str | None, cached_only: bool = False) -> Place:
+def _home(name: str, model_dir: Path | None, revision: str | None, cached_only: bool = False) -> Home:
     """Return where a backbone's files are; a branch on the hub is resolved to its current commit."""
     location = locate(name, model_dir)
     if Path(location).is_dir():
@@ -328,7 +238,7 @@ def _place(name: str, model_dir: Path | None, revision: str | None, cached_only:
                 f"backbone {name!r} must be commit {revision} of a hub model, but here it is the directory "
                 f"{location}; rename the directory, or put it on every machine"
             )
-        return Place(location)
+        return Home(location)
     repository, _, named = location.partition("@")
     try:
         return at_commit(repository, revision or named or None, cached_only)
@@ -338,8 +248,8 @@ def _place(name: str, model_dir: Path | None, revision: str | None, cached_only:
         raise InputError(f"backbone {name!r} {error}; {hint}") from None
 
 
-def _identity(place: Place) -> str:
-    return directory_identity(Path(place.location)) if place.revision is None else place.shown
+def _identity(home: Home) -> str:
+    return directory_identity(Path(home.location)) if home.revision is None else home.shown
 
 
 def _published(name: str, location: str) -> BackboneInfo | None:
@@ -347,8 +257,8 @@ def _published(name: str, location: str) -> BackboneInfo | None:
     return None if shape is None else BackboneInfo(name, *shape, location=location, identity=location)
 
 
-def _describe(name: str, place: Place) -> BackboneInfo:
-    config = _read_config(name, place)
+def _describe(name: str, home: Home) -> BackboneInfo:
+    config = _read_config(name, home)
     family = family_of(config, name)
     layer_types = getattr(config, "layer_types", None)
     windowed = layer_types is None or "sliding_attention" in layer_types
@@ -358,9 +268,9 @@ def _describe(name: str, place: Place) -> BackboneInfo:
         num_layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
         max_positions=family.max_positions(config),
-        location=place.location,
-        identity=_identity(place),
-        revision=place.revision,
+        location=home.location,
+        identity=_identity(home),
+        revision=home.revision,
         sliding_window=getattr(config, "sliding_window", None) if windowed else None,
         sliding_layers=_windowed(layer_types),
     )
@@ -387,16 +297,16 @@ def describe_backbone(
     Raises:
         InputError: the name is unknown, the architecture is not supported, or files cannot be obtained or read.
     """
-    place = _planned_place(name, model_dir, revision) if planning else _place(name, model_dir, revision)
-    return _published(name, locate(name, model_dir)) if place is None else _describe(name, place)
+    home = _planned_home(name, model_dir, revision) if planning else _home(name, model_dir, revision)
+    return _published(name, locate(name, model_dir)) if home is None else _describe(name, home)
 
 
-def _planned_place(name: str, model_dir: Path | None, revision: str | None) -> Place | None:
+def _planned_home(name: str, model_dir: Path | None, revision: str | None) -> Home | None:
     """Return where a backbone is on this machine; None for a hub model that is not cached."""
     if Path(locate(name, model_dir)).is_dir():
-        return _place(name, model_dir, revision)
+        return _home(name, model_dir, revision)
     try:
-        return _place(name, model_dir, revision, cached_only=True)
+        return _home(name, model_dir, revision, cached_only=True)
     except InputError:
         return None
 
@@ -421,34 +331,34 @@ def preflight(
             shapes that do not match the configuration; or a tokenizer that is missing, unreadable, written in pure
             Python, or belongs to another model.
     """
-    place = _planned_place(name, model_dir, revision) if planning else _place(name, model_dir, revision)
-    if place is None:
+    home = _planned_home(name, model_dir, revision) if planning else _home(name, model_dir, revision)
+    if home is None:
         return _published(name, locate(name, model_dir))
-    info = _describe(name, place)
-    _check(name, place, info.identity)
+    info = _describe(name, home)
+    _check(name, home, info.identity)
     return info
 
 
 @functools.cache
-def _check(name: str, place: Place, identity: str) -> None:
+def _check(name: str, home: Home, identity: str) -> None:
     """Check a backbone's tokenizer and weights; the identity is a parameter so that the cache notices changed files."""
     from mept.tokenizer import check_class, load_tokenizer, vocabulary_file
     from mept.weights import check_weights, weight_files
 
-    config = _read_config(name, place)
+    config = _read_config(name, home)
     family = family_of(config, name)
-    whole = not place.cached_only
+    whole = not home.cached_only
     try:
-        if (adapter := place.file("adapter_config.json")) is not None:
+        if (adapter := home.file("adapter_config.json")) is not None:
             # transformers would apply that adapter to the model, or load the model it names instead.
             raise InputError(f"{adapter} makes it an adapter on another model; take it out of a model's directory")
-        if whole or vocabulary_file(place) is not None:
-            load_tokenizer(place, config, family.text_to_text)
+        if whole or vocabulary_file(home) is not None:
+            load_tokenizer(home, config, family.text_to_text)
         else:
-            check_class(place, config)
-        if whole or _has_weights(place):
-            own = ("lm_head.weight",) if family.text_to_text and _is_untied(place, config) else ()
-            check_weights(weight_files(place), config, _factory(family), outputs_depend_on, own)
+            check_class(home, config)
+        if whole or _has_weights(home):
+            own = ("lm_head.weight",) if family.text_to_text and _is_untied(home, config) else ()
+            check_weights(weight_files(home), config, _factory(family), outputs_depend_on, own)
     except InputError as error:
         raise InputError(f"backbone {name!r} cannot be used: {error}") from None
 
@@ -463,27 +373,27 @@ def hollow_backbone(name: str, model_dir: Path | None = None) -> Backbone | None
 
     from mept.weights import quiet
 
-    place = _planned_place(name, model_dir, None)
-    if place is None:
+    home = _planned_home(name, model_dir, None)
+    if home is None:
         return None
-    config = _read_config(name, place)
+    config = _read_config(name, home)
     with torch.device("meta"), quiet():
         return wrap(_factory(family_of(config, name)).from_config(config), name=name)
 
 
-def _is_untied(place: Place, config: PretrainedConfig) -> bool:
+def _is_untied(home: Home, config: PretrainedConfig) -> bool:
     """Return whether T5's head has weights of its own: transformers 5 treats it as tied whatever the file says."""
-    path = place.file("config.json")
+    path = home.file("config.json")
     said = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
     return said.get("tie_word_embeddings") is False or getattr(config, "scale_decoder_outputs", True) is False
 
 
-def _has_weights(place: Place) -> bool:
+def _has_weights(home: Home) -> bool:
     """Return whether the cache holds all weight files of a commit."""
     from mept.weights import weight_files
 
     try:
-        return bool(weight_files(place))
+        return bool(weight_files(home))
     except InputError:
         return False
 
@@ -516,34 +426,34 @@ def load_backbone(
     from mept.tokenizer import load_tokenizer
     from mept.weights import check_loaded, quiet
 
-    place = _place(name, model_dir, revision)
-    info = _describe(name, place)
-    _check(name, place, info.identity)
-    config = _read_config(name, place)
+    home = _home(name, model_dir, revision)
+    info = _describe(name, home)
+    _check(name, home, info.identity)
+    config = _read_config(name, home)
     family = family_of(config, name)
     try:
         with quiet():
             model, loading = _factory(family).from_pretrained(
-                place.location, dtype=torch.float32, output_loading_info=True, **place.options
+                home.location, dtype=torch.float32, output_loading_info=True, **home.options
             )
         check_loaded(model, loading, outputs_depend_on)
-        tokenizer = load_tokenizer(place, config, family.text_to_text)
+        tokenizer = load_tokenizer(home, config, family.text_to_text)
     except InputError as error:
         raise InputError(f"backbone {name!r} cannot be used: {error}") from None
     except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"backbone {name!r} cannot be loaded from {place.shown}: {one_line(error)}") from None
+        raise InputError(f"backbone {name!r} cannot be loaded from {home.shown}: {one_line(error)}") from None
     backbone = wrap(model.to(device), tokenizer, name)
     backbone.identity, backbone.revision = info.identity, info.revision
-    backbone.reference = _reference(name, place)
+    backbone.reference = _reference(name, home)
     return backbone
 
 
-def _reference(name: str, place: Place) -> str:
+def _reference(name: str, home: Home) -> str:
     """Return a name by which the same backbone is found from any working directory."""
     packaged = name in BACKBONES and BACKBONES[name].package
-    if place.revision is None and not (packaged and _packaged(BACKBONES[name]) == place.location):
-        return str(Path(place.location).absolute())
-    return place.location if place.revision is not None else name
+    if home.revision is None and not (packaged and _packaged(BACKBONES[name]) == home.location):
+        return str(Path(home.location).absolute())
+    return home.location if home.revision is not None else name
 
 
 def known_identity(backbone: Backbone) -> str | None:

@@ -12,7 +12,7 @@ ONLINE = "put the model's directory under --model-dir, or go online once so that
 
 
 @dataclass(frozen=True)
-class Place:
+class Home:
     """The files of one model, all from the same version of it."""
 
     location: str
@@ -31,7 +31,7 @@ class Place:
 
     @property
     def shown(self) -> str:
-        """The place as messages name it."""
+        """Where that is, as messages name it."""
         return self.location if self.revision is None else f"{self.location}@{self.revision}"
 
     def file(self, name: str) -> Path | None:
@@ -49,7 +49,7 @@ class Place:
         return Path(found)
 
 
-def at_commit(repository: str, revision: str | None, cached_only: bool = False) -> Place:
+def at_commit(repository: str, revision: str | None, cached_only: bool = False) -> Home:
     """Return the commit that a branch, a tag or a shortened commit stands for now; if offline, the one last cached.
 
     Args:
@@ -68,7 +68,7 @@ def at_commit(repository: str, revision: str | None, cached_only: bool = False) 
     except Exception as error:  # of many types: errors of the hub and of the network libraries
         at = f" at {revision!r}" if revision else ""
         raise InputError(f"cannot be loaded from {repository}{at}: {one_line(error)}") from None
-    return Place(repository, Path(path).parent.name, cached_only)
+    return Home(repository, Path(path).parent.name, cached_only)
 
 
 def only_cached_commit(repository: str) -> str | None:

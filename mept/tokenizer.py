@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from mept.errors import InputError, one_line
-from mept.hub import ONLINE, Place
+from mept.hub import ONLINE, Home
 from mept.weights import quiet
 
 if TYPE_CHECKING:
@@ -28,12 +28,12 @@ LEAST_VOCABULARY = 0.5
 """The smallest share of the embedding matrix's rows that the vocabulary must name."""
 
 
-def vocabulary_file(place: Place) -> str | None:
+def vocabulary_file(home: Home) -> str | None:
     """Return the name of the file that holds the vocabulary; None if there is none."""
-    return next((name for name in VOCABULARIES if place.file(name) is not None), None)
+    return next((name for name in VOCABULARIES if home.file(name) is not None), None)
 
 
-def check_class(place: Place, config: PretrainedConfig) -> None:
+def check_class(home: Home, config: PretrainedConfig) -> None:
     """Check, from configuration files alone, that a tokenizer can tell where each token is in the text.
 
     Raises:
@@ -42,7 +42,7 @@ def check_class(place: Place, config: PretrainedConfig) -> None:
     from transformers import PreTrainedTokenizerFast
     from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
-    path = place.file("tokenizer_config.json")
+    path = home.file("tokenizer_config.json")
     try:
         settings = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
         name = settings.get("tokenizer_class") or getattr(config, "tokenizer_class", None)
@@ -60,28 +60,28 @@ def _not_fast(name: str) -> str:
     )
 
 
-def load_tokenizer(place: Place, config: PretrainedConfig, text_to_text: bool) -> PreTrainedTokenizerFast:
+def load_tokenizer(home: Home, config: PretrainedConfig, text_to_text: bool) -> PreTrainedTokenizerFast:
     """Load a tokenizer and check that it fits the model.
 
     Args:
-        place: of the model.
+        home: of the model.
         config: of the model.
         text_to_text: whether labels are generated, which requires an end token.
 
     Raises:
         InputError: there is none, it cannot be read, a package it needs is missing, or it belongs to another model.
     """
-    check_class(place, config)
-    vocabulary = vocabulary_file(place)
+    check_class(home, config)
+    vocabulary = vocabulary_file(home)
     if vocabulary is None:
         todo = (
-            f"copy its tokenizer.json and tokenizer_config.json to {place.location}, or save it there: "
-            f"AutoTokenizer.from_pretrained(...).save_pretrained({place.location!r})"
-            if place.revision is None
+            f"copy its tokenizer.json and tokenizer_config.json to {home.location}, or save it there: "
+            f"AutoTokenizer.from_pretrained(...).save_pretrained({home.location!r})"
+            if home.revision is None
             else ONLINE
         )
-        raise InputError(f"{place.shown} has no tokenizer (none of {', '.join(VOCABULARIES)}); {todo}")
-    tokenizer = _load(place, vocabulary)
+        raise InputError(f"{home.shown} has no tokenizer (none of {', '.join(VOCABULARIES)}); {todo}")
+    tokenizer = _load(home, vocabulary)
     if not tokenizer.is_fast:
         raise InputError(_not_fast(type(tokenizer).__name__))
     _check_special_tokens(tokenizer, config, text_to_text)
@@ -89,7 +89,7 @@ def load_tokenizer(place: Place, config: PretrainedConfig, text_to_text: bool) -
     return tokenizer
 
 
-def _load(place: Place, vocabulary: str) -> Any:
+def _load(home: Home, vocabulary: str) -> Any:
     from transformers import AutoTokenizer
 
     sentencepiece = vocabulary.endswith(".model")
@@ -97,7 +97,7 @@ def _load(place: Place, vocabulary: str) -> Any:
         raise InputError(f"its tokenizer ({vocabulary}) needs the package sentencepiece: `pip install sentencepiece`")
     try:
         with quiet():
-            return AutoTokenizer.from_pretrained(place.location, **place.options)
+            return AutoTokenizer.from_pretrained(home.location, **home.options)
     except Exception as error:  # errors in the file come as types of three libraries
         package = _missing_package(error)
         if package and not sentencepiece:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mept.errors import InputError, one_line
-from mept.hub import ONLINE, Place
+from mept.hub import ONLINE, Home
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +22,7 @@ NAMED = 3
 """Number of tensors that a message names."""
 
 
-def weight_files(place: Place) -> list[Path]:
+def weight_files(home: Home) -> list[Path]:
     """Return the weight files that transformers would load: ``safetensors`` first, single files before shards.
 
     Raises:
@@ -31,23 +31,23 @@ def weight_files(place: Place) -> list[Path]:
     from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 
     for whole, index in ((SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME), (WEIGHTS_NAME, WEIGHTS_INDEX_NAME)):
-        if (file := place.file(whole)) is not None:
+        if (file := home.file(whole)) is not None:
             return [file]
-        if (file := place.file(index)) is not None:
-            return _shards(place, file)
-    todo = f"copy its {SAFE_WEIGHTS_NAME} there" if place.revision is None else ONLINE
-    raise InputError(f"{place.shown} has no weights ({SAFE_WEIGHTS_NAME} or {WEIGHTS_NAME}); {todo}")
+        if (file := home.file(index)) is not None:
+            return _shards(home, file)
+    todo = f"copy its {SAFE_WEIGHTS_NAME} there" if home.revision is None else ONLINE
+    raise InputError(f"{home.shown} has no weights ({SAFE_WEIGHTS_NAME} or {WEIGHTS_NAME}); {todo}")
 
 
-def _shards(place: Place, index: Path) -> list[Path]:
+def _shards(home: Home, index: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{index} is not a list of shards: {one_line(error)}; fetch it again") from None
-    files = {name: place.file(str(name)) for name in names}
+    files = {name: home.file(str(name)) for name in names}
     if missing := [str(name) for name, file in files.items() if file is None]:
         raise InputError(
-            f"{place.shown} lacks {len(missing)} of the {len(names)} shards that {index.name} lists: "
+            f"{home.shown} lacks {len(missing)} of the {len(names)} shards that {index.name} lists: "
             f"{_first(missing)}; copy them there"
         )
     return [file for file in files.values() if file is not None]

@@ -218,7 +218,7 @@ def misfit(config: TrialConfig, info: BackboneInfo | None) -> str | None:
         return reason
     if info is None:
         return None
-    from mept.backbones import FAMILIES
+    from mept.families import FAMILIES
     from mept.methods import get_method
 
     method, family = get_method(config.method), FAMILIES[info.family]

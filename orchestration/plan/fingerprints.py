@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mept.backbones import FAMILIES
 from mept.errors import InputError
+from mept.families import FAMILIES
 from mept.trial import PROTOCOL_VERSION, TrialConfig, corrections
 from orchestration.grid.forms import extremes
 from orchestration.plan.cells import MAX_CANDIDATES, Cell, product

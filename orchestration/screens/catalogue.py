@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mept.backbones import BACKBONES, FAMILIES, locate
+from mept.backbones import BACKBONES, locate
 from mept.errors import InputError, shown
+from mept.families import FAMILIES
 from mept.identity import WEIGHT_PATTERNS
 from orchestration.grid import shipped
 from orchestration.grid.keys import meaning

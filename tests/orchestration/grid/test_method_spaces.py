@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mept.backbones import FAMILIES, BackboneInfo
+from mept.backbones import BackboneInfo
 from mept.errors import InputError
+from mept.families import FAMILIES
 from mept.methods import METHODS
 from orchestration.grid import keys, shipped
 from orchestration.grid.forms import Choice, LogUniform
