@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import sys
@@ -298,6 +299,9 @@ def main() -> None:
     """Run a command; errors caused by the user give one line and exit code 2."""
     from mept.errors import InputError
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal of another encoding must not end a command
     try:
         app()
     except InputError as error:

@@ -43,7 +43,8 @@ class Options:
     @property
     def tracking(self) -> str:
         """MLflow's address: the one given, ``MLFLOW_TRACKING_URI``, or SQLite in the run directory."""
-        return self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or own_tracking(self.root)
+        given = self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or ""
+        return given.strip() or own_tracking(self.root)
 
     @property
     def storage(self) -> str:
@@ -63,10 +64,17 @@ def own_tracking(root: Path) -> str:
 
 def sqlite_file(url: str) -> Path | None:
     """Return the file of an SQLite address, with any driver and parameters; None for other databases and memory."""
-    scheme, separator, rest = url.partition("://")
-    if scheme.partition("+")[0] != "sqlite" or not separator:
+    if url.partition(":")[0].partition("+")[0] != "sqlite":
         return None
-    path = rest.partition("?")[0].removeprefix("/")
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        path = make_url(url).database or ""
+    except (ArgumentError, ValueError):
+        return None
+    # SQLite's own addresses may stand where the path does: sqlite:///file:PATH?uri=true
+    path = path.removeprefix("file:").partition("?")[0]
     return Path(path) if path and path != ":memory:" else None
 
 
@@ -85,7 +93,7 @@ def cluster_address() -> str | None:
     address = os.environ.get("RAY_ADDRESS", "").strip()
     if address in ("", "local"):
         return None
-    if address.startswith(("http://", "https://")):
+    if address.lower().startswith(("http://", "https://")):
         raise InputError(
             f"RAY_ADDRESS must be the address of a cluster's head node, such as head:6379, but got {address}, the "
             "address of a job server: give that one to `mept submit --address`, and unset RAY_ADDRESS"
@@ -95,7 +103,10 @@ def cluster_address() -> str | None:
 
 def public(uri: str) -> str:
     """Return an address without its password, whether it is before the host or among the parameters."""
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # such as half a bracket; whoever connects says so
+        return re.sub(r"://[^/\s]*@", "://***@", uri)
     _, at, host = parts.netloc.rpartition("@")
     query = re.sub(r"(?i)\b(password|passwd|pwd|token|secret)=[^&;]*", r"\1=***", parts.query)
     if not at and query == parts.query:

@@ -112,7 +112,7 @@ def grid_name(path: Path) -> str:
     if name == stem and len(name.encode()) <= LONGEST_NAME:
         return name
     cut = name.encode()[: LONGEST_NAME - 9].decode(errors="ignore").rstrip(".-")
-    return f"{cut or 'grid'}-{hashlib.sha256(stem.encode()).hexdigest()[:8]}"
+    return f"{cut or 'grid'}-{hashlib.sha256(stem.encode(errors='surrogateescape')).hexdigest()[:8]}"
 
 
 def load_grid(path: Path | str, sets: Sequence[str] = ()) -> Grid:

@@ -34,11 +34,11 @@ def connect(uri: str) -> MlflowClient:
     Raises:
         InputError: the store does not answer within seconds, refuses access, or is of a kind that is not supported.
     """
-    scheme = urlsplit(uri).scheme.partition("+")[0]
+    scheme = uri.partition(":")[0].partition("+")[0].lower()
     if scheme not in ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks"):
         raise InputError(
             "the tracking URI must be a server (http://host:port) or a database (sqlite:///path/mlflow.db, "
-            f"postgresql://...), but got {uri!r}"
+            f"postgresql://...), but got {public(uri)!r}"
         )
     _quiet()
     with one_message(uri), _impatient():

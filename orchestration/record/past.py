@@ -12,6 +12,13 @@ from orchestration.record.client import experiments_of, look, runs_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+COMPLETE = (
+    f"attributes.status = '{names.TRIAL_STATUS['complete']}' and tags.`{names.OUTCOME}` = 'complete' "
+    f"and tags.`{names.FINGERPRINT}` != ''"
+)
+"""What MLflow's search finds completed trials by."""
 
 
 @dataclass(frozen=True)
@@ -34,22 +41,39 @@ class FinishedRun:
 def read_finished(client: MlflowClient) -> dict[str, FinishedRun]:
     """Return every completed trial of a store by fingerprint; if there are copies, the original."""
     found: dict[str, FinishedRun] = {}
-    condition = (
-        f"attributes.status = '{names.TRIAL_STATUS['complete']}' and tags.`{names.OUTCOME}` = 'complete' "
-        f"and tags.`{names.FINGERPRINT}` != ''"
-    )
-    for run in runs_of(client, [item.experiment_id for item in experiments_of(client)], condition):
-        tags, metrics = run.data.tags, dict(run.data.metrics)
-        fingerprint = tags[names.FINGERPRINT]
-        if fingerprint in found and names.REUSED_FROM in tags:
+    for run in runs_of(client, [item.experiment_id for item in experiments_of(client)], COMPLETE):
+        if run.data.tags[names.FINGERPRINT] in found and names.REUSED_FROM in run.data.tags:
             continue
-        best = metrics.get(names.OBJECTIVE)
-        if best is None:
-            points = client.get_metric_history(run.info.run_id, names.DEV_SCORE)
-            best = max((point.value for point in points), default=math.nan)
-        grid, cell, stage = (tags.get(name, "") for name in (names.GRID, names.CELL, names.STAGE))
-        found[fingerprint] = FinishedRun(fingerprint, run.info.run_id, grid, cell, stage, best, metrics, dict(tags))
+        one = _finished(client, run)
+        found[one.fingerprint] = one
     return found
+
+
+def own_runs(uri: str, grid: str) -> list[FinishedRun]:
+    """Return the completed trials that are recorded of one grid, copies of other grids' among them; nothing is created.
+
+    Raises:
+        InputError: the store does not answer.
+    """
+
+    def read(client: MlflowClient) -> list[FinishedRun]:
+        experiment = client.get_experiment_by_name(grid)
+        found = [] if experiment is None else runs_of(client, [experiment.experiment_id], COMPLETE)
+        return [_finished(client, run) for run in found]
+
+    return look(uri, read) or []
+
+
+def _finished(client: MlflowClient, run: Run) -> FinishedRun:
+    tags, metrics = run.data.tags, dict(run.data.metrics)
+    best = metrics.get(names.OBJECTIVE)
+    if best is None:
+        points = client.get_metric_history(run.info.run_id, names.DEV_SCORE)
+        best = max((point.value for point in points), default=math.nan)
+    fingerprint, grid, cell, stage = (
+        tags.get(name, "") for name in (names.FINGERPRINT, names.GRID, names.CELL, names.STAGE)
+    )
+    return FinishedRun(fingerprint, run.info.run_id, grid, cell, stage, best, metrics, dict(tags))
 
 
 def finished_runs(uri: str) -> dict[str, FinishedRun]:

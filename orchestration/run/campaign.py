@@ -115,6 +115,8 @@ class Campaign:
         self._trials: dict[str, CellTrial] = {}
         self._works = {work.cell.id: work for work in cells}
         self._asked: deque[CellTrial] = deque()
+        self._own: set[str] = set()
+        """Fingerprints of the search trials completed by this run: no other grid can have chosen them yet."""
 
     def settle(self) -> None:
         """Take over results that are already known, until there is a trial to train or nothing is left."""
@@ -295,14 +297,14 @@ class Campaign:
         if trial.number is not None and study is not None:
             before = study.winner()
             study.complete(trial.number, best)
+            self._own.add(trial.fingerprint)
             self._drop_loser(trial.fingerprint, before.fingerprint if before else None, study)
         self._ended(trial, "complete", best)
 
     def _drop_loser(self, fingerprint: str, before: str | None, study: CellStudy) -> None:
         """Of the new search trial and the best one so far, delete the adapter of the one that lost."""
         winner = study.winner()
-        for loser in {fingerprint, before} - {winner.fingerprint if winner else None, None}:
-            assert loser is not None
+        for loser in self._own & {fingerprint, before} - {winner.fingerprint if winner else None}:
             self._store.drop_adapter(loser)
 
     def _ended(self, trial: CellTrial, outcome: str, best: float | None = None, reason: str = "") -> None:

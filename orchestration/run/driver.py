@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from orchestration.grid.grid import Grid
-from orchestration.options import Options
+from orchestration.options import Options, cluster_address
 from orchestration.plan.cells import Cell
 from orchestration.plan.fingerprints import Subject
 from orchestration.record.records import CellRecord, GridRecord
@@ -28,6 +28,7 @@ from orchestration.run.search import CellStudy, Storage, open_storage
 from orchestration.run.trouble import DISK_FULL, is_disk_full
 
 if TYPE_CHECKING:
+    from mept.backbones import BackboneInfo
     from mept.tasks.data import MixtureData, TaskData
 
 TRIES = 12
@@ -64,6 +65,7 @@ def run(grid: Grid, cells: Sequence[Cell], options: Options, console: Console | 
     """
     console = console or Console(stderr=True)
     options = _absolute(options)
+    _check_ray()
     prepare_root(options.root)
     data = read_data(grid, cells, options)
     record = GridRecord(grid.name, grid.title, grid.report, grid.effective_text)
@@ -94,6 +96,18 @@ def run(grid: Grid, cells: Sequence[Cell], options: Options, console: Console | 
         console.print(f"error: {what} run the same command again to record it and report", markup=False, soft_wrap=True)
         return Ending(1, reportable=False, failures=failures, lost=tracker.lost)
     return Ending(int(bool(failures or tracker.lost)), True, failures, tracker.lost)
+
+
+def _check_ray() -> None:
+    """Refuse what would keep Ray from starting, before anything is made.
+
+    Raises:
+        InputError: RAY_ADDRESS is no cluster's, or the temporary directory's path is too long for sockets.
+    """
+    from orchestration.run import schedule
+
+    if cluster_address() is None:
+        schedule.check_temporary_directory()
 
 
 def read_data(grid: Grid, cells: Sequence[Cell], options: Options) -> dict[str, TaskData | MixtureData]:
@@ -181,7 +195,8 @@ def _work(
         campaign = Campaign(works, tracker, progress, options, interruption.check)
         campaign.settle()
         if not campaign.finished():
-            _schedule(campaign, grid, options, progress)
+            shapes = {work.cell.backbone: work.cell.info for work in works if work.cell.info}
+            _schedule(campaign, grid, options, progress, shapes)
     return campaign.failures()
 
 
@@ -191,7 +206,9 @@ def _cell_work(subject: Subject, record: CellRecord, storage: Storage, example: 
     return CellWork(subject, record, example, study)
 
 
-def _schedule(campaign: Campaign, grid: Grid, options: Options, progress: Progress) -> None:
+def _schedule(
+    campaign: Campaign, grid: Grid, options: Options, progress: Progress, backbones: Mapping[str, BackboneInfo]
+) -> None:
     """Train the remaining trials of the campaign on Ray."""
     from orchestration.run import schedule
     from orchestration.run.worker import Worker
@@ -200,6 +217,8 @@ def _schedule(campaign: Campaign, grid: Grid, options: Options, progress: Progre
     try:
         each = schedule.placement(grid.resources)
         progress.slots = schedule.slots(each)
+        if cluster_address() is not None:
+            schedule.check_machines(backbones.values(), options.model_dir, each, campaign.tick)
         schedule.run(campaign, Worker, each)
     finally:
         schedule.stop_ray()

@@ -14,8 +14,9 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -40,11 +41,16 @@ from ray._common.utils import get_default_system_temp_dir  # noqa: E402
 from ray.tune.experiment import Trial  # noqa: E402
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
 from mept.errors import InputError, one_line  # noqa: E402
 from orchestration.grid.settings import Resources  # noqa: E402
 from orchestration.options import cluster_address  # noqa: E402
 from orchestration.run.job import Job  # noqa: E402
+from orchestration.run.worker import Found, backbones_here  # noqa: E402
+
+if TYPE_CHECKING:
+    from mept.backbones import BackboneInfo
 
 LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
 """Longest path of a Unix socket, in bytes."""
@@ -98,7 +104,7 @@ def start_ray(num_cpus: int | None = None) -> None:
         if address is not None:
             ray.init(address=address, **common)
         else:
-            _check_socket_path()
+            check_temporary_directory()
             ray.init(
                 address="local",
                 num_cpus=num_cpus or os.cpu_count(),
@@ -113,7 +119,7 @@ def start_ray(num_cpus: int | None = None) -> None:
         raise InputError(f"cannot use {where}: {one_line(error)}") from error
 
 
-def _check_socket_path() -> None:
+def check_temporary_directory() -> None:
     """Refuse a temporary directory in which the paths of Ray's sockets would be too long for the system.
 
     Raises:
@@ -142,14 +148,22 @@ def placement(wanted: Resources) -> dict[str, float]:
     if gpus is None:
         gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0
     cpus = wanted.cpus if wanted.cpus is not None else 1
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not any(one.get("CPU", 0) >= cpus and one.get("GPU", 0) >= gpus for one in machines):
+    each = {"cpu": cpus, "gpu": gpus}
+    if not any(_fitting(each)):
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         have = "; ".join(f"{one.get('CPU', 0):g} CPUs and {one.get('GPU', 0):g} GPUs" for one in machines)
         raise InputError(
             "a trial's `resources` must fit on one machine, "
             f"but got cpus={cpus:g}, gpus={gpus:g} and machines with {have}"
         )
-    return {"cpu": cpus, "gpu": gpus}
+    return each
+
+
+def _fitting(each: dict[str, float]) -> Iterator[dict[str, Any]]:
+    """Yield Ray's descriptions of the machines on which a trial fits."""
+    for node in ray.nodes():
+        if node["Alive"] and all(node["Resources"].get(name.upper(), 0) >= each[name] for name in each):
+            yield node
 
 
 def slots(each: dict[str, float]) -> int:
@@ -157,6 +171,55 @@ def slots(each: dict[str, float]) -> int:
     total = ray.cluster_resources()
     limits = [total.get(name.upper(), 0) / amount for name, amount in each.items() if amount]
     return max(1, int(min(limits, default=1)))
+
+
+def check_machines(
+    backbones: Iterable[BackboneInfo],
+    model_dir: Path | None,
+    each: dict[str, float],
+    tick: Callable[[], None] = lambda: None,
+) -> None:
+    """Check that every machine on which a trial fits has the backbones, whole and with the same content as here.
+
+    Args:
+        backbones: as this machine has them.
+        model_dir: the folder of backbones, an absolute path that is the same on every machine.
+        each: resources of a trial, from `placement`.
+        tick: called about once a second; raising an exception ends the wait.
+
+    Raises:
+        InputError: a machine lacks a backbone or has another one, or cannot be asked.
+    """
+    wanted = list(backbones)
+    asked = [(info.name, info.revision) for info in wanted]
+    look = ray.remote(num_cpus=0, max_retries=0)(backbones_here)
+    answers: dict[Any, str] = {}
+    for node in _fitting(each):
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        answers[look.options(scheduling_strategy=there).remote(asked, model_dir)] = node["NodeManagerAddress"]
+    waiting = list(answers)
+    while waiting:
+        ready, waiting = ray.wait(waiting, timeout=1)
+        tick()
+        for answer in ready:
+            _compare(answer, answers[answer], wanted, model_dir)
+
+
+def _compare(answer: Any, machine: str, wanted: Iterable[BackboneInfo], model_dir: Path | None) -> None:
+    try:
+        found: list[Found] = ray.get(answer)
+    except ray.exceptions.RayError as error:
+        raise InputError(f"machine {machine} of the cluster cannot train: {_last_words(error)}") from error
+    where = f"below {model_dir}" if model_dir is not None else "in a folder that --model-dir names, the same everywhere"
+    advice = f"put the same files on every machine, {where}"
+    for info, (identity, problem) in zip(wanted, found, strict=True):
+        if problem:
+            raise InputError(f"machine {machine} of the cluster cannot train: {problem}; {advice}")
+        if identity != info.identity:
+            raise InputError(
+                f"backbone {info.name!r} must be the same on all machines, but machine {machine} has content "
+                f"{identity} and this one {info.identity} (at {info.location}); {advice}"
+            )
 
 
 def run(work: Work, trainable: type[tune.Trainable], each: dict[str, float], max_failures: int = 3) -> None:
@@ -318,9 +381,21 @@ def _reason(trial: Trial) -> str:
     except (OSError, TypeError):
         return "the worker failed"
     if isinstance(error, ray.exceptions.RayActorError) and "creation task" in str(error):
-        # Ray's own message comes first, then a traceback whose last line gives the reason.
-        return f"a worker cannot start: {one_line(str(error).strip().splitlines()[-1])}"
+        return f"a worker cannot start: {_last_words(error)}"
     if isinstance(error, ray.exceptions.RayActorError):
         return "the worker process died (killed, or out of memory)"
-    cause = getattr(error, "cause", None) or error
-    return f"{type(cause).__name__}: {one_line(cause)}"
+    return _named(getattr(error, "cause", None) or error)
+
+
+def _last_words(error: Exception) -> str:
+    """Return why something failed on another machine: Ray puts words of its own and a traceback before it."""
+    cause = getattr(error, "cause", None)
+    if cause is not None:
+        return _named(cause)
+    lines = str(error).strip().splitlines()
+    return one_line(lines[-1] if "Traceback (most recent call last)" in str(error) else error)
+
+
+def _named(error: BaseException) -> str:
+    said = str(error).strip()
+    return f"{type(error).__name__}: {one_line(said)}" if said else type(error).__name__

@@ -11,7 +11,7 @@ from pathlib import Path
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from mept.errors import InputError
+from mept.errors import InputError, one_line
 from orchestration.grid.grid import Grid
 
 
@@ -45,7 +45,7 @@ def submit(grid: Grid, address: str, arguments: Sequence[str], wait: bool) -> in
             f"the job server {address} requires a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to its file"
         ) from error
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise InputError(f"the job server {address} refuses the job: {_line(error)}; check --address") from error
+        raise InputError(f"the job server {address} refuses the job: {one_line(error)}; check --address") from error
     print(f"submitted {job}")
     print(f"follow it: ray job logs {job} --address {address} --follow")
     return _follow(client, job) if wait else 0
@@ -69,10 +69,5 @@ def _follow(client: JobSubmissionClient, job: str) -> int:
     asyncio.run(tail())
     status = client.get_job_status(job)
     if status != JobStatus.SUCCEEDED:
-        print(f"job {job}: {status}: {_line(client.get_job_info(job).message or '')}")
+        print(f"job {job}: {status}: {one_line(client.get_job_info(job).message or '')}")
     return 0 if status == JobStatus.SUCCEEDED else 1
-
-
-def _line(error: object) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

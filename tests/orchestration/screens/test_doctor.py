@@ -12,13 +12,17 @@ from typing import Any, NamedTuple
 
 import pytest
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 
+from mept.backbones import preflight
+from mept.errors import InputError
 from orchestration import cli
 from orchestration.options import Options, own_tracking
 from orchestration.record.client import connect
 from orchestration.run.search import open_storage
 from orchestration.screens import doctor
 from orchestration.screens.doctor import CHECKS, Check, Finding, examine
+from tests.models import save_backbone
 
 NOTHING_THERE = "http://127.0.0.1:9"
 
@@ -213,7 +217,74 @@ def test_a_hub_that_does_not_answer_is_a_warning_unless_nobody_asks_it(
     assert found.level == "warning" and "HF_HUB_OFFLINE=1" in found.advice
 
 
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("[::1]:9", "nothing answers at RAY_ADDRESS=[::1]:9: "),
+        ("127.0.0.1:99999", "Port out of range"),
+        ("127.0.0.1:port", "Port could not be cast"),
+        ("ray://127.0.0.1:99999", "Port out of range"),
+        ("no-host.invalid:6379", "nothing answers at RAY_ADDRESS=no-host.invalid:6379: "),
+        ("[::1:6379", "Invalid IPv6 URL"),
+        (" 127.0.0.1:9 ", "nothing answers at RAY_ADDRESS=127.0.0.1:9: "),
+        ("http://127.0.0.1:8265", "the address of a job server: give that one to `mept submit --address`"),
+        ("HTTPS://head", "the address of a job server"),
+    ],
+)
+def test_any_wrong_address_of_a_cluster_is_one_line(
+    address: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    found = only(doctor.check_ray, tmp_path)
+    assert found.level == "error" and told in found.text and "\n" not in found.text
+
+
+def test_a_temporary_directory_too_long_for_ray_s_sockets_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", "/tmp/" + "x" * 65)
+    found = only(doctor.check_ray, tmp_path)
+    assert found.level == "error" and "has 70; set RAY_TMPDIR to a shorter one" in found.text
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
+    assert only(doctor.check_ray, tmp_path).level == "ok"
+
+
+@pytest.mark.parametrize("database", ["postgresql://u:secret@127.0.0.1:99999/x", "postgresql://u:secret@127.0.0.1:y/x"])
+def test_a_database_s_port_that_is_none_is_one_line(database: str, tmp_path: Path) -> None:
+    for check, option in ((doctor.check_tracking, "tracking_uri"), (doctor.check_storage, "optuna_storage")):
+        found = only(check, tmp_path, **{option: database})
+        assert found.level == "error" and "secret" not in found.text and "\n" not in found.text
+
+
 # Backbones and data
+
+
+def test_backbones_that_a_run_refuses_are_errors_with_the_same_words(tmp_path: Path) -> None:
+    for name in ("whole", "bare", "renamed"):
+        save_backbone("bert", tmp_path / name)
+    (tmp_path / "bare" / "tokenizer.json").unlink()
+    weights = tmp_path / "renamed" / "model.safetensors"
+    save_file({f"x.{name}": value for name, value in load_file(weights).items()}, weights, {"format": "pt"})
+    *refused, rest = findings(doctor.check_backbones, tmp_path, model_dir=tmp_path)
+    assert rest.level == "ok" and "whole" in rest.text
+    assert not {"bare", "renamed"} & set(rest.text.replace(",", "").replace(";", "").split())
+    for finding, name in zip(refused, ("bare", "renamed"), strict=True):
+        with pytest.raises(InputError) as caught:
+            preflight(name, tmp_path)
+        assert (finding.level, finding.text) == ("error", str(caught.value))
+
+
+def test_a_library_that_cannot_be_imported_does_not_hide_the_other_backbones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(name: str, *arguments: object, **options: object) -> None:
+        raise ImportError("libcudart.so.12: cannot open shared object file")
+
+    save_backbone("bert", tmp_path / "tiny")
+    monkeypatch.setattr("mept.backbones.preflight", broken)
+    found = findings(doctor.check_backbones, tmp_path, model_dir=tmp_path)
+    assert {item.level for item in found} == {"error"} and "libcudart" in found[0].text
 
 
 def test_a_machine_without_backbones_is_told_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,12 @@ def steps(made: Made, grid: Grid | None = None, options: Options | None = None) 
     return next_steps.next_steps(grid or tiny(), options or Options(), made.summary(), lambda name: None)
 
 
+def test_a_grid_whose_file_begins_with_a_dash_is_not_taken_for_an_option() -> None:
+    Path("-dash.yaml").write_text(TINY)
+    *_, extend = (step.command for step in steps(complete(), load_grid("-dash.yaml")))
+    assert extend.startswith("mept run ./-dash.yaml ")
+
+
 def test_a_complete_run_is_tried_compared_and_extended() -> None:
     predict, compare, extend = (step.command for step in steps(complete()))
     assert predict.endswith("| mept predict runs/trials/print2 -")
