@@ -139,10 +139,6 @@ class Backbone:
         modules = (self.model if within is None else within).named_modules()
         return {name: module for name, module in modules if pattern.search(name)}
 
-    def parameters_total(self) -> int:
-        """Return the number of parameters of the model."""
-        return sum(p.numel() for p in self.model.parameters())
-
     def uses(self, name: str) -> bool:
         """Return whether outputs depend on the module or parameter of that name; BERT's pooler has no effect."""
         return outputs_depend_on(name)

@@ -40,12 +40,19 @@ class Home:
             path = Path(self.location) / name
             return path if path.is_file() else None
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError
+        from huggingface_hub.constants import is_offline_mode
+        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
         try:
             found = hf_hub_download(self.location, name, revision=self.revision, local_files_only=self.cached_only)
+        except LocalEntryNotFoundError as error:
+            if self.cached_only or is_offline_mode():
+                return None
+            raise InputError(f"{name} of {self.shown} cannot be fetched: {one_line(error)}; {ONLINE}") from None
         except EntryNotFoundError:
             return None
+        except (HfHubHTTPError, OSError) as error:
+            raise InputError(f"{name} of {self.shown} cannot be fetched: {one_line(error)}; {ONLINE}") from None
         return Path(found)
 
 

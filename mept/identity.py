@@ -29,7 +29,7 @@ def identity_files(folder: Path) -> Iterable[Path]:
     """Return the files of a model directory that decide its outputs, in a fixed order."""
     yield from _there(folder, _ALWAYS)
     for pattern in WEIGHT_PATTERNS:
-        yield from sorted(folder.glob(pattern))
+        yield from sorted(path for path in folder.glob(pattern) if path.is_file())
     yield from _sometimes(folder)
 
 

@@ -27,19 +27,6 @@ class Options:
     num_cpus: int | None = None
     """CPUs of a local Ray; None for all of the machine's."""
 
-    def __post_init__(self) -> None:
-        """Refuse a run directory that cannot be named in a database's address.
-
-        Raises:
-            InputError: its path has such a character.
-        """
-        path = str(self.root.absolute())
-        if wrong := [character for character in NOT_IN_ROOT if character in path]:
-            raise InputError(
-                f"the path of a run directory must not contain {' or '.join(NOT_IN_ROOT)} (in addresses of databases "
-                f"they have a special meaning), but {path} contains {' and '.join(wrong)}; give another --root"
-            )
-
     @property
     def tracking(self) -> str:
         """MLflow's address: the one given, ``MLFLOW_TRACKING_URI``, or SQLite in the run directory."""
@@ -49,7 +36,7 @@ class Options:
     @property
     def storage(self) -> str:
         """The address of Optuna's storage: the one given, or SQLite in the run directory."""
-        return self.optuna_storage or f"sqlite:///{self.root.absolute() / 'optuna.db'}"
+        return self.optuna_storage or _database(self.root, "optuna.db")
 
     @property
     def reports(self) -> Path:
@@ -59,7 +46,22 @@ class Options:
 
 def own_tracking(root: Path) -> str:
     """Return the address of MLflow's database in a run directory."""
-    return f"sqlite:///{root.absolute() / 'mlflow.db'}"
+    return _database(root, "mlflow.db")
+
+
+def _database(root: Path, name: str) -> str:
+    """Return the address of a database in a run directory.
+
+    Raises:
+        InputError: the directory's path has a character that means something else there.
+    """
+    path = str(root.absolute())
+    if wrong := [character for character in NOT_IN_ROOT if character in path]:
+        raise InputError(
+            f"the path of a run directory must not contain {' or '.join(NOT_IN_ROOT)} (in addresses of databases "
+            f"they have a special meaning), but {path} contains {' and '.join(wrong)}; give another --root"
+        )
+    return f"sqlite:///{path}/{name}"
 
 
 def sqlite_file(url: str) -> Path | None:

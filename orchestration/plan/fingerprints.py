@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import json
 from collections.abc import Mapping
@@ -61,10 +60,6 @@ class Subject:
         }
         corrected = self._corrected()
         return content | ({"corrections": corrected} if corrected else {})
-
-    def definition(self) -> str:
-        """Return twelve hexadecimal digits that change if the cell's earlier trials no longer belong to it."""
-        return hashlib.sha256(json.dumps(self.context(), sort_keys=True).encode()).hexdigest()[:12]
 
     def _corrected(self) -> list[str]:
         """Return the corrections that change the numbers of at least one trial of the cell."""

@@ -1,24 +1,29 @@
-"""Checking that the files of confirmed runs are where reports and people look for them: in MLflow."""
+"""Whether the files of confirmed runs are where reports and people look for them: in MLflow."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 import pandas as pd
+from mlflow import MlflowClient
 
 from orchestration.record import names
 from orchestration.record.client import connect, one_message
 from orchestration.record.names import CONFIRM
 from orchestration.record.results import Results
 
+ADAPTER_FILES = (f"{names.ADAPTER}/adapter_config.json", f"{names.ADAPTER}/adapter_model.safetensors")
 ROUTED = "routing/test/effective_experts"
-"""A metric that only confirmed runs with a routing method have."""
+"""Metric of a confirmed run whose method routes."""
 
 
 def missing_files(uri: str, results: Results) -> list[str]:
-    """Return which files finished confirmed runs should have but lack, one line per run.
+    """Return what finished confirmed runs lack of the files that each has, one line a run.
 
     Args:
-        uri: MLflow's address.
-        results: what MLflow holds about the grid.
+        uri: of MLflow.
+        results: what it holds of the grid.
 
     Raises:
         InputError: MLflow does not answer.
@@ -29,10 +34,22 @@ def missing_files(uri: str, results: Results) -> list[str]:
     lines = []
     with one_message(uri):
         for run in confirmed.to_dict("records"):
-            wanted = [names.ADAPTER, names.PREDICTIONS]
-            if pd.notna(run.get(ROUTED)):
-                wanted.append(names.ROUTING)
-            there = {item.path for item in client.list_artifacts(run["run_id"])}
-            if lacking := [name for name in wanted if name not in there]:
-                lines.append(f"{run['cell']}, seed {run['seed']}: MLflow has no {', '.join(lacking)} of its run")
+            if lacking := [path for path in _wanted(run) if path not in _files(client, run["run_id"], path)]:
+                lines.append(
+                    f"{run['cell']}, seed {run['seed']}: MLflow has no {', '.join(lacking)} of run {run['run_id']}; "
+                    "delete that run in MLflow, and the next `mept run` records it anew"
+                )
     return lines
+
+
+def _wanted(run: Mapping[str, Any]) -> Iterator[str]:
+    yield from (*ADAPTER_FILES, names.PREDICTIONS)
+    if pd.notna(run.get(ROUTED)):
+        yield names.ROUTING_FILE
+    if run["params"].get("map_states") is True:
+        yield names.STATES_FILE
+
+
+def _files(client: MlflowClient, run_id: str, path: str) -> set[str]:
+    """Return the files beside one that is looked for."""
+    return {item.path for item in client.list_artifacts(run_id, path.rpartition("/")[0] or None)}

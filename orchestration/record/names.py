@@ -22,8 +22,10 @@ OUTCOME, REASON = "mept.outcome", "mept.reason"
 REUSED_FROM = "mept.reused_from"
 """Id of the run that a trial's run is a copy of."""
 DEFINITION = "mept.definition"
-"""Of a cell and its trials: hash of everything that determines the cell's trials. A trial with a different one, from
-before a change of the grid, the data or the weights, does not belong to the cell."""
+"""Of a cell and of its trials: hash of everything that determines which trials the cell has and how they are judged. A
+trial with another one, from before a change of the grid, the data or the weights, does not belong to the cell."""
+TRIALS = "mept.search_trials"
+"""Of a cell: how many trials its search has; those with higher numbers are from before the grid asked for fewer."""
 POSITION, SEEDS, AXES = "mept.position", "mept.seeds", "mept.axes"
 """Of a cell: the positions of its backbone, task and method in the grid's lists, the seeds planned for its
 confirmation, and its value on each of the grid's axes; as JSON."""
@@ -35,15 +37,11 @@ ADAPTER_DIGEST = "mept.adapter"
 """Of a version of a registered model: hash of its adapter's files."""
 PARENT = "mlflow.parentRunId"
 
-OF_A_CELL = (POSITION, SEEDS, AXES, DEFINITION)
-"""Tags that a cell must have to be reported."""
-
 # Metrics
 
-DEV_SCORE, TEST_SCORE = "dev/score", "test/score"
+DEV_SCORE = "dev/score"
 OBJECTIVE = "objective"
 """Of an ended trial: its best dev score, over the epochs of its last phase of training."""
-RATE, TRAINING = "time/examples_per_second", "time/train_seconds"
 REPEATED = ("dev/", "train/", "routing/layer_", "routing/mean/")
 """Prefixes of the names of metrics that are recorded at every evaluation."""
 

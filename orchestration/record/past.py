@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from orchestration.plan.trials import PastTrial
@@ -36,17 +36,29 @@ class FinishedRun:
     metrics: dict[str, float]
     """Latest value of every metric, including the summary."""
     tags: dict[str, str] = field(default_factory=dict)
+    shared: bool = False
+    """Whether other grids or cells count it, too."""
 
 
 def read_finished(client: MlflowClient) -> dict[str, FinishedRun]:
     """Return every completed trial of a store by fingerprint; if there are copies, the original."""
     found: dict[str, FinishedRun] = {}
     for run in runs_of(client, [item.experiment_id for item in experiments_of(client)], COMPLETE):
-        if run.data.tags[names.FINGERPRINT] in found and names.REUSED_FROM in run.data.tags:
+        known = found.get(run.data.tags[names.FINGERPRINT])
+        if known is not None and names.REUSED_FROM in run.data.tags:
+            found[known.fingerprint] = replace(known, shared=True)
             continue
         one = _finished(client, run)
-        found[one.fingerprint] = one
+        found[one.fingerprint] = replace(one, shared=known is not None)
     return found
+
+
+def own_tags(client: MlflowClient, grid: str) -> dict[tuple[str, str, str], dict[str, str]]:
+    """Return the tags of the trials recorded of a grid, by cell, stage and fingerprint."""
+    experiment = client.get_experiment_by_name(grid)
+    found = [] if experiment is None else runs_of(client, [experiment.experiment_id], f"tags.`{names.KIND}` = 'trial'")
+    keys = (names.CELL, names.STAGE, names.FINGERPRINT)
+    return {tuple(run.data.tags.get(key, "") for key in keys): dict(run.data.tags) for run in found}  # type: ignore[misc]
 
 
 def own_runs(uri: str, grid: str) -> list[FinishedRun]:

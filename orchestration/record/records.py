@@ -35,6 +35,8 @@ class CellRecord:
     """Hash of everything that determines the cell's trials."""
     position: tuple[int, int, int]
     """Positions of its backbone, task and method in the grid's lists."""
+    trials: int = 0
+    """Of the search."""
     seeds: tuple[int, ...] = ()
     """The seeds planned for the confirmation."""
     axes: Mapping[str, Any] = field(default_factory=dict)
@@ -47,6 +49,7 @@ class CellRecord:
         return {
             names.DEFINITION: self.definition,
             names.POSITION: json.dumps(self.position),
+            names.TRIALS: str(self.trials),
             names.SEEDS: json.dumps(self.seeds),
             names.AXES: json.dumps(dict(self.axes)),
             names.BACKBONE_IDENTITY: self.backbone_identity,

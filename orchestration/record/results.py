@@ -184,7 +184,9 @@ def _cell_record(run: Run) -> dict[str, Any]:
     """
     tags, params = run.data.tags, {key: parse_param(text) for key, text in sorted(run.data.params.items())}
     cell = tags.get(names.CELL) or run.info.run_name
-    recorded = {name: _json(cell, name, tags.get(name)) for name in (names.POSITION, names.SEEDS, names.AXES)}
+    recorded = {
+        name: _json(cell, name, tags.get(name)) for name in (names.POSITION, names.SEEDS, names.AXES, names.TRIALS)
+    }
     best = tags.get(names.WINNER)
     return {
         "cell": cell,
@@ -198,6 +200,7 @@ def _cell_record(run: Run) -> dict[str, Any]:
         "definition": tags.get(names.DEFINITION, ""),
         "position": recorded[names.POSITION],
         "seeds": recorded[names.SEEDS],
+        "trials": recorded[names.TRIALS],
         "axes": {axis: _hashable(value) for axis, value in recorded[names.AXES].items()},
     }
 
@@ -327,11 +330,14 @@ def _outcome(status: str) -> str:
 
 
 def _belongs(run: Run, cell: Mapping[str, Any] | None) -> bool:
-    """Whether a trial belongs to the cell as it is defined now and, if it is a confirmed run, to its winner."""
+    """Whether a trial is part of the cell as it is defined now, and a confirmed run a confirmation of its winner."""
     tags = run.data.tags
     if cell is None or tags.get(names.DEFINITION, "") != cell["definition"]:
         return False
-    return tags.get(names.STAGE) != CONFIRM or not cell["winner"] or tags.get(names.WINNER) == cell["winner"]
+    if tags.get(names.STAGE) == CONFIRM:
+        return not cell["winner"] or tags.get(names.WINNER) == cell["winner"]
+    number = _integer(tags.get(names.NUMBER))
+    return number is None or number < cell["trials"]
 
 
 def _histories(client: MlflowClient, run_ids: Iterable[str], metrics: Sequence[str]) -> pd.DataFrame:

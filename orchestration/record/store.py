@@ -79,8 +79,9 @@ class Store:
 
     def drop_training(self, fingerprint: str) -> None:
         """Delete the training state of a trial that will not be continued."""
-        for path in self.trial(fingerprint).glob("checkpoint*.pt"):
-            path.unlink(missing_ok=True)
+        from mept.checkpoint import remove_checkpoints
+
+        remove_checkpoints(self.trial(fingerprint))
 
 
 def prepare_root(root: Path) -> None:

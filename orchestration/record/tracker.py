@@ -15,7 +15,7 @@ from orchestration.options import Options, public
 from orchestration.record import names
 from orchestration.record.client import artifact_location, check_experiment, connect, one_message
 from orchestration.record.journal import Journal, Pump
-from orchestration.record.past import FinishedRun, read_finished
+from orchestration.record.past import FinishedRun, own_tags, read_finished
 from orchestration.record.records import CellRecord, GridRecord, TrialRecord, winner_text
 from orchestration.record.writer import Writer
 
@@ -47,6 +47,8 @@ class Tracker:
         self._clock = clock
         self._warn = warn or logging.getLogger("mept.track").warning
         self._finished: dict[str, FinishedRun] = {}
+        self._tags: dict[tuple[str, str, str], dict[str, str]] = {}
+        """Of this grid's trials, by cell, stage and fingerprint."""
         self._journal: Journal | None = None
         self._pump: Pump | None = None
 
@@ -79,11 +81,12 @@ class Tracker:
         writer = Writer(client, name, location, self._warn, self._lose)
         self._pump = Pump(self._journal, writer.apply, self._warn)
         self._append("started", title=self.grid.title, report=self.grid.report.model_dump(mode="json"))
-        self._append("grid_text", text=self.grid.text)
         self._pump.start()
         self._replay(self._pump)
         with one_message(self.uri):
-            self._finished = read_finished(client)
+            self._finished, self._tags = read_finished(client), own_tags(client, name)
+        # A file: nothing waits for it, not even the check.
+        self._append("grid_text", text=self.grid.text)
 
     def finished(self, fingerprints: Iterable[str]) -> dict[str, FinishedRun]:
         """Return the completed runs with these fingerprints, from any grid in the store, as known now."""
@@ -130,7 +133,7 @@ class Tracker:
             params: the complete flat configuration.
         """
         texts = {key: names.shortened(value, names.LONGEST_PARAM) for key, value in params.items()}
-        self._append("trial", **trial.key(), params=texts, tags=trial.tags())
+        self._append("trial", **trial.key(), params=texts, tags=self._tagged(trial, names.RUNNING))
 
     def evaluation(self, trial: TrialRecord, epoch: int, timestamp: float, metrics: Mapping[str, float]) -> None:
         """Record an evaluation; recording it again changes nothing.
@@ -176,6 +179,7 @@ class Tracker:
             metrics=_metrics(metrics),
             artifacts=where,
         )
+        self._tagged(trial, outcome)
         if outcome == "complete" and best is not None:
             self._finished.setdefault(trial.fingerprint, _finished(trial, self.grid.name, best, metrics))
 
@@ -187,14 +191,21 @@ class Tracker:
         """
         source = self._finished[trial.fingerprint]
         origin = {"cell": source.cell, "stage": source.stage, "fingerprint": trial.fingerprint}
-        self._append("reused", **trial.key(), tags=trial.tags(), source=source.run_id, origin=origin)
+        tags = self._tagged(trial, "complete")
+        self._append("reused", **trial.key(), tags=tags, source=source.run_id, origin=origin)
         return source
 
+    def belongs(self, trial: TrialRecord) -> None:
+        """Record that a trial which ended before is one of its cell as it is defined now, where it does not say so."""
+        known = self._tags.get(_key(trial))
+        if known is not None and not trial.tags().items() <= known.items():
+            tags = self._tagged(trial, known.get(names.OUTCOME, ""))
+            self._append("belongs", **trial.key(), tags=tags)
+
     def is_recorded(self, trial: TrialRecord) -> bool:
-        """Whether a finished trial's run belongs to this cell and is recorded as finished."""
-        run = self._finished[trial.fingerprint]
-        own = (run.grid, run.cell, run.stage) == (self.grid.name, trial.cell, trial.stage)
-        return own and trial.tags().items() <= run.tags.items()
+        """Whether a finished trial has a run of its own in the cell, complete, which says that it belongs there."""
+        known = self._tags.get(_key(trial), {})
+        return known.get(names.OUTCOME) == "complete" and trial.tags().items() <= known.items()
 
     def champion(self, trial: TrialRecord, adapter: Path, example: Mapping[str, str]) -> None:
         """Register a confirmed adapter as the model ``<grid>.<cell>`` with the alias ``champion``.
@@ -247,6 +258,11 @@ class Tracker:
             )
         return journal.pending
 
+    def _tagged(self, trial: TrialRecord, outcome: str) -> dict[str, str]:
+        """Remember what a trial's run will say, and return its tags."""
+        self._tags[_key(trial)] = trial.tags() | {names.OUTCOME: outcome}
+        return trial.tags()
+
     def _lose(self, message: str) -> None:
         self.lost.append(message)
         self._warn(message)
@@ -263,6 +279,10 @@ class Tracker:
                 trouble = pump.trouble
                 self.close(timeout=0)
                 raise InputError(f"MLflow at {public(self.uri)} does not accept the results to record: {trouble}")
+
+
+def _key(trial: TrialRecord) -> tuple[str, str, str]:
+    return trial.cell, trial.stage, trial.fingerprint
 
 
 def _finished(trial: TrialRecord, grid: str, best: float, metrics: Mapping[str, float]) -> FinishedRun:

@@ -20,7 +20,6 @@ from orchestration.record import names
 from orchestration.record.client import runs_of
 from orchestration.record.journal import Event, Rejected
 from orchestration.record.models import model_name, register
-from orchestration.record.params import agree
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -139,27 +138,12 @@ class Writer:
         if run is None:
             run = self._create(key, event["cell"], tags | NEW, event["time"])
         else:
-            known = run.data.tags.get(names.DEFINITION)
-            if known is None and names.DEFINITION in tags:
-                self._adopt(run, tags[names.DEFINITION])
-            elif known != tags.get(names.DEFINITION):
+            changed = run.data.tags.get(names.DEFINITION) != tags.get(names.DEFINITION)
+            if changed:
                 tags[names.WINNER] = ""  # belonged to another search
-            if run.data.tags.get(names.OUTCOME) != "complete":
+            if changed or run.data.tags.get(names.OUTCOME) != "complete":
                 self._reopen(run.info.run_id)
         self._complete(run, params, tags)
-
-    def _adopt(self, parent: Run, definition: str) -> None:
-        """Add the cell's definition to its trials, if they were recorded before definitions existed."""
-        cell, best = parent.data.tags[names.CELL], parent.data.tags.get(names.WINNER)
-        winning = {key: str(value) for key, value in json.loads(best).items()} if best else {}
-        condition = f"tags.`{names.KIND}` = 'trial' and tags.`{names.CELL}` = '{cell}'"
-        for run in runs_of(self._client, [self._experiment()], condition):
-            if names.DEFINITION in run.data.tags or not agree(run.data.params, parent.data.params):
-                continue
-            tags = {names.DEFINITION: definition}
-            if best and run.data.tags.get(names.STAGE) == names.CONFIRM and agree(run.data.params, winning):
-                tags[names.WINNER] = best
-            self._tag(run.info.run_id, tags)
 
     def _on_winner(self, event: Event) -> None:
         if (run := self._expect(("cell", event["cell"]))) is not None:
@@ -216,6 +200,11 @@ class Writer:
         self._log(run.info.run_id, [(0, event["time"], new)])
         tags = {names.OUTCOME: event["outcome"], names.REASON: names.reason_tag(event["reason"])}
         self._end(run, names.TRIAL_STATUS[event["outcome"]], tags, event["time"])
+
+    def _on_belongs(self, event: Event) -> None:
+        """Give an ended trial's run the tags of the cell as it is defined now."""
+        if (run := self._find(_key(event))) is not None:
+            self._complete(run, {}, event["tags"])
 
     def _on_reused(self, event: Event) -> None:
         key = _key(event)

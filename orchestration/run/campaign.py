@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,8 +115,6 @@ class Campaign:
         self._trials: dict[str, CellTrial] = {}
         self._works = {work.cell.id: work for work in cells}
         self._asked: deque[CellTrial] = deque()
-        self._own: set[str] = set()
-        """Fingerprints of the search trials completed by this run: no other grid can have chosen them yet."""
 
     def settle(self) -> None:
         """Take over results that are already known, until there is a trial to train or nothing is left."""
@@ -297,15 +295,16 @@ class Campaign:
         if trial.number is not None and study is not None:
             before = study.winner()
             study.complete(trial.number, best)
-            self._own.add(trial.fingerprint)
-            self._drop_loser(trial.fingerprint, before.fingerprint if before else None, study)
+            self._drop_losers({trial.fingerprint, before.fingerprint if before else trial.fingerprint}, study)
         self._ended(trial, "complete", best)
 
-    def _drop_loser(self, fingerprint: str, before: str | None, study: CellStudy) -> None:
-        """Of the new search trial and the best one so far, delete the adapter of the one that lost."""
+    def _drop_losers(self, fingerprints: Iterable[str], study: CellStudy) -> None:
+        """Delete the adapters of trials that are not the best of their search, unless other grids count them, too."""
         winner = study.winner()
-        for loser in self._own & {fingerprint, before} - {winner.fingerprint if winner else None}:
-            self._store.drop_adapter(loser)
+        for fingerprint, run in self._tracker.finished(fingerprints).items():
+            won = winner is not None and fingerprint == winner.fingerprint
+            if not won and run.grid == self._tracker.grid.name and not run.shared:
+                self._store.drop_adapter(fingerprint)
 
     def _ended(self, trial: CellTrial, outcome: str, best: float | None = None, reason: str = "") -> None:
         work = self._works[trial.cell.id]
@@ -320,6 +319,13 @@ class Campaign:
         if work.study is None:
             return
         work.study.repeat(self._tracker.finished(work.study.fingerprints()))
+        first: dict[str, int] = {}
+        for number, fingerprint in enumerate(work.study.fingerprints()):
+            first.setdefault(fingerprint, number)  # equal trials share a run
+        for fingerprint, number in first.items():
+            self._tracker.belongs(
+                TrialRecord(work.cell.id, SEARCH, fingerprint, work.cell.search.seed, work.record.definition, number)
+            )
         winner = work.study.winner()
         for outcome, count in work.study.counts().items():
             self._progress.known(work.cell.id, outcome, count, winner.score if winner else None)
@@ -327,6 +333,8 @@ class Campaign:
     def _finish(self, work: CellWork) -> None:
         work.outcome = _outcome(work)
         work.done = True
+        if work.study is not None:
+            self._drop_losers(work.study.fingerprints(), work.study)  # also those that an earlier run left
         score = ""
         if work.confirmed:
             best, trial = max(work.confirmed.values(), key=lambda one: (one[0], -one[1].config.seed))

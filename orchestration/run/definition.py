@@ -37,9 +37,11 @@ class Definition:
     @property
     def name(self) -> str:
         """Name of the study in the storage; a different definition gets a different study."""
-        return f"{self.grid}/{self.cell}@{self._digest()}"
+        return f"{self.grid}/{self.cell}@{self.digest}"
 
-    def _digest(self) -> str:
+    @property
+    def digest(self) -> str:
+        """Eight hexadecimal digits that change with everything here but `total`."""
         space = {name: [type(one).__name__, asdict(one)] for name, one in self.space.items()}
         content = {
             "space": space,

@@ -65,6 +65,7 @@ def run(grid: Grid, cells: Sequence[Cell], options: Options, console: Console | 
     """
     console = console or Console(stderr=True)
     options = _absolute(options)
+    _ = options.tracking, options.storage  # refused now, before anything is made
     _check_ray()
     prepare_root(options.root)
     data = read_data(grid, cells, options)
@@ -156,7 +157,8 @@ def cell_record(subject: Subject, grid: Grid) -> CellRecord:
     return CellRecord(
         id=cell.id,
         params={"backbone": cell.backbone, "task": cell.task, "method": cell.method, **cell.axes, **cell.fixed},
-        definition=subject.definition(),
+        definition=definition(subject).digest if cell.problem is None else "",
+        trials=cell.search_trials,
         position=(backbones.index(cell.backbone), tasks.index(cell.task), methods.index(cell.method)),
         seeds=cell.seeds,
         axes=cell.axes,

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 from ray import tune
@@ -19,7 +19,7 @@ from orchestration.run.job import Job
 
 if TYPE_CHECKING:
     from mept.backbones import Backbone
-    from mept.tasks.data import MixtureData, TaskData
+    from mept.tasks.data import MixtureData, Source, TaskData
     from mept.train import Evaluation
 
 
@@ -113,7 +113,7 @@ def backbone_of(name: str, model_dir: Path | None, device: str, revision: str | 
 
 
 @lru_cache(maxsize=4)
-def data_of(task: str, source: Literal["embedded", "jsonl", "hub"], data_dir: Path | None) -> TaskData | MixtureData:
+def data_of(task: str, source: Source, data_dir: Path | None) -> TaskData | MixtureData:
     """Load a task's examples once per process."""
     from mept.tasks.data import load_task
 

@@ -143,7 +143,7 @@ class Found:
     family: str
     layers: int | None
     hidden: int | None
-    place: str
+    where: str
     """Where it is, or where to get it."""
     here: bool
     """Whether its configuration and weights are on this machine."""
@@ -154,7 +154,7 @@ def show_backbones(model_dir: Path | None, console: Console) -> None:
     rows = []
     for item in backbones(model_dir):
         layers, hidden = (UNKNOWN if number is None else str(number) for number in (item.layers, item.hidden))
-        rows.append((item.name, item.family, layers, hidden, "yes" if item.here else "no", item.place))
+        rows.append((item.name, item.family, layers, hidden, "yes" if item.here else "no", item.where))
     show_columns(("name", "family", "layers", "hidden size", "here", "where"), rows, console)
     types = "; ".join(f"{family.name}: {', '.join(family.model_types)}" for family in FAMILIES.values())
     _line(f"a grid may also name a Hugging Face id or a directory of a model of these types: {types}", console)
@@ -177,8 +177,8 @@ def _look(name: str, model_dir: Path | None) -> Found:
     config, weights = _files(location)
     if config is None:
         package = name in BACKBONES and BACKBONES[name].package
-        place = f"hub: {location}" + (", or the extra mept-bench[minilm]" if package else ", or below --model-dir")
-        return Found(name, family, layers, hidden, place, here=False)
+        where = f"hub: {location}" + (", or the extra mept-bench[minilm]" if package else ", or below --model-dir")
+        return Found(name, family, layers, hidden, where, here=False)
     try:
         read = json.loads(config.read_text(encoding="utf-8"))
         kind = str(read.get("model_type"))
@@ -190,7 +190,7 @@ def _look(name: str, model_dir: Path | None) -> Found:
         family=families[0] if families else f"{kind} (not supported)",
         layers=read.get("num_hidden_layers", read.get("num_layers")),
         hidden=read.get("hidden_size", read.get("d_model")),
-        place=str(config.parent) + ("" if weights else " (no weights)"),
+        where=str(config.parent) + ("" if weights else " (no weights)"),
         here=weights and bool(families),
     )
 

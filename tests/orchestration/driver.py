@@ -29,7 +29,7 @@ GRID = GridRecord("grid", "Title", ReportSettings(), "title: Title\n")
 
 def cell(name: str = CELL, definition: str = "d1", **params: Any) -> CellRecord:
     """A cell as the driver records it."""
-    return CellRecord(name, FIXED | params, definition, (0, 0, 0), (1, 2), {"num_virtual_tokens": 10}, "weights")
+    return CellRecord(name, FIXED | params, definition, (0, 0, 0), 3, (1, 2), {"num_virtual_tokens": 10}, "weights")
 
 
 def record(stage: Any, number: int) -> TrialRecord:

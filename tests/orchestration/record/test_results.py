@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from mept.errors import InputError
-from orchestration.record.params import agree, parse_param
+from orchestration.record.params import parse_param
 from orchestration.record.results import Results, _are_states, _is_routing, _with_objective, load_results
 from tests.orchestration.conftest import HOSTILE
 
@@ -145,21 +145,6 @@ def test_report_section_and_seeds_come_from_the_experiment(store: str) -> None:
     assert results.report.model_dump() == wanted
     assert (results.title, results.seeds) == ("Prompt length and experts", (1, 2))
     assert load_results(store, "search_only").seeds == ()
-
-
-@pytest.mark.parametrize(
-    ("written", "agreeing"),
-    [
-        ({"r": 4, "target_modules": ["q", "v"]}, True),
-        ({"target_modules": ["q", "v"], "r": 4.0}, True),
-        ({"r": 4, "target_modules": ["q"]}, False),
-        ({"r": 4}, False),
-        ({"r": 4, "target_modules": ["q", "v"], "bias": "none"}, False),
-    ],
-)
-def test_parameters_agree_where_mappings_are_equal(written: dict, agreeing: bool) -> None:
-    params = {"peft_options": str({"r": 4, "target_modules": ("q", "v")})}
-    assert agree({"peft_options": str(written)}, params) is agreeing
 
 
 def test_seeds_the_grid_no_longer_asks_for_are_left_out(store: str) -> None:

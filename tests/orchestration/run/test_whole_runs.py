@@ -117,12 +117,19 @@ def test_a_long_grid_is_recorded_whole_and_its_seeds_are_those_of_the_table(plac
 def test_a_file_that_mlflow_has_not_is_named_and_is_exit_code_1(place: Place) -> None:
     assert place.call("run") == 0, place.said
     run = place.confirmed(2)
-    Path(run.info.artifact_uri.removeprefix("file://"), "predictions.jsonl").unlink()
+    for name in ("predictions.jsonl", "adapter/adapter_model.safetensors"):
+        Path(run.info.artifact_uri.removeprefix("file://"), name).unlink()
     for verb in ("run", "report"):
         assert place.call(verb) == 1
         assert place.trained == []
         (line,) = [line for line in place.said.splitlines() if line.startswith("not recorded")]
-        assert line == "not recorded: linear_head-tiny-cb, seed 2: MLflow has no predictions.jsonl of its run"
+        wanted = (
+            "linear_head-tiny-cb, seed 2: MLflow has no adapter/adapter_model.safetensors, predictions.jsonl of run "
+        )
+        assert line.startswith(f"not recorded: {wanted}{run.info.run_id}; delete that run in MLflow")
+    client, _ = place.client()
+    client.delete_run(run.info.run_id)
+    assert place.call("run") == 0, place.said
 
 
 def test_what_mlflow_refuses_is_named_is_exit_code_1_and_is_recorded_by_the_next_run(
@@ -174,18 +181,23 @@ def test_runs_on_other_weights_of_the_same_name_are_not_mixed(place: Place) -> N
     assert "n=1 of 2 seeds: seed 2: the worker process died" in place.row()["remark"]
 
 
-def test_a_run_directory_of_an_earlier_version_is_continued(place: Place) -> None:
-    assert place.call("run") == 0, place.said
-    before = place.row()
+def make_older(place: Place) -> None:
+    """Take away what an earlier version did not record."""
     client, experiment = place.client()
     for run in client.search_runs([experiment]):
         if run.data.tags["mept.kind"] == "grid":
             client.delete_run(run.info.run_id)
-        for tag in ("definition", "position", "seeds", "axes", "backbone_identity"):
+        for tag in ("definition", "position", "seeds", "axes", "search_trials", "backbone_identity"):
             if f"mept.{tag}" in run.data.tags:
                 client.delete_tag(run.info.run_id, f"mept.{tag}")
         if run.data.tags.get("mept.stage") == "confirm":
             client.delete_tag(run.info.run_id, "mept.best_params")
+
+
+def test_a_run_directory_of_an_earlier_version_is_continued(place: Place) -> None:
+    assert place.call("run") == 0, place.said
+    before = place.row()
+    make_older(place)
     assert place.call("report") == 2
     assert "recorded by an earlier version" in place.said and place.said.count("\n") == 1
     assert place.call("run") == 0, place.said
@@ -198,7 +210,7 @@ def test_cells_that_leave_the_table_are_named(place: Place) -> None:
     text = (place.folder / "small.yaml").read_text()
     (place.folder / "small.yaml").write_text(text.replace("[cb]", "[wic]"))
     assert place.call("run") == 0, place.said
-    assert "warning: 1 cells that an earlier grid 'small' had are not in this one" in place.said
+    assert "warning: 1 cell" in place.said
     assert "linear_head-tiny-cb" in place.said
 
 
@@ -213,3 +225,37 @@ def test_too_few_examples_to_learn_from_are_refused_before_anything_is_trained(p
     assert place.call("run", "--set", "max_train_examples={choice: [1, 32]}") == 2
     assert "`max_train_examples` = 1" in place.said and place.said.count("\n") == 1
     assert not (place.folder / "runs" / "mlflow.db").exists()
+
+
+def test_numbers_from_before_a_correction_are_not_counted(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert place.call("run") == 0, place.said
+    make_older(place)
+    monkeypatch.setattr("orchestration.plan.fingerprints.corrections", lambda config, **shape: ("a-correction",))
+
+    def lot(key: str) -> str | None:
+        return "the worker process died" if key.endswith("seed 2") else None
+
+    assert place.call("run", lot=lot) == 1
+    assert (place.row()["seeds"], place.row()["trials/complete"]) == ("1", "2")
+
+
+def test_a_grid_that_is_changed_and_changed_back_has_its_trials_again(place: Place) -> None:
+    assert place.call("run") == 0, place.said
+    before = place.row()
+    wider = ("--set", "methods.linear_head.learning_rate={choice: [0.01, 0.1, 0.3]}")
+    assert place.call("run", *wider) == 0, place.said
+    assert place.row()["trials/complete"] == "3"
+    assert place.call("run") == 0, place.said
+    assert place.trained == []
+    assert place.row() == before
+
+
+def test_trials_beyond_a_smaller_search_are_not_counted(place: Place) -> None:
+    alone = ("--set", "confirm.seeds=[]")
+    assert place.call("run", *alone) == 0, place.said
+    assert place.call("run", *alone, "--set", "search.trials=1") == 0, place.said
+    row = place.row()
+    client, experiment = place.client()
+    (first,) = client.search_runs([experiment], "tags.`mept.trial_number` = '0'")
+    assert (row["trials/complete"], row["best/learning_rate"]) == ("1", first.data.params["learning_rate"])
+    assert float(row["mean"]) == first.data.metrics["objective"]

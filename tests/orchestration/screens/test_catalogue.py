@@ -110,10 +110,10 @@ def test_every_backbone_has_a_line_and_those_of_the_folder_too(tmp_path: Path) -
     for name, family in (("my-llama", "llama"), ("t5-base", "t5")):
         item = found[name]
         assert (item.family, item.layers, item.hidden, item.here) == (family, 2, 16, True)
-        assert item.place == str(tmp_path / name)
+        assert item.where == str(tmp_path / name)
     large = found["t5-large"]
     assert (large.family, large.layers, large.hidden, large.here) == ("t5", 24, 1024, False)
-    assert "hub: google-t5/t5-large" in large.place and "--model-dir" in large.place
+    assert "hub: google-t5/t5-large" in large.where and "--model-dir" in large.where
     lines = rows(told(lambda console: catalogue.show_backbones(tmp_path, console)))
     assert set(found) <= set(lines)
 
@@ -125,9 +125,9 @@ def test_a_backbone_without_weights_or_of_another_type_is_not_here(tmp_path: Pat
     (tmp_path / "other" / "model.safetensors").touch()
     found = {item.name: item for item in catalogue.backbones(tmp_path)}
     assert not any(found[name].here for name in ("bare", "other", "broken"))
-    assert "no weights" in found["bare"].place
+    assert "no weights" in found["bare"].where
     assert found["other"].family == "gpt2 (not supported)"
-    assert found["broken"].place.startswith("damaged")
+    assert found["broken"].where.startswith("damaged")
 
 
 @pytest.mark.parametrize("width", [60, 100, 300])
