@@ -158,10 +158,12 @@ class Writer:
         for run in gone:
             self._supersede(run)
         if gone:
+            count = "1 cell" if len(gone) == 1 else f"{len(gone)} cells"
+            verb = "is" if len(gone) == 1 else "are"
             some = ", ".join(sorted(run.data.tags.get(names.CELL, "") for run in gone)[:NAMED_CELLS])
             self._warn(
-                f"{len(gone)} cells of an earlier version of grid {self._grid!r} are gone from it and from its table "
-                f"(their runs stay in MLflow): {some}" + ", ..." * (len(gone) > NAMED_CELLS)
+                f"{count} of an earlier version of grid {self._grid!r} {verb} gone from it and from its table (the "
+                f"runs stay in MLflow): {some}" + ", ..." * (len(gone) > NAMED_CELLS)
             )
 
     def _on_cell_ended(self, event: Event) -> None:

@@ -83,7 +83,7 @@ def _findings(check: Check, options: Options) -> Iterator[Finding]:
     try:
         yield from check(options)
     except (InputError, OSError, ImportError) as problem:
-        yield error(one_line(problem), "")
+        yield error(one_line(problem, 2000), "")
 
 
 # This machine
@@ -297,7 +297,7 @@ def check_backbones(options: Options) -> Iterator[Finding]:
             here.append(item.name)
         except (InputError, ImportError) as problem:
             refused.append(item.name)
-            yield error(one_line(problem), "")
+            yield error(one_line(problem, 2000), "")
     if here:
         away = [item.name for item in found if not item.here and not item.where.startswith("damaged")]
         yield ok(f"here: {', '.join(here)}" + (f"; not here: {', '.join(away)}" if away else ""))

@@ -27,7 +27,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Results]:
     with Tracker(grids[1], Options(root)) as tracker:
         tracker.cells([CELL])
         tracker.cell(cell(definition="d2"))
-        about = replace(record("search", 7), definition="d2")
+        about = replace(record("search", 2), definition="d2")
         tracker.trial_started(about, {"seed": 7})
         tracker.evaluation(about, 1, 1_700_000_000.0, {"dev/score": 0.25})
         tracker.trial_ended(about, "complete", best=0.25)
@@ -63,5 +63,5 @@ def test_another_file_of_the_same_name_says_once_which_cells_leave_the_table(tmp
                 tracker.cell_ended(name, "complete")
             assert tracker.flush()
     (message,) = said
-    assert "2 cells that an earlier grid 'grid' had are not in this one and leave its table" in message
+    assert "2 cells of an earlier version of grid 'grid' are gone from it and from its table" in message
     assert message.endswith(": b, c")
