@@ -301,7 +301,7 @@ def test_a_temporary_directory_must_leave_room_for_the_names_of_sockets(monkeypa
     monkeypatch.setenv("TMPDIR", "/" + "x" * (longest - 1))
     schedule.check_temporary_directory()
     monkeypatch.setenv("TMPDIR", "/" + "ü" * (longest // 2 + 1))
-    with pytest.raises(InputError, match=f"at most {longest} bytes .* set RAY_TMPDIR to a shorter one"):
+    with pytest.raises(InputError, match=f"at most {longest} bytes, .* set RAY_TMPDIR to a shorter one"):
         schedule.check_temporary_directory()
 
 

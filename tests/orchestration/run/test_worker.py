@@ -59,7 +59,7 @@ def test_other_weights_than_planned_fail_before_training_with_both_contents(fold
     save_file(weights, path, {"format": "pt"})
     result = first_step(folder, **expected)
     assert result["repeatable"] is False
-    assert "backbone 'tiny' is not the one the run was planned with" in result["failure"]
+    assert "backbone 'tiny' differs from what the run was planned with" in result["failure"]
     assert planned(folder)["backbone_identity"] in result["failure"]
     assert expected["backbone_identity"] in result["failure"]
     assert [path.name for path in (folder.parent / "trial").iterdir()] == [".lock"]
@@ -67,7 +67,7 @@ def test_other_weights_than_planned_fail_before_training_with_both_contents(fold
 
 def test_other_data_than_planned_fail_before_training(folder: Path) -> None:
     result = first_step(folder, **planned(folder) | {"data_identity": "others"})
-    assert "the data of task 'cb' is not the one the run was planned with" in result["failure"]
+    assert "the data of task 'cb' differs from what the run was planned with" in result["failure"]
     assert "planned others" in result["failure"] and result["repeatable"] is False
 
 
