@@ -105,3 +105,25 @@ def test_a_model_that_transformers_loaded_is_known_if_one_commit_is_cached(cache
     assert known_identity(wrap(model)) is None
     shutil.rmtree(cache / "snapshots" / OLD)
     assert known_identity(wrap(model)) == f"lab/tiny@{NEW}" == load_backbone("lab/tiny").identity
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_a_hub_that_fails_is_one_message_and_not_a_missing_file(offline, cache, monkeypatch) -> None:
+    import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    download = huggingface_hub.hf_hub_download
+
+    def fail(repository, name, **options):
+        if name == "tokenizer.json":
+            raise LocalEntryNotFoundError("the connection was reset") if offline else OSError("503 Server Error")
+        try:
+            return download(repository, name, **options)
+        except LocalEntryNotFoundError:  # what a hub that answers says of a file it has not
+            raise EntryNotFoundError("404 Client Error") from None
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: False)
+    with pytest.raises(InputError, match="tokenizer.json of lab/tiny@.* cannot be fetched: .*go online") as caught:
+        preflight("lab/tiny")
+    assert "\n" not in str(caught.value)

@@ -397,3 +397,18 @@ def test_a_vocabulary_that_is_no_sentencepiece_is_named(tmp_path) -> None:
 def test_a_tokenizer_file_that_is_no_json_is_named(bert) -> None:
     (bert / "tokenizer.json").write_text("{")
     assert "its tokenizer cannot be read: " in refused(bert)
+
+
+def test_a_link_that_leads_nowhere_is_no_weight_file(tmp_path) -> None:
+    folder = save_backbone("bert", tmp_path / "tiny")
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to(tmp_path / "gone")
+    with pytest.raises(InputError, match="has no weights"):
+        preflight(str(folder))
+
+
+def test_a_folder_named_like_weights_does_not_enter_the_identity(tmp_path) -> None:
+    folder = save_backbone("bert", tmp_path / "tiny")
+    before = describe_backbone(str(folder)).identity
+    (folder / "other.safetensors").mkdir()
+    assert describe_backbone(str(folder)).identity == before

@@ -98,8 +98,8 @@ class Worker(tune.Trainable):
         ):
             if planned is not None and found != planned:
                 raise InputError(
-                    f"{what} differs from what the run was planned with (content {found}, planned {planned}): its files "
-                    "changed, or differ between machines; put them back, or start the run again"
+                    f"{what} differs from what the run was planned with (content {found}, planned {planned}): its "
+                    "files changed, or differ between machines; put them back, or start the run again"
                 )
         return train(config, backbone, data, job.directory, job.cache_dir)
 
