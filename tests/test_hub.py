@@ -9,6 +9,7 @@ from transformers import AutoModel
 
 from mept.backbones import _check, describe_backbone, known_identity, load_backbone, preflight, wrap
 from mept.errors import InputError
+from mept.hub import Home
 from tests.models import random_model, save_backbone
 
 OLD, NEW = "a" * 40, "b" * 40
@@ -107,23 +108,19 @@ def test_a_model_that_transformers_loaded_is_known_if_one_commit_is_cached(cache
     assert known_identity(wrap(model)) == f"lab/tiny@{NEW}" == load_backbone("lab/tiny").identity
 
 
-@pytest.mark.parametrize("offline", [True, False])
-def test_a_hub_that_fails_is_one_message_and_not_a_missing_file(offline, cache, monkeypatch) -> None:
-    import huggingface_hub
+@pytest.mark.parametrize("cut_off", [True, False])
+def test_a_hub_that_fails_is_one_message_and_not_a_missing_file(cut_off, monkeypatch) -> None:
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    download = huggingface_hub.hf_hub_download
-
     def fail(repository, name, **options):
-        if name == "tokenizer.json":
-            raise LocalEntryNotFoundError("the connection was reset") if offline else OSError("503 Server Error")
-        try:
-            return download(repository, name, **options)
-        except LocalEntryNotFoundError:  # what a hub that answers says of a file it has not
-            raise EntryNotFoundError("404 Client Error") from None
+        if name == "README.md":
+            raise EntryNotFoundError("404 Client Error")
+        raise LocalEntryNotFoundError("the connection was reset") if cut_off else OSError("503 Server Error")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
     monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: False)
+    home = Home("lab/tiny", NEW)
+    assert home.file("README.md") is None
     with pytest.raises(InputError, match="tokenizer.json of lab/tiny@.* cannot be fetched: .*go online") as caught:
-        preflight("lab/tiny")
+        home.file("tokenizer.json")
     assert "\n" not in str(caught.value)
