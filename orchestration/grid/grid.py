@@ -16,11 +16,12 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from mept.errors import InputError, shown, unknown_name
+from mept.tasks.data import Source
 from orchestration.grid import keys
 from orchestration.grid.document import Document, Location, read_document
 from orchestration.grid.forms import Axis, Distribution, enumerated, read_form
@@ -45,7 +46,7 @@ class Grid:
     name: str
     """The result of :func:`grid_name` for the file; also the name of MLflow's experiment."""
     title: str
-    data: Literal["embedded", "jsonl", "hub"]
+    data: Source
     backbones: Mapping[str, Values]
     tasks: Mapping[str, Values]
     methods: Mapping[str, Values]
@@ -200,7 +201,7 @@ def _title(document: Document) -> str:
     return title.strip()
 
 
-def _data(document: Document) -> Literal["embedded", "jsonl", "hub"]:
+def _data(document: Document) -> Source:
     data = document.data.get("data", "hub")
     if data not in ("embedded", "jsonl", "hub"):
         _fail(document, ("data",), unknown_name("source in `data`:", data, ("embedded", "jsonl", "hub")))
