@@ -549,7 +549,7 @@ def get_prompt_model(
 
 
 def adapter_bytes(backbone: Backbone, options: MethodConfig, num_labels: int | None) -> int | None:
-    """Return the size of an adapter's file in bytes; None if it cannot be known without the weights.
+    """Return the size of an adapter's tensors in bytes; None if the options do not fit the backbone.
 
     Args:
         backbone: one without memory is enough (:func:`mept.backbones.hollow_backbone`).
@@ -558,6 +558,6 @@ def adapter_bytes(backbone: Backbone, options: MethodConfig, num_labels: int | N
     """
     try:
         model = get_prompt_model(backbone, options, num_labels=num_labels, seed=0)
-    except (InputError, NotImplementedError, RuntimeError, TypeError, AttributeError):
-        return None  # a method that needs the values of weights, or a tokenizer, to start
+    except InputError:  # options that do not fit the backbone, or a text that only its tokenizer can read
+        return None
     return sum(value.numel() * value.element_size() for value in model.adapter.state_dict().values())

@@ -5,11 +5,12 @@ import copy
 import pytest
 import torch
 
+from mept.backbones import hollow_backbone
 from mept.errors import InputError
 from mept.methods import METHODS
-from mept.model import PromptModel, get_prompt_model
+from mept.model import PromptModel, adapter_bytes, get_prompt_model
 from tests.contract.matrix import batch, build, build_causal_lm, configurations, cut
-from tests.models import FAMILIES, random_backbone
+from tests.models import FAMILIES, random_backbone, save_backbone
 from tests.precision import ROUNDING, float64
 
 EVERY = pytest.mark.parametrize(("config", "family"), configurations())
@@ -213,3 +214,14 @@ def test_trainable_parameters_are_counted(config, family) -> None:
 def test_a_family_without_the_method_is_refused_by_name(name, family) -> None:
     with pytest.raises(InputError, match=f"{name}.*{family}"):
         get_prompt_model(random_backbone(family), METHODS[name].config())
+
+
+@EVERY
+def test_an_adapters_size_is_known_without_the_backbones_weights(config, family, tmp_path) -> None:
+    hollow = hollow_backbone(str(save_backbone(family, tmp_path)))
+    if getattr(config, "initial_text", None):
+        assert adapter_bytes(hollow, config, 3) is None  # the text needs the tokenizer
+        return
+    tensors = build(config, family).adapter.state_dict().values()
+    expected = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    assert adapter_bytes(hollow, config, None if family == "t5" else 3) == expected
