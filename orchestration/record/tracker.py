@@ -41,7 +41,7 @@ class Tracker:
             warn: called with one line for everything the user should know; by default it is logged.
             clock: returns the time of an event, in seconds since 1970.
         """
-        self.root, self.grid, self.uri = options.root.absolute(), grid, options.tracking
+        self.root, self.grid, self.uri = options.folder or options.root, grid, options.tracking
         self.lost: list[str] = []
         """What could not be recorded, one line each."""
         self._clock = clock
