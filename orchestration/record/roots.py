@@ -63,8 +63,8 @@ class Folder:
     """A folder of this machine or of a disk that machines share."""
 
     def __init__(self, path: Path) -> None:
-        self.folder: Path | None = path.absolute()
         self._path = path.absolute()
+        self.folder: Path | None = self._path
         self.address = str(self._path)
 
     def read(self, name: str) -> bytes | None:
@@ -113,7 +113,8 @@ class Bucket:
     """A folder of an object store; a name is an object, so writing one replaces it as a whole."""
 
     def __init__(self, address: str) -> None:
-        self.address, self.folder = address.rstrip("/"), None
+        self.address = address.rstrip("/")
+        self.folder: Path | None = None
         scheme = address.partition("://")[0]
         try:
             import fsspec

@@ -77,7 +77,7 @@ class Tracker:
         client = connect(self.uri)
         with one_message(self.uri):
             check_experiment(client, self.uri, self.root, name, location)
-        self._journal = Journal(self.root / "journal", name, self._warn, self._lose)
+        self._journal = Journal(Path(self.root) / "journal", name, self._warn, self._lose)
         writer = Writer(client, name, location, self._warn, self._lose)
         self._pump = Pump(self._journal, writer.apply, self._warn)
         self._append("started", title=self.grid.title, report=self.grid.report.model_dump(mode="json"))

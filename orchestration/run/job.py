@@ -14,8 +14,6 @@ class Job(Frozen):
 
     key: str
     """Its identity within the run."""
-    attempt: str
-    """The name of this attempt, below which alone the worker writes."""
     config: Mapping[str, Any]
     """The flat configuration."""
     root: Path | str
