@@ -186,7 +186,7 @@ def _champion(cell: CellSummary, summary: Summary, options: Options) -> str | No
             tracking = f"--tracking-uri {shlex.quote(public(options.tracking))}"
             return f"{shlex.quote(f'models:/{model_name(summary.results.grid, cell.id)}@{CHAMPION}')} {tracking}"
         adapter = Store(open_root(options.folder)).adapter(fingerprint)
-        return None if adapter is None else _path(adapter)
+        return None if adapter is None else _path(adapter.parent)
     return None
 
 
