@@ -35,6 +35,10 @@ SETTINGS = {
 for _name, _value in SETTINGS.items():
     os.environ.setdefault(_name, _value)
 
+from orchestration.run.token import use_token  # noqa: E402
+
+use_token()
+
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
 from ray._common.utils import get_default_system_temp_dir  # noqa: E402
