@@ -58,7 +58,8 @@ def connect(address: str) -> Client:
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InputError(f"--address must be that of a job server, such as http://head:8265, but got {public(address)}")
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # they tell of each package and connection
     with trouble(address), _without("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         client = Client(address)
         answer = client._do_request("GET", "/api/v0/cluster_metadata")

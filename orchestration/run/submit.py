@@ -106,7 +106,7 @@ def watch(client: Client, job: str, where: str) -> int:
         print(f"\nthe job goes on; to come back: mept logs {job} --address {where}", file=sys.stderr)
         raise
     code, submission = exit_code(details), from_metadata(details.metadata)
-    if details.driver_exit_code is None and details.message and code:
+    if details.driver_exit_code is None and details.message and code == 1:
         print(f"job {job}: {one_line(details.message)}")
     print(f"job {job}: {details.status.value.lower()}, exit code {code}")
     if submission is not None and code in (0, 1):

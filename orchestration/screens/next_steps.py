@@ -123,7 +123,6 @@ def _path(path: Path) -> str:
 
 def _again(grid: Grid, options: Options) -> Callable[..., str]:
     """Return a function that makes a command line for the grid from a verb and further ``--set`` arguments."""
-
     submission = from_metadata(job_metadata())
 
     def line(verb: str, *sets: str) -> str:
