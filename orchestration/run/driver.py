@@ -25,8 +25,10 @@ from orchestration.record.tracker import Tracker
 from orchestration.run.campaign import Campaign, CellWork
 from orchestration.run.definition import Definition
 from orchestration.run.halving import Halving
+from orchestration.run.places import check_places
 from orchestration.run.progress import Progress
 from orchestration.run.search import CellStudy, Storage, open_storage
+from orchestration.run.submission import job_metadata
 from orchestration.run.trouble import DISK_FULL, is_disk_full
 
 if TYPE_CHECKING:
@@ -66,6 +68,12 @@ def run(grid: Grid, cells: Sequence[Cell], options: Options, console: Console | 
         InputError: the user's input cannot be used; nothing was trained.
     """
     console = console or Console(stderr=True)
+    if job_metadata() is not None:
+        given = (
+            options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI"),
+            options.optuna_storage or os.environ.get("MEPT_OPTUNA_STORAGE"),
+        )
+        check_places(str(options.root), *given)
     options = _absolute(options)
     _ = options.tracking, options.storage  # refused now, before anything is made
     _check_ray()

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -35,6 +36,10 @@ SETTINGS = {
 
 for _name, _value in SETTINGS.items():
     os.environ.setdefault(_name, _value)
+
+from orchestration.run.token import use_token  # noqa: E402
+
+use_token()
 
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
@@ -111,6 +116,7 @@ def start_ray(num_cpus: int | None = None) -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     address = cluster_address()
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         if address is not None:
             ray.init(address=address, **common)
@@ -123,6 +129,7 @@ def start_ray(num_cpus: int | None = None) -> None:
                 object_store_memory=OBJECT_STORE_BYTES,
                 **common,
             )
+        signal.signal(signal.SIGTERM, handler)  # Ray's own would end the driver in the middle of anything
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         if isinstance(error, InputError):
             raise
