@@ -120,4 +120,4 @@ def test_a_file_of_orchestration_is_read_in_one_sitting(path) -> None:
 def test_nothing_imports_the_tests_or_leaves_the_project() -> None:
     for path in sources("mept") + sources("orchestration"):
         assert "tests" not in packages(path)
-        assert "shared/" not in path.read_text()
+        assert "../shared" not in path.read_text()
