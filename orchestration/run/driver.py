@@ -20,12 +20,13 @@ from orchestration.plan.fingerprints import Subject
 from orchestration.record.records import CellRecord, GridRecord
 from orchestration.record.store import prepare_root
 from orchestration.record.tracker import Tracker
+from orchestration.record.trouble import DISK_FULL, is_disk_full
 from orchestration.run.campaign import Campaign, CellWork
 from orchestration.run.definition import Definition
 from orchestration.run.halving import Halving
 from orchestration.run.progress import Progress
-from orchestration.run.search import CellStudy, Storage, open_storage
-from orchestration.run.trouble import DISK_FULL, is_disk_full
+from orchestration.run.search import CellStudy
+from orchestration.run.storage import Storage, open_storage
 
 if TYPE_CHECKING:
     from mept.backbones import BackboneInfo
