@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,8 +23,10 @@ from orchestration.record.store import prepare_root
 from orchestration.record.tracker import Tracker
 from orchestration.record.trouble import DISK_FULL, is_disk_full
 from orchestration.run.campaign import Campaign, CellWork
+from orchestration.run.database import Waiting
 from orchestration.run.definition import Definition
 from orchestration.run.halving import Halving
+from orchestration.run.lease import Lease, Lost
 from orchestration.run.progress import Progress
 from orchestration.run.search import CellStudy
 from orchestration.run.storage import Storage, open_storage
@@ -76,11 +79,18 @@ def run(grid: Grid, cells: Sequence[Cell], options: Options, console: Console | 
     )
     failures: dict[str, str] = {}
     try:
-        with tracker:
+        with _lease(grid, options, console) as lease, tracker.fenced(lease.confirm):
             # What it says about a failed call in paragraphs, `tracker.trouble` says in one line.
             logging.getLogger("mlflow").setLevel(logging.CRITICAL)
-            failures = _work(grid, cells, options, console, tracker, data)
-            trouble = _flush(tracker)
+            try:
+                failures = _work(grid, cells, options, console, tracker, data, lease)
+                trouble = _flush(tracker, lease)
+            except Lost:
+                tracker.abandon()
+                raise
+    except Lost as lost:
+        console.print(f"error: {lost}", markup=False, soft_wrap=True)
+        return Ending(1, reportable=False)
     except (Interrupted, KeyboardInterrupt) as stop:
         number = stop.number if isinstance(stop, Interrupted) else signal.SIGINT
         name = signal.Signals(number).name
@@ -179,12 +189,21 @@ def _work(
     console: Console,
     tracker: Tracker,
     data: Mapping[str, TaskData | MixtureData],
+    lease: Lease,
 ) -> dict[str, str]:
     """Do the remaining work and return why cells failed, by their ids."""
     storage = open_storage(options.storage)
     rows = [(cell.id, cell.search_trials + cell.confirm_trials, cell.epochs) for cell in cells]
     tracker.cells(cell.id for cell in cells)
     with Progress(rows, console) as progress, _interruption() as interruption:
+        waiting = Waiting(progress.storage_away, interruption.check, math.inf)
+        lease.attend(waiting)
+        storage.attend(waiting, lease.check)
+
+        def check() -> None:
+            interruption.check()
+            lease.check()
+
         works = []
         for cell in cells:
             subject = Subject(cell, data[cell.task].identity if cell.problem is None else "")
@@ -195,12 +214,21 @@ def _work(
             tracker.cell(record)
             tracker.cell_ended(cell.id, "impossible", cell.problem)
             progress.cell_ended(cell.id, "impossible", reason=cell.problem)
-        campaign = Campaign(works, tracker, progress, options, interruption.check)
+        campaign = Campaign(works, tracker, progress, options, check)
         campaign.settle()
         if not campaign.finished():
             shapes = {work.cell.backbone: work.cell.info for work in works if work.cell.info}
             _schedule(campaign, grid, options, progress, shapes)
     return campaign.failures()
+
+
+def _lease(grid: Grid, options: Options, console: Console) -> Lease:
+    return Lease(
+        options.storage,
+        grid.name,
+        str(options.root),
+        lambda message: console.print(message, markup=False, soft_wrap=True),
+    )
 
 
 def _cell_work(subject: Subject, record: CellRecord, storage: Storage, example: Mapping[str, str]) -> CellWork:
@@ -260,10 +288,11 @@ def _interruption() -> Iterator[_Interruption]:
             signal.signal(number, handler)
 
 
-def _flush(tracker: Tracker) -> str:
+def _flush(tracker: Tracker, lease: Lease) -> str:
     """Wait until MLflow holds everything; return its trouble after a minute without it, or if its disk is full."""
     tries = TRIES
     while not tracker.flush(5.0):
+        lease.check()
         trouble = tracker.trouble
         tries = tries - 1 if trouble else TRIES
         if not tries or any(sign in trouble.casefold() for sign in DISK_FULL):

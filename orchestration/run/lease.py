@@ -15,7 +15,8 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -134,8 +135,10 @@ class Lease:
             InputError: it is; or the database cannot be used.
         """
         try:
-            self._engine = _open(self._url)
-            self._take()
+            self._engine = _engine(self._url)
+            with _disposed_on_error(self._engine):
+                _create_table(self._engine)
+                self._take()
         except (SQLAlchemyError, Away, ImportError) as error:
             if is_disk_full(error):
                 raise
@@ -293,19 +296,30 @@ class Lease:
         self._lost = f"grid {self._grid!r} was lost to {holder}: this run was silent for {self._patience:.0f} s or more"
 
 
-def _open(url: str) -> sqlalchemy.Engine:
-    """Return an engine for a database that has the table."""
+def _engine(url: str) -> sqlalchemy.Engine:
     memory = sqlalchemy.make_url(url).database in (None, "", ":memory:") and url.startswith("sqlite")
     pool = {"poolclass": StaticPool, "connect_args": {"check_same_thread": False}} if memory else arguments(url)
     engine = sqlalchemy.create_engine(url, **pool)
     prepare(engine)
+    return engine
+
+
+@contextmanager
+def _disposed_on_error(engine: sqlalchemy.Engine) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        engine.dispose()
+        raise
+
+
+def _create_table(engine: sqlalchemy.Engine) -> None:
     try:
         LEASES.create(engine, checkfirst=True)
     except SQLAlchemyError:
         if not sqlalchemy.inspect(engine).has_table(LEASES.name):
             raise
         # Another driver has just made it.
-    return engine
 
 
 def _holder(row: Row) -> Holder:
