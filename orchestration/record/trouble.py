@@ -47,6 +47,5 @@ def database_reason(error: BaseException) -> str:
         return missing
     if "sqlalchemy.dialects:postgres" in str(error):
         return POSTGRES_SCHEME
-    lines = [line.strip() for line in str(error).splitlines()]
-    said = [line for line in lines if line and not line.startswith(("[SQL:", "[parameters:", "(Background on"))]
-    return " ".join(said) or type(error).__name__
+    said = str(error).partition("\n[SQL:")[0].partition("\n(Background on")[0]
+    return " ".join(said.split()) or type(error).__name__

@@ -40,15 +40,20 @@ def open_storage(url: str) -> Storage:
             backend = RDBStorage(url, engine_kwargs=arguments(url))
         except Exception as error:
             # Another process may hold SQLite's lock; a server that does not answer at the start is a wrong address.
-            if url.startswith("sqlite") and is_away(error) and waiting.away(database_reason(error), PAUSE[0]):
+            if url.startswith("sqlite") and is_away(error) and waiting.away(_reason(error), PAUSE[0]):
                 continue
             if is_disk_full(error):
                 raise
             raise InputError(
-                f"cannot open the Optuna storage {public(url)!r}: {database_reason(error)}; check --optuna-storage"
+                f"cannot open the Optuna storage {public(url)!r}: {_reason(error)}; check --optuna-storage"
             ) from error
         prepare(backend.engine)
         return Storage(backend, public(url))
+
+
+def _reason(error: BaseException) -> str:
+    """Return why a call failed; Optuna hides the database's reason behind advice."""
+    return database_reason(error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error)
 
 
 class Storage:
@@ -156,7 +161,7 @@ class Storage:
                 if is_disk_full(error):
                     raise
                 raise InputError(
-                    f"the Optuna storage {self._address!r} cannot be used: {database_reason(error)}; "
+                    f"the Optuna storage {self._address!r} cannot be used: {_reason(error)}; "
                     "repair it and run the same command again"
                 ) from error
             else:
