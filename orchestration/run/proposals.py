@@ -42,6 +42,8 @@ def propose(
         point = next(point for point in definition.points() if same(point) not in tried)
         return {name: _stored(value, space[name]) for name, value in point.items()}
     sampler = SAMPLERS[definition.sampler](definition.seed_of("trial", number))
+    if definition.sampler == "random":  # does not look at them, and copying them takes longer with each trial
+        settled, companions = (), []
     study = optuna.create_study(direction="maximize", sampler=sampler)
     study.add_trials(settled)
     study.add_trials(
