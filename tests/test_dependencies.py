@@ -11,7 +11,7 @@ FLOW = ("cli", "screens", "report", "run", "record", "plan", "grid")
 """Each may import those that follow it; `options` may be imported from anywhere."""
 ALLOWED = {
     "ray": ("orchestration/run/schedule.py", "orchestration/run/worker.py", "orchestration/run/jobs.py"),
-    "optuna": ("orchestration/run/search.py",),
+    "optuna": ("orchestration/run/search.py", "orchestration/run/proposals.py", "orchestration/run/storage.py"),
     "mlflow": ("orchestration/record/",),
 }
 LONGEST_FILE = 450

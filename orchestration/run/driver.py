@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import uuid
@@ -22,14 +23,17 @@ from orchestration.record.records import CellRecord, GridRecord
 from orchestration.record.roots import Root
 from orchestration.record.store import Store, prepare_root
 from orchestration.record.tracker import Tracker
+from orchestration.record.trouble import DISK_FULL, is_disk_full
 from orchestration.run.campaign import Campaign, CellWork
+from orchestration.run.database import Waiting
 from orchestration.run.definition import Definition
 from orchestration.run.halving import Halving
+from orchestration.run.lease import Lease, Lost
 from orchestration.run.places import check_places
 from orchestration.run.progress import Progress
-from orchestration.run.search import CellStudy, Storage, open_storage
+from orchestration.run.search import CellStudy
+from orchestration.run.storage import Storage, open_storage
 from orchestration.run.submission import job_metadata
-from orchestration.run.trouble import DISK_FULL, is_disk_full
 
 if TYPE_CHECKING:
     from mept.backbones import BackboneInfo
@@ -85,11 +89,18 @@ def run(grid: Grid, cells: Sequence[Cell], options: Options, console: Console | 
     )
     failures: dict[str, str] = {}
     try:
-        with tracker, _marked(store.root) as mark:
+        with _lease(grid, options, console) as lease, tracker.fenced(lease.confirm), _marked(store.root) as mark:
             # What it says about a failed call in paragraphs, `tracker.trouble` says in one line.
             logging.getLogger("mlflow").setLevel(logging.CRITICAL)
-            failures = _work(grid, cells, options, console, tracker, data, store, mark)
-            trouble = _flush(tracker)
+            try:
+                failures = _work(grid, cells, options, console, tracker, data, store, mark, lease)
+                trouble = _flush(tracker, lease)
+            except Lost:
+                tracker.abandon()
+                raise
+    except Lost as lost:
+        console.print(f"error: {lost}", markup=False, soft_wrap=True)
+        return Ending(1, reportable=False)
     except (Interrupted, KeyboardInterrupt) as stop:
         number = stop.number if isinstance(stop, Interrupted) else signal.SIGINT
         name = signal.Signals(number).name
@@ -202,12 +213,21 @@ def _work(
     data: Mapping[str, TaskData | MixtureData],
     store: Store,
     mark: str,
+    lease: Lease,
 ) -> dict[str, str]:
     """Do the remaining work and return why cells failed, by their ids."""
     storage = open_storage(options.storage)
     rows = [(cell.id, cell.search_trials + cell.confirm_trials, cell.epochs) for cell in cells]
     tracker.cells(cell.id for cell in cells)
     with Progress(rows, console) as progress, _interruption() as interruption:
+        waiting = Waiting(progress.storage_away, interruption.check, math.inf)
+        lease.attend(waiting)
+        storage.attend(waiting, lease.check)
+
+        def check() -> None:
+            interruption.check()
+            lease.check()
+
         works = []
         for cell in cells:
             subject = Subject(cell, data[cell.task].identity if cell.problem is None else "")
@@ -218,12 +238,21 @@ def _work(
             tracker.cell(record)
             tracker.cell_ended(cell.id, "impossible", cell.problem)
             progress.cell_ended(cell.id, "impossible", reason=cell.problem)
-        campaign = Campaign(works, tracker, progress, options, store, interruption.check, mark)
+        campaign = Campaign(works, tracker, progress, options, store, check, mark)
         campaign.settle()
         if not campaign.finished():
             shapes = {work.cell.backbone: work.cell.info for work in works if work.cell.info}
             _schedule(campaign, grid, options, progress, shapes)
     return campaign.failures()
+
+
+def _lease(grid: Grid, options: Options, console: Console) -> Lease:
+    return Lease(
+        options.storage,
+        grid.name,
+        str(options.root),
+        lambda message: console.print(message, markup=False, soft_wrap=True),
+    )
 
 
 def _cell_work(subject: Subject, record: CellRecord, storage: Storage, example: Mapping[str, str]) -> CellWork:
@@ -283,10 +312,11 @@ def _interruption() -> Iterator[_Interruption]:
             signal.signal(number, handler)
 
 
-def _flush(tracker: Tracker) -> str:
+def _flush(tracker: Tracker, lease: Lease) -> str:
     """Wait until MLflow holds everything; return its trouble after a minute without it, or if its disk is full."""
     tries = TRIES
     while not tracker.flush(5.0):
+        lease.check()
         trouble = tracker.trouble
         tries = tries - 1 if trouble else TRIES
         if not tries or any(sign in trouble.casefold() for sign in DISK_FULL):
