@@ -10,7 +10,9 @@ ROOT = Path(__file__).parents[1]
 FLOW = ("cli", "screens", "report", "run", "record", "plan", "grid")
 """Each may import those that follow it; `options` may be imported from anywhere."""
 ALLOWED = {
-    "ray": ("orchestration/run/schedule.py", "orchestration/run/worker.py", "orchestration/run/jobs.py"),
+    "ray": tuple(
+        f"orchestration/run/{name}.py" for name in ("cluster", "crash", "jobs", "machines", "schedule", "worker")
+    ),
     "optuna": ("orchestration/run/search.py", "orchestration/run/proposals.py", "orchestration/run/storage.py"),
     "mlflow": ("orchestration/record/",),
 }

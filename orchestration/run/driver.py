@@ -138,10 +138,10 @@ def _check_ray() -> None:
     Raises:
         InputError: RAY_ADDRESS is no cluster's, or the temporary directory's path is too long for sockets.
     """
-    from orchestration.run import schedule
+    from orchestration.run import cluster
 
     if cluster_address() is None:
-        schedule.check_temporary_directory()
+        cluster.check_temporary_directory()
 
 
 def read_data(grid: Grid, cells: Sequence[Cell], options: Options) -> dict[str, TaskData | MixtureData]:
@@ -242,7 +242,9 @@ def _work(
         campaign.settle()
         if not campaign.finished():
             shapes = {work.cell.backbone: work.cell.info for work in works if work.cell.info}
-            _schedule(campaign, grid, options, progress, shapes)
+            tasks = {work.cell.task: work.subject.data for work in works}
+            place = options.folder / mark if options.folder is not None else None
+            _schedule(campaign, grid, options, console, progress, shapes, tasks, place)
     return campaign.failures()
 
 
@@ -262,21 +264,41 @@ def _cell_work(subject: Subject, record: CellRecord, storage: Storage, example: 
 
 
 def _schedule(
-    campaign: Campaign, grid: Grid, options: Options, progress: Progress, backbones: Mapping[str, BackboneInfo]
+    campaign: Campaign,
+    grid: Grid,
+    options: Options,
+    console: Console,
+    progress: Progress,
+    backbones: Mapping[str, BackboneInfo],
+    data: Mapping[str, str],
+    mark: Path | None,
 ) -> None:
     """Train the remaining trials of the campaign on Ray."""
-    from orchestration.run import schedule
+    from orchestration.run import cluster, schedule
+    from orchestration.run.machines import Expected, Machines
     from orchestration.run.worker import Worker
 
-    schedule.start_ray(options.num_cpus)
+    def tell(message: str) -> None:
+        console.print(message, markup=False, soft_wrap=True)
+
+    cluster.start_ray(options.num_cpus)
     try:
-        each = schedule.placement(grid.resources)
-        progress.slots = schedule.slots(each)
-        if cluster_address() is not None:
-            schedule.check_machines(backbones.values(), options.model_dir, each, campaign.tick)
-        schedule.run(campaign, Worker, each)
+        each = cluster.placement_with_room(grid.resources, tell, campaign.tick)
+        expected = Expected(
+            tuple(backbones.values()), options.model_dir, data, grid.data, options.data_dir, mark, each["gpu"] > 0
+        )
+        machines = Machines(expected, each)
+        if cluster_address() is not None or expected.gpu:
+            machines.check(campaign.tick)
+
+        def look() -> None:
+            if cluster_address() is not None:
+                machines.look()
+            progress.slots = machines.slots
+
+        schedule.run(campaign, Worker, each, grid.resources.longest_silence, look)
     finally:
-        schedule.stop_ray()
+        cluster.stop_ray()
 
 
 class _Interruption:
