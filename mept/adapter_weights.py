@@ -139,7 +139,7 @@ def _expected(folder: Path, held: Header, backbone: Backbone, build: Callable[[B
             if guard.refused:
                 raise InputError(f"{folder}: {guard.refused}") from None
             # Some types of PEFT look at values while they are built. Wrong options fail once more.
-            guard, reason = _Guard(steps, largest), one_line(error)
+            guard, reason = _Guard(steps, largest), one_line(error, 160)
             try:
                 with guard:
                     expected = build(backbone).float().state_dict()
@@ -199,7 +199,7 @@ class _Guard(TorchDispatchMode):
         given = dict(zip((argument.name for argument in function._schema.arguments), args, strict=False)) | kwargs
         rows = 1
         if isinstance(first := given.get("self"), Tensor) and any(
-            "[]" in str(r.type) for r in function._schema.returns
+            "List[" in str(r.type) for r in function._schema.returns
         ):
             # Iterating over a tensor makes one for each row, before this sees any of them.
             rows = max(first.shape, default=1)

@@ -297,7 +297,7 @@ def doctor(
 
 def main() -> None:
     """Run a command; errors caused by the user give one line and exit code 2."""
-    from mept.errors import InputError
+    from mept.errors import InputError, printable
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -305,7 +305,7 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
