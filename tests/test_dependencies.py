@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 FLOW = ("cli", "screens", "report", "run", "record", "plan", "grid")
 """Each may import those that follow it; `options` may be imported from anywhere."""
 ALLOWED = {
-    "ray": ("orchestration/run/schedule.py", "orchestration/run/worker.py", "orchestration/run/submit.py"),
+    "ray": ("orchestration/run/schedule.py", "orchestration/run/worker.py", "orchestration/run/jobs.py"),
     "optuna": ("orchestration/run/search.py",),
     "mlflow": ("orchestration/record/",),
 }

@@ -17,7 +17,8 @@ import typer
 from mept.errors import InputError
 from orchestration import cli
 from orchestration.options import Options
-from orchestration.record.store import prepare_root
+from orchestration.record.roots import open_root
+from orchestration.record.store import Store, prepare_root
 from orchestration.run.campaign import Campaign
 from orchestration.run.driver import Interrupted, _interruption
 from orchestration.run.progress import Progress
@@ -74,7 +75,7 @@ def test_help_is_fast() -> None:
 def test_a_new_run_directory_gets_its_layout_and_an_old_one_is_kept(tmp_path: Path) -> None:
     prepare_root(tmp_path / "runs")
     prepare_root(tmp_path / "runs")
-    assert json.loads((tmp_path / "runs" / "mept.json").read_text()) == {"layout": 1}
+    assert json.loads((tmp_path / "runs" / "mept.json").read_text()) == {"layout": 2}
 
 
 @pytest.mark.parametrize(
@@ -146,7 +147,7 @@ def test_doctor_has_lines_of_its_own_for_paths_that_are_no_folders(
 def test_the_line_of_a_run_works_with_the_verbs_that_look() -> None:
     commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
     taken = {name: {item.name for item in command.params} for name, command in commands.items()}
-    assert taken["plan"] == taken["run"] == taken["status"] == taken["report"]
+    assert taken["plan"] == taken["run"] == taken["status"] == taken["report"] - {"to"}
     assert taken["run"] - taken["submit"] == {"num_cpus"}
 
 
@@ -155,7 +156,7 @@ def test_report_hands_the_options_of_a_run_on(
 ) -> None:
     given: list[Options] = []
 
-    def shown(grid: Any, options: Options, console: Any) -> bool:
+    def shown(grid: Any, options: Options, console: Any, to: Path | None) -> bool:
         given.append(options)
         return True
 
@@ -217,7 +218,7 @@ def test_a_signal_stops_at_the_next_safe_moment_and_a_second_one_at_once(number:
     before = signal.getsignal(number)
     with _interruption() as interruption:
         progress = Progress([], cli_console())
-        campaign = Campaign([], Tracker(), progress, Options(), interruption.check)  # type: ignore[arg-type]
+        campaign = Campaign([], Tracker(), progress, Options(), Store(open_root(Options().root)), interruption.check)  # type: ignore[arg-type]
         campaign.tick()
         os.kill(os.getpid(), number)
         assert signal.getsignal(number) is before

@@ -216,8 +216,8 @@ def test_cells_that_leave_the_table_are_named(place: Place) -> None:
 
 def test_only_the_best_trial_of_a_search_keeps_its_adapter(place: Place) -> None:
     assert place.call("run") == 0, place.said
-    trials = {path.parent.name for path in place.folder.glob("runs/trials/*/result.json")}
-    kept = {path.parent.name for path in place.folder.glob("runs/trials/*/adapter")}
+    trials = {path.parent.parent.name for path in place.folder.glob("runs/trials/*/*/result.json")}
+    kept = {path.parent.parent.name for path in place.folder.glob("runs/trials/*/*/adapter")}
     assert (len(trials), len(kept)) == (4, 3)
 
 
