@@ -29,6 +29,7 @@ from orchestration.run.database import Waiting
 from orchestration.run.definition import Definition
 from orchestration.run.halving import Halving
 from orchestration.run.lease import Lease, Lost
+from orchestration.run.limit import TIME_OVER, Limit, TimeOver
 from orchestration.run.places import check_places
 from orchestration.run.progress import Progress
 from orchestration.run.search import CellStudy
@@ -56,7 +57,7 @@ class Ending:
     """How a run ended."""
 
     code: int
-    """0, or 1 if something needs attention, or 128 plus the signal that stopped the run."""
+    """0, or 1 if something needs attention, 124 if the time was over, or 128 plus the signal that stopped the run."""
     reportable: bool
     """Whether everything that can be recorded is, so that a report is worth writing."""
     failures: Mapping[str, str] = field(default_factory=dict)
@@ -65,8 +66,10 @@ class Ending:
     """What could not be recorded, one line each."""
 
 
-def run(grid: Grid, cells: Sequence[Cell], options: Options, console: Console | None = None) -> Ending:
-    """Run the cells until they are done, and record everything.
+def run(
+    grid: Grid, cells: Sequence[Cell], options: Options, console: Console | None = None, limit: Limit | None = None
+) -> Ending:
+    """Run the cells until they are done or the time is over, and record everything.
 
     Raises:
         InputError: the user's input cannot be used; nothing was trained.
@@ -93,7 +96,7 @@ def run(grid: Grid, cells: Sequence[Cell], options: Options, console: Console | 
             # What it says about a failed call in paragraphs, `tracker.trouble` says in one line.
             logging.getLogger("mlflow").setLevel(logging.CRITICAL)
             try:
-                failures = _work(grid, cells, options, console, tracker, data, store, mark, lease)
+                failures = _work(grid, cells, options, console, tracker, data, store, mark, lease, limit)
                 trouble = _flush(tracker, lease)
             except Lost:
                 tracker.abandon()
@@ -101,6 +104,10 @@ def run(grid: Grid, cells: Sequence[Cell], options: Options, console: Console | 
     except Lost as lost:
         console.print(f"error: {lost}", markup=False, soft_wrap=True)
         return Ending(1, reportable=False)
+    except TimeOver as over:
+        message = f"stopped after {over}, as --for says; run the same command again to continue"
+        console.print(message, markup=False, soft_wrap=True)
+        return Ending(TIME_OVER, reportable=False)
     except (Interrupted, KeyboardInterrupt) as stop:
         number = stop.number if isinstance(stop, Interrupted) else signal.SIGINT
         name = signal.Signals(number).name
@@ -214,12 +221,13 @@ def _work(
     store: Store,
     mark: str,
     lease: Lease,
+    limit: Limit | None,
 ) -> dict[str, str]:
     """Do the remaining work and return why cells failed, by their ids."""
     storage = open_storage(options.storage)
     rows = [(cell.id, cell.search_trials + cell.confirm_trials, cell.epochs) for cell in cells]
     tracker.cells(cell.id for cell in cells)
-    with Progress(rows, console) as progress, _interruption() as interruption:
+    with Progress(rows, console) as progress, _interruption(limit) as interruption:
         waiting = Waiting(progress.storage_away, interruption.check, math.inf)
         lease.attend(waiting)
         storage.attend(waiting, lease.check)
@@ -302,23 +310,26 @@ def _schedule(
 
 
 class _Interruption:
-    """The first SIGINT or SIGTERM, which stops the run at the next safe moment."""
+    """The first SIGINT or SIGTERM, or the end of the run's time; either stops the run at the next safe moment."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: Limit | None) -> None:
         self.signal: int | None = None
+        self._limit = limit
 
     def check(self) -> None:
-        """Raise if a signal arrived."""
+        """Raise if a signal arrived or the time is over."""
         if self.signal is not None:
             raise Interrupted(self.signal)
+        if self._limit is not None:
+            self._limit.check()
 
 
 @contextmanager
-def _interruption() -> Iterator[_Interruption]:
+def _interruption(limit: Limit | None = None) -> Iterator[_Interruption]:
     """Treat SIGINT and SIGTERM as requests; a second one has its usual effect."""
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.getsignal(number) for number in numbers}
-    interruption = _Interruption()
+    interruption = _Interruption(limit)
 
     def handle(number: int, frame: object) -> None:
         interruption.signal = number
