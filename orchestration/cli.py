@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from orchestration.options import ROOT, Options
+from orchestration.options import ROOT, Options, parse_root
 
 if TYPE_CHECKING:
     from orchestration.grid.grid import Grid
@@ -58,6 +58,14 @@ def _folder(context: typer.Context, option: typer.CallbackParam, path: Path | No
     raise InputError(f"{names} must be a folder, but {path} {'is not one' if there else 'does not exist'}; check it")
 
 
+def _root(context: typer.Context, option: typer.CallbackParam, text: str) -> str:
+    """Refuse a root that is a file; an address is opened by whoever uses it."""
+    place = parse_root(text)
+    if isinstance(place, Path):
+        _folder(context, option, place)
+    return text
+
+
 GridArgument = Annotated[
     Path,
     typer.Argument(
@@ -65,7 +73,14 @@ GridArgument = Annotated[
     ),
 ]
 RootOption = Annotated[
-    Path, typer.Option("--root", callback=_folder, help="Run directory: checkpoints, databases, reports.")
+    str,
+    typer.Option(
+        "--root",
+        metavar="DIR|URL",
+        envvar="MEPT_ROOT",
+        callback=_root,
+        help="Run directory, or an address such as s3://bucket/folder: checkpoints, databases, reports.",
+    ),
 ]
 TrackingOption = Annotated[
     str | None,
@@ -98,7 +113,7 @@ CpusOption = Annotated[int | None, typer.Option("--num-cpus", min=1, help="CPUs 
 @app.command()
 def plan(
     grid: GridArgument,
-    root: RootOption = ROOT,
+    root: RootOption = str(ROOT),
     tracking_uri: TrackingOption = None,
     optuna_storage: StorageOption = None,
     data_dir: DataOption = None,
@@ -116,7 +131,7 @@ def plan(
 @app.command()
 def run(
     grid: GridArgument,
-    root: RootOption = ROOT,
+    root: RootOption = str(ROOT),
     tracking_uri: TrackingOption = None,
     optuna_storage: StorageOption = None,
     data_dir: DataOption = None,
@@ -144,7 +159,7 @@ def run(
 @app.command()
 def status(
     grid: GridArgument,
-    root: RootOption = ROOT,
+    root: RootOption = str(ROOT),
     tracking_uri: TrackingOption = None,
     optuna_storage: StorageOption = None,
     data_dir: DataOption = None,
@@ -162,13 +177,16 @@ def status(
 @app.command()
 def report(
     grid: GridArgument,
-    root: RootOption = ROOT,
+    root: RootOption = str(ROOT),
     tracking_uri: TrackingOption = None,
     optuna_storage: StorageOption = None,
     data_dir: DataOption = None,
     model_dir: ModelOption = None,
     set: SetOption = None,
     num_cpus: CpusOption = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="Folder for the report; default reports/<grid> below --root.")
+    ] = None,
 ) -> None:
     """Write the tables, figures and page of a grid from the results in MLflow.
 
@@ -182,16 +200,16 @@ def report(
     from orchestration.screens.report import show_report
 
     loaded = load_grid(find_grid(grid), set or ())
-    check_root(root)
+    check_root(parse_root(root))
     options = _options(root, tracking_uri, optuna_storage, data_dir, model_dir, num_cpus)
-    raise typer.Exit(int(not show_report(loaded, options, Console(stderr=True))))
+    raise typer.Exit(int(not show_report(loaded, options, Console(stderr=True), to=to)))
 
 
 @app.command()
 def submit(
     grid: GridArgument,
     address: Annotated[str, typer.Option("--address", help="The cluster's job server, such as http://head:8265.")],
-    root: RootOption = ROOT,
+    root: RootOption = str(ROOT),
     tracking_uri: TrackingOption = None,
     optuna_storage: StorageOption = None,
     data_dir: DataOption = None,
@@ -227,7 +245,7 @@ def predict(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="JSON Lines with the task's fields; - for standard input.")
     ],
-    root: RootOption = ROOT,
+    root: RootOption = str(ROOT),
     tracking_uri: TrackingOption = None,
     model_dir: ModelOption = None,
 ) -> None:
@@ -282,7 +300,7 @@ def schema() -> None:
 
 @app.command()
 def doctor(
-    root: RootOption = ROOT,
+    root: RootOption = str(ROOT),
     tracking_uri: TrackingOption = None,
     optuna_storage: StorageOption = None,
     data_dir: DataOption = None,
@@ -349,14 +367,14 @@ def _avoid_dead_hub() -> None:
 
 
 def _options(
-    root: Path,
+    root: str,
     tracking_uri: str | None = None,
     optuna_storage: str | None = None,
     data_dir: Path | None = None,
     model_dir: Path | None = None,
     num_cpus: int | None = None,
 ) -> Options:
-    return Options(root, tracking_uri, optuna_storage, data_dir, model_dir, num_cpus)
+    return Options(parse_root(root), tracking_uri, optuna_storage, data_dir, model_dir, num_cpus)
 
 
 if __name__ == "__main__":

@@ -93,12 +93,14 @@ def runs_of(client: MlflowClient, experiments: list[str], condition: str = "") -
     return pages(ask) if experiments else []
 
 
-def artifact_location(uri: str, root: Path, grid: str) -> str | None:
-    """Return where a grid's artifacts are stored: in the run directory, unless a server has its own place."""
-    return None if urlsplit(uri).scheme in ("http", "https", "databricks") else (root / "mlartifacts" / grid).as_uri()
+def artifact_location(uri: str, root: Path | str, grid: str) -> str | None:
+    """Return where a grid's artifacts are stored: below the root, unless a server has its own place."""
+    if urlsplit(uri).scheme in ("http", "https", "databricks"):
+        return None
+    return f"{root}/mlartifacts/{grid}" if isinstance(root, str) else (root / "mlartifacts" / grid).as_uri()
 
 
-def check_experiment(client: MlflowClient, uri: str, root: Path, grid: str, location: str | None) -> None:
+def check_experiment(client: MlflowClient, uri: str, root: Path | str, grid: str, location: str | None) -> None:
     """Check that the grid's experiment can be written to.
 
     Raises:
@@ -112,7 +114,7 @@ def check_experiment(client: MlflowClient, uri: str, root: Path, grid: str, loca
             f"the experiment {grid!r} was deleted in MLflow ({public(uri)}); restore it with `mlflow experiments "
             f"restore -x {experiment.experiment_id}`, remove it for good with `mlflow gc`, or rename the grid file"
         )
-    if sqlite_file(uri) != sqlite_file(own_tracking(root)) or location is None:
+    if location is None or isinstance(root, str) or sqlite_file(uri) != sqlite_file(own_tracking(root)):
         return
     recorded, here = (_local_path(text) for text in (experiment.artifact_location, location))
     if recorded.resolve() != here.resolve():

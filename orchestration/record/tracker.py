@@ -41,7 +41,7 @@ class Tracker:
             warn: called with one line for everything the user should know; by default it is logged.
             clock: returns the time of an event, in seconds since 1970.
         """
-        self.root, self.grid, self.uri = options.root.absolute(), grid, options.tracking
+        self.root, self.grid, self.uri = options.folder or options.root, grid, options.tracking
         self.lost: list[str] = []
         """What could not be recorded, one line each."""
         self._clock = clock
@@ -77,7 +77,7 @@ class Tracker:
         client = connect(self.uri)
         with one_message(self.uri):
             check_experiment(client, self.uri, self.root, name, location)
-        self._journal = Journal(self.root / "journal", name, self._warn, self._lose)
+        self._journal = Journal(Path(self.root) / "journal", name, self._warn, self._lose)
         writer = Writer(client, name, location, self._warn, self._lose)
         self._pump = Pump(self._journal, writer.apply, self._warn)
         self._append("started", title=self.grid.title, report=self.grid.report.model_dump(mode="json"))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,8 @@ from orchestration.options import Options, cluster_address
 from orchestration.plan.cells import Cell
 from orchestration.plan.fingerprints import Subject
 from orchestration.record.records import CellRecord, GridRecord
-from orchestration.record.store import prepare_root
+from orchestration.record.roots import Root
+from orchestration.record.store import Store, prepare_root
 from orchestration.record.tracker import Tracker
 from orchestration.run.campaign import Campaign, CellWork
 from orchestration.run.definition import Definition
@@ -67,7 +69,7 @@ def run(grid: Grid, cells: Sequence[Cell], options: Options, console: Console | 
     options = _absolute(options)
     _ = options.tracking, options.storage  # refused now, before anything is made
     _check_ray()
-    prepare_root(options.root)
+    store = Store(prepare_root(options.root))
     data = read_data(grid, cells, options)
     record = GridRecord(grid.name, grid.title, grid.report, grid.effective_text)
     tracker = Tracker(
@@ -75,10 +77,10 @@ def run(grid: Grid, cells: Sequence[Cell], options: Options, console: Console | 
     )
     failures: dict[str, str] = {}
     try:
-        with tracker:
+        with tracker, _marked(store.root) as mark:
             # What it says about a failed call in paragraphs, `tracker.trouble` says in one line.
             logging.getLogger("mlflow").setLevel(logging.CRITICAL)
-            failures = _work(grid, cells, options, console, tracker, data)
+            failures = _work(grid, cells, options, console, tracker, data, store, mark)
             trouble = _flush(tracker)
     except (Interrupted, KeyboardInterrupt) as stop:
         number = stop.number if isinstance(stop, Interrupted) else signal.SIGINT
@@ -97,6 +99,18 @@ def run(grid: Grid, cells: Sequence[Cell], options: Options, console: Console | 
         console.print(f"error: {what} run the same command again to record it and report", markup=False, soft_wrap=True)
         return Ending(1, reportable=False, failures=failures, lost=tracker.lost)
     return Ending(int(bool(failures or tracker.lost)), True, failures, tracker.lost)
+
+
+@contextmanager
+def _marked(root: Root) -> Iterator[str]:
+    """Put a file below the root, whose name is yielded, by which a machine can tell that its folder is this one."""
+    mark = f".run-{uuid.uuid4().hex}"
+    root.write(mark, b"a run is active\n")
+    try:
+        yield mark
+    finally:
+        with suppress(OSError):
+            root.remove(mark)
 
 
 def _check_ray() -> None:
@@ -167,8 +181,8 @@ def cell_record(subject: Subject, grid: Grid) -> CellRecord:
 
 
 def _absolute(options: Options) -> Options:
-    folders = {name: getattr(options, name) for name in ("root", "data_dir", "model_dir")}
-    return replace(options, **{name: path.absolute() for name, path in folders.items() if path is not None})
+    data_dir, model_dir = (path and path.absolute() for path in (options.data_dir, options.model_dir))
+    return replace(options, root=options.folder or options.root, data_dir=data_dir, model_dir=model_dir)
 
 
 def _work(
@@ -178,6 +192,8 @@ def _work(
     console: Console,
     tracker: Tracker,
     data: Mapping[str, TaskData | MixtureData],
+    store: Store,
+    mark: str,
 ) -> dict[str, str]:
     """Do the remaining work and return why cells failed, by their ids."""
     storage = open_storage(options.storage)
@@ -194,7 +210,7 @@ def _work(
             tracker.cell(record)
             tracker.cell_ended(cell.id, "impossible", cell.problem)
             progress.cell_ended(cell.id, "impossible", reason=cell.problem)
-        campaign = Campaign(works, tracker, progress, options, interruption.check)
+        campaign = Campaign(works, tracker, progress, options, store, interruption.check, mark)
         campaign.settle()
         if not campaign.finished():
             shapes = {work.cell.backbone: work.cell.info for work in works if work.cell.info}
@@ -270,7 +286,7 @@ def _flush(tracker: Tracker) -> str:
     return ""
 
 
-def _full(error: BaseException, root: Path) -> str:
+def _full(error: BaseException, root: Path | str) -> str:
     """Return the path that could not be written, or the run directory if it is not known."""
     seen: BaseException | None = error
     while seen is not None:

@@ -1,8 +1,8 @@
-"""Ray Tune: one experiment that places the trials of all cells, reuses workers and retries crashed ones.
+"""Ray Tune: one experiment that places the trials of all cells and reuses workers.
 
-Tune decides where and when a trial runs, nothing else. What runs next, when a trial stops and what its numbers mean is
-decided by a `Work`; no state lives in Tune, so its own checkpoints, loggers and console output are off, and its
-experiment directory is thrown away.
+Tune decides where and when a trial runs, nothing else. What runs next, when a trial stops, what its numbers mean and
+whether it is tried again is decided by a `Work`; no state lives in Tune, so its own checkpoints, loggers and console
+output are off, and its experiment directory is thrown away.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",
     "RAY_TRAIN_V2_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -68,17 +69,27 @@ class Work(Protocol):
     def finished(self) -> bool:
         """Whether there will be no more jobs, given that none is running."""
 
-    def started(self, key: str) -> None:
-        """Take note that a worker has started a job, or started it again after a crash."""
+    def started(self, key: str, attempt: str) -> None:
+        """Take note that a worker has started a job."""
 
-    def evaluated(self, key: str, evaluation: Mapping[str, Any]) -> bool:
-        """Take an evaluation (fields of ``mept.train.Evaluation``) and return whether the job ends here."""
+    def evaluated(self, key: str, attempt: str, evaluation: Mapping[str, Any], files: str | None) -> bool:
+        """Take an evaluation and return whether the job ends here.
 
-    def failed(self, key: str, reason: str, repeatable: bool) -> None:
+        Args:
+            key: the job's identity.
+            attempt: the job's attempt.
+            evaluation: fields of ``mept.train.Evaluation``.
+            files: where the worker put the files of this evaluation; None if there are none.
+        """
+
+    def failed(self, key: str, attempt: str, reason: str, repeatable: bool) -> None:
         """Take note that a job ended without a result; `repeatable`: it would fail in the same way again."""
 
-    def crashed(self, key: str, reason: str) -> None:
-        """Take note that a job's worker died; the job will be continued."""
+    def crashed(self, key: str, attempt: str, reason: str) -> None:
+        """Take note that a job's worker died or raised an exception, perhaps before it started; the job has ended.
+
+        If it is to be tried again, `next` returns it again, as another attempt.
+        """
 
     def tick(self) -> None:
         """Is called several times a second; raising an exception ends the experiment."""
@@ -222,18 +233,18 @@ def _compare(answer: Any, machine: str, wanted: Iterable[BackboneInfo], model_di
             )
 
 
-def run(work: Work, trainable: type[tune.Trainable], each: dict[str, float], max_failures: int = 3) -> None:
+def run(work: Work, trainable: type[tune.Trainable], each: dict[str, float]) -> None:
     """Run jobs until the work is finished.
 
     Args:
         work: hands out jobs and takes results.
         trainable: a ``worker.Worker``.
         each: resources of a trial, from `placement`.
-        max_failures: how often a job is continued after its worker died.
 
     Raises:
         OSError: a worker's disk is full; running jobs can be resumed from their directories.
-        BaseException: any exception that the work raised. In both cases workers may still be busy: call `stop_ray`.
+        InputError: a machine does not see the same files as this one.
+        BaseException: any exception that the work raised. In all cases workers may still be busy: call `stop_ray`.
     """
     # With fewer pending trials than slots, Tune starts workers one by one and throws them away between trials.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(slots(each), 64))
@@ -250,7 +261,7 @@ def run(work: Work, trainable: type[tune.Trainable], each: dict[str, float], max
             stop=_Stop(guard),
             num_samples=-1,
             resources_per_trial=each,
-            max_failures=max_failures,
+            max_failures=0,
             reuse_actors=True,
             raise_on_failed_trial=False,
             storage_path=directory,
@@ -274,6 +285,10 @@ class _Guard:
     def check(self) -> None:
         if self.error is not None:
             raise self.error
+
+    def end(self, error: BaseException) -> None:
+        """End the experiment with an error, unless it ends with an earlier one."""
+        self.error = self.error or error
 
     def __call__(self, method: str, *arguments: Any, default: Any = None) -> Any:
         if self.error is not None:
@@ -305,7 +320,7 @@ class _Jobs(Searcher):
     def suggest(self, trial_id: str) -> Any:
         job: Job | None = self._guard("next")
         if job is not None:
-            return {"key": job.key, "job": job.model_dump_json(), "cpus": self._cpus}
+            return {"key": job.key, "attempt": job.attempt, "job": job.model_dump_json(), "cpus": self._cpus}
         return Searcher.FINISHED if self._guard("finished", default=True) else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -326,30 +341,31 @@ class _Evaluations(FIFOScheduler):
         self._guard = guard
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        key = key_of(trial)
+        key, attempt = attempt_of(trial)
         if "full" in result:
-            self._guard.error = self._guard.error or OSError(errno.ENOSPC, "No space left on the disk", result["full"])
+            self._guard.end(OSError(errno.ENOSPC, "No space left on the disk", result["full"]))
+        elif "unfit" in result:
+            self._guard.end(InputError(result["unfit"]))
         elif "failure" in result:
-            self._guard("failed", key, result["failure"], result["repeatable"])
-        elif not self._guard("evaluated", key, json.loads(result["evaluation"]), default=True):
+            self._guard("failed", key, attempt, result["failure"], result["repeatable"])
+        elif not self._guard(
+            "evaluated", key, attempt, json.loads(result["evaluation"]), result.get("files"), default=True
+        ):
             return TrialScheduler.CONTINUE
         return TrialScheduler.STOP
 
 
 class _Events(tune.Callback):
-    """Tells the work about starts, crashes and final failures."""
+    """Tells the work about starts and crashes."""
 
     def __init__(self, guard: _Guard) -> None:
         self._guard = guard
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._guard("started", key_of(trial))
-
-    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._guard("crashed", key_of(trial), _reason(trial))
+        self._guard("started", *attempt_of(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._guard("failed", key_of(trial), _reason(trial), False)
+        self._guard("crashed", *attempt_of(trial), _reason(trial))
 
 
 class _Stop(tune.Stopper):
@@ -368,9 +384,9 @@ class _Stop(tune.Stopper):
         return False
 
 
-def key_of(trial: Trial) -> str:
-    """Return the identity of a Tune trial's job."""
-    return str(trial.config["key"])
+def attempt_of(trial: Trial) -> tuple[str, str]:
+    """Return the key and the attempt of a Tune trial's job."""
+    return str(trial.config["key"]), str(trial.config["attempt"])
 
 
 def _reason(trial: Trial) -> str:

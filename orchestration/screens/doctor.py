@@ -23,6 +23,7 @@ from rich.text import Text
 
 from mept.errors import InputError, one_line
 from orchestration.options import Options, cluster_address, is_missing, public
+from orchestration.record.roots import check_writable, open_root
 from orchestration.record.store import check_root
 from orchestration.screens.terminal import make_console
 
@@ -173,14 +174,19 @@ def check_processors(options: Options) -> Iterator[Finding]:
 def check_root_directory(options: Options) -> Iterator[Finding]:
     """Check that the run directory can be written and has room."""
     check_root(options.root)
-    folder = options.root.absolute()
+    folder = options.folder
+    if folder is None:
+        root = open_root(options.root)
+        check_writable(root)
+        yield ok(f"{public(root.address)} can be written and read")
+        return
     while not folder.exists():
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         yield error(f"{folder} cannot be written", "give another --root")
         return
     free = shutil.disk_usage(folder).free
-    state = "" if folder == options.root.absolute() else ", created by the first run"
+    state = "" if folder == options.folder else ", created by the first run"
     text = f"{options.root}{state}, {free / 2**30:.1f} GiB free"
     advice = "make room, or give a --root on another disk"
     yield ok(text) if free >= LOW_SPACE else warning(text, advice) if free >= NO_SPACE else error(text, advice)

@@ -38,8 +38,19 @@ class Step:
     pid: int
 
 
+class Unfit(Exception):
+    """This machine cannot do the work."""
+
+
 class ArithmeticWorker(Worker):
     """Multiplies instead of training; the configuration's `event` says what goes wrong at epoch 2."""
+
+    def step(self) -> dict[str, Any]:
+        try:
+            result = super().step()
+        except Unfit as error:
+            return {"unfit": str(error)}
+        return {**result, "files": f"{self._job.attempt}/files"} if "evaluation" in result else result
 
     def evaluations(self, job: Job, cpus: int) -> Iterator[Step]:
         for epoch in range(1, EPOCHS + 1):
@@ -54,6 +65,8 @@ class ArithmeticWorker(Worker):
             raise InputError("`top_k` <= `num_experts` must hold")
         if event == "full":
             raise OSError(errno.ENOSPC, "No space left on device", "/disk/checkpoint.pt")
+        if event == "unfit":
+            raise Unfit("machine 10.0.0.7 does not see /shared")
         if event == "always" or (event == "once" and not mark.exists()):
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -71,8 +84,13 @@ class ListOfJobs:
     events: list[str]
     barrier: int = 0
     stop_after: float = float("inf")
+    tries: int = 3
     given: int = 0
     live: set[str] = field(default_factory=set)
+    again: list[str] = field(default_factory=list)
+    attempts: dict[str, int] = field(default_factory=dict)
+    files: dict[str, list[str | None]] = field(default_factory=dict)
+    reasons: list[str] = field(default_factory=list)
     seen: dict[str, list[int]] = field(default_factory=dict)
     processes: set[int] = field(default_factory=set)
     ended: dict[str, Any] = field(default_factory=dict)
@@ -82,34 +100,56 @@ class ListOfJobs:
     deadline: float = 0.0
 
     def next(self) -> Job | None:
+        if self.again:
+            return self.job(self.again.pop(0))
         if self.given == len(self.events) or (self.barrier and self.given == self.barrier and self.live):
             return None
-        key, event = f"job{self.given}", self.events[self.given]
+        key = f"job{self.given}"
         self.given += 1
         self.live.add(key)
-        config = {"event": event, "factor": self.given}
-        return Job(key=key, config=config, directory=self.directory / key, cache_dir=self.directory)
+        return self.job(key)
+
+    def job(self, key: str) -> Job:
+        self.attempts[key] = self.attempts.get(key, 0) + 1
+        number = int(key.removeprefix("job"))
+        config = {"event": self.events[number], "factor": number + 1}
+        attempt = f"{self.attempts[key]}-abc"
+        return Job(key=key, attempt=attempt, config=config, directory=self.directory / key, cache_dir=self.directory)
 
     def finished(self) -> bool:
         return self.given == len(self.events) and not self.live
 
-    def started(self, key: str) -> None:
+    def check(self, key: str, attempt: str) -> None:
+        """Whatever is told is of the attempt given last."""
+        assert attempt == f"{self.attempts[key]}-abc"
+
+    def started(self, key: str, attempt: str) -> None:
+        self.check(key, attempt)
         self.starts[key] += 1
         self.order.append(key)
         self.deadline = self.deadline or time.monotonic() + self.stop_after
 
-    def evaluated(self, key: str, evaluation: Mapping[str, Any]) -> bool:
+    def evaluated(self, key: str, attempt: str, evaluation: Mapping[str, Any], files: str | None) -> bool:
+        self.check(key, attempt)
         self.seen.setdefault(key, []).append(evaluation["epoch"])
+        self.files.setdefault(key, []).append(files)
         self.processes.add(evaluation["pid"])
         if evaluation["done"]:
             self.end(key, evaluation["best"])
         return evaluation["done"]
 
-    def failed(self, key: str, reason: str, repeatable: bool) -> None:
+    def failed(self, key: str, attempt: str, reason: str, repeatable: bool) -> None:
+        self.check(key, attempt)
         self.end(key, (reason, repeatable))
 
-    def crashed(self, key: str, reason: str) -> None:
+    def crashed(self, key: str, attempt: str, reason: str) -> None:
+        self.check(key, attempt)
         self.crashes[key] += 1
+        self.reasons.append(reason)
+        if self.crashes[key] < self.tries:
+            self.again.append(key)
+        else:
+            self.end(key, (reason, False))
 
     def tick(self) -> None:
         if self.deadline and time.monotonic() > self.deadline:
@@ -139,8 +179,8 @@ def left_behind() -> Iterator[None]:
     schedule.stop_ray()
 
 
-def run(work: ListOfJobs, **options: Any) -> ListOfJobs:
-    schedule.run(work, ArithmeticWorker, {"cpu": 1, "gpu": 0}, **options)
+def run(work: ListOfJobs) -> ListOfJobs:
+    schedule.run(work, ArithmeticWorker, {"cpu": 1, "gpu": 0})
     return work
 
 
@@ -148,6 +188,7 @@ def test_every_job_is_run_once_on_reused_workers(tmp_path: Path) -> None:
     work = run(ListOfJobs(tmp_path, ["fine"] * 8))
     assert work.ended == {f"job{i}": (i + 1) * EPOCHS for i in range(8)}
     assert all(epochs == [1, 2, 3] for epochs in work.seen.values())
+    assert all(files == ["1-abc/files"] * EPOCHS for files in work.files.values())
     assert set(work.starts.values()) == {1}
     assert len(work.processes) <= 2 * SLOTS
 
@@ -174,16 +215,16 @@ def test_a_killed_worker_s_job_goes_on_in_another_process(tmp_path: Path) -> Non
 
 
 def test_a_job_that_kills_each_worker_fails_and_the_others_go_on(tmp_path: Path) -> None:
-    work = run(ListOfJobs(tmp_path, ["always", "fine", "fine"]), max_failures=1)
+    work = run(ListOfJobs(tmp_path, ["always", "fine", "fine"], tries=2))
     reason, repeatable = work.ended["job0"]
     assert "worker process died" in reason
     assert not repeatable
-    assert work.crashes == {"job0": 1}
+    assert work.crashes == {"job0": 2}
     assert (work.ended["job1"], work.ended["job2"]) == (6, 9)
 
 
 def test_an_unexpected_error_is_named_in_one_line(tmp_path: Path) -> None:
-    work = run(ListOfJobs(tmp_path, ["error"]), max_failures=0)
+    work = run(ListOfJobs(tmp_path, ["error"], tries=1))
     assert work.ended["job0"] == ("RuntimeError: an error of the library its second line", False)
 
 
@@ -316,9 +357,15 @@ def test_a_full_disk_of_a_worker_ends_the_experiment(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("left_behind")
+def test_a_machine_that_cannot_do_the_work_ends_the_experiment_as_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"machine 10.0.0.7 does not see /shared"):
+        run(ListOfJobs(tmp_path, ["unfit", "fine"]))
+
+
+@pytest.mark.usefixtures("left_behind")
 def test_an_error_of_the_work_ends_the_experiment_as_it_is(tmp_path: Path) -> None:
     class Broken(ListOfJobs):
-        def evaluated(self, key: str, evaluation: Mapping[str, Any]) -> bool:
+        def evaluated(self, key: str, attempt: str, evaluation: Mapping[str, Any], files: str | None) -> bool:
             raise LookupError("what went wrong")
 
     with pytest.raises(LookupError, match="what went wrong"):
