@@ -112,6 +112,12 @@ JobArgument = Annotated[
     str, typer.Argument(metavar="GRID|JOB", help="A grid, for its newest job, or a job's id.", autocompletion=_grids)
 ]
 CpusOption = Annotated[int | None, typer.Option("--num-cpus", min=1, help="CPUs of a run's local Ray; default all.")]
+ForOption = Annotated[
+    str | None,
+    typer.Option(
+        "--for", metavar="TIME", help="Stop cleanly after this time, such as 30m, 8h or 1h30m; exit code 124."
+    ),
+]
 
 
 @app.command()
@@ -142,15 +148,19 @@ def run(
     model_dir: ModelOption = None,
     set: SetOption = None,
     num_cpus: CpusOption = None,
+    limit: ForOption = None,
 ) -> None:
     """Run the cells of a grid until they are done, and write the report. After a crash the same command continues."""
+    from orchestration.run.limit import Limit
+
+    ends = None if limit is None else Limit(limit)
     loaded, cells = _load(grid, set, model_dir)
     from rich.console import Console
 
     from orchestration.run.driver import run as run_grid
 
     options, console = _options(root, tracking_uri, optuna_storage, data_dir, model_dir, num_cpus), Console(stderr=True)
-    ending = run_grid(loaded, cells, options, console)
+    ending = run_grid(loaded, cells, options, console, ends)
     if not ending.reportable:
         raise typer.Exit(ending.code)
     from orchestration.screens.report import show_report
@@ -346,7 +356,7 @@ def doctor(
 
 def main() -> None:
     """Run a command; errors caused by the user give one line and exit code 2."""
-    from mept.errors import InputError
+    from mept.errors import InputError, printable
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -354,7 +364,7 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
