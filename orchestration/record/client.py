@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from mept.errors import InputError, one_line
 from orchestration.options import is_missing, own_tracking, public, sqlite_file
+from orchestration.record.trouble import POSTGRES_SCHEME, missing_module
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,6 +36,8 @@ def connect(uri: str) -> MlflowClient:
         InputError: the store does not answer within seconds, refuses access, or is of a kind that is not supported.
     """
     scheme = uri.partition(":")[0].partition("+")[0].lower()
+    if scheme == "postgres":
+        raise InputError(f"MLflow at {public(uri)} cannot be used: {POSTGRES_SCHEME}")
     if scheme not in ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks"):
         raise InputError(
             "the tracking URI must be a server (http://host:port) or a database (sqlite:///path/mlflow.db, "
@@ -93,12 +96,14 @@ def runs_of(client: MlflowClient, experiments: list[str], condition: str = "") -
     return pages(ask) if experiments else []
 
 
-def artifact_location(uri: str, root: Path, grid: str) -> str | None:
-    """Return where a grid's artifacts are stored: in the run directory, unless a server has its own place."""
-    return None if urlsplit(uri).scheme in ("http", "https", "databricks") else (root / "mlartifacts" / grid).as_uri()
+def artifact_location(uri: str, root: Path | str, grid: str) -> str | None:
+    """Return where a grid's artifacts are stored: below the root, unless a server has its own place."""
+    if urlsplit(uri).scheme in ("http", "https", "databricks"):
+        return None
+    return f"{root}/mlartifacts/{grid}" if isinstance(root, str) else (root / "mlartifacts" / grid).as_uri()
 
 
-def check_experiment(client: MlflowClient, uri: str, root: Path, grid: str, location: str | None) -> None:
+def check_experiment(client: MlflowClient, uri: str, root: Path | str, grid: str, location: str | None) -> None:
     """Check that the grid's experiment can be written to.
 
     Raises:
@@ -112,7 +117,7 @@ def check_experiment(client: MlflowClient, uri: str, root: Path, grid: str, loca
             f"the experiment {grid!r} was deleted in MLflow ({public(uri)}); restore it with `mlflow experiments "
             f"restore -x {experiment.experiment_id}`, remove it for good with `mlflow gc`, or rename the grid file"
         )
-    if sqlite_file(uri) != sqlite_file(own_tracking(root)) or location is None:
+    if location is None or isinstance(root, str) or sqlite_file(uri) != sqlite_file(own_tracking(root)):
         return
     recorded, here = (_local_path(text) for text in (experiment.artifact_location, location))
     if recorded.resolve() != here.resolve():
@@ -130,6 +135,8 @@ def one_message(uri: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
+        if missing := missing_module(error):
+            raise InputError(f"MLflow at {public(uri)} cannot be used: {missing}") from error
         hint = "repair or move the file, or" if sqlite_file(uri) else "start it, or"
         raise InputError(
             f"MLflow at {public(uri)} cannot be used: {one_line(error)}; {hint} give another --tracking-uri"

@@ -29,7 +29,7 @@ SENT = (
     "HF_HUB_DOWNLOAD_TIMEOUT",
 )
 """Settings of the environment that a job takes along, besides this project's own: none is a secret or a path."""
-AS_OPTIONS = ("MEPT_DATA_DIR", "MEPT_MODEL_DIR")
+AS_OPTIONS = ("MEPT_DATA_DIR", "MEPT_MODEL_DIR", "MEPT_ROOT", "MEPT_OPTUNA_STORAGE")
 """Settings that arrive as options."""
 STOP_SECONDS = 120
 """How long a stopped run may take to record what it has, before Ray kills it; Ray's own limit is 3."""
@@ -61,7 +61,8 @@ def submit(grid: Grid, named: str, address: str, options: Mapping[str, str | Non
         InputError: the options do not suit a cluster, or the job server cannot be reached or refuses access.
     """
     tracking = options.get("--tracking-uri") or os.environ.get("MLFLOW_TRACKING_URI", "").strip() or None
-    wanted = {**options, "--tracking-uri": tracking}
+    storage = options.get("--optuna-storage") or os.environ.get("MEPT_OPTUNA_STORAGE", "").strip() or None
+    wanted = {**options, "--tracking-uri": tracking, "--optuna-storage": storage}
     check_places(*(wanted.get(name) for name in ("--root", "--tracking-uri", "--optuna-storage")))
     given = dict(_public({name: value for name, value in wanted.items() if value is not None}))
     environment = _environment()

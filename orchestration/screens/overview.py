@@ -20,7 +20,8 @@ from orchestration.record import names
 from orchestration.record.past import FinishedRun, own_runs, past_trials
 from orchestration.record.store import check_root
 from orchestration.run.driver import definition, read_data
-from orchestration.run.search import Storage, counts_of, open_storage
+from orchestration.run.search import counts_of
+from orchestration.run.storage import Storage, open_storage
 from orchestration.screens.terminal import make_console, show_rows
 
 CORNERS = 64
@@ -57,7 +58,7 @@ def show_plan(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
 def show_status(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
     """Print how many trials of each cell are complete, pruned, failed, running and confirmed."""
     console = make_console()
-    if not options.root.exists():
+    if options.folder is not None and not options.folder.exists():
         print(f"note: there is no run directory at {options.root} yet; see --root", file=sys.stderr)
     check_root(options.root)
     runs = own_runs(options.tracking, grid.name)
