@@ -76,12 +76,13 @@ def train(
     data: TaskData | MixtureData,
     directory: Path,
     cache_dir: Path | None = None,
+    earlier: Sequence[Path] = (),
 ) -> Iterator[Evaluation]:
     """Train and evaluate, yielding each evaluation.
 
-    If the directory holds a checkpoint, training is resumed: the evaluations already made are yielded again, with their
-    numbers and times, and then training goes on. A finished training is replayed completely. At the end the directory
-    holds ``adapter/`` (the best on dev), ``routing/<split>.json`` if the method routes and, if the test split was
+    If there is a checkpoint, training is resumed: the evaluations already made are yielded again, with their numbers
+    and times, and then training goes on. A finished training is replayed completely. At the end the directory holds
+    ``adapter/`` (the best on dev), ``routing/<split>.json`` if the method routes and, if the test split was
     scored, ``predictions.jsonl`` and, for a mixture with `map_states`, ``states/test.json``.
 
     Args:
@@ -90,6 +91,7 @@ def train(
         data: the splits of a task, or of each task of a mixture.
         directory: used by this trial only.
         cache_dir: where tokenised data is kept; None tokenises in memory.
+        earlier: directories of earlier attempts, whose checkpoints count, too.
 
     Raises:
         NonFiniteLossError: the loss became NaN or infinite.
@@ -101,7 +103,7 @@ def train(
         yield from finished
         return
     run = _Run(config, backbone, data, directory, cache_dir)
-    history = run.resume()
+    history = run.resume(earlier)
     for position in range(10**9):
         if position == len(history):
             history.append(run.advance(history[-1] if history else None))
@@ -448,11 +450,11 @@ class _Run:
             "phase": self._phase,
             "train_seconds": self._train_seconds,
         }
-        save_checkpoint(self._directory, state)
+        save_checkpoint(self._directory, state, history[-1].epoch)
 
-    def resume(self) -> list[Evaluation]:
+    def resume(self, earlier: Sequence[Path] = ()) -> list[Evaluation]:
         """Continue from the newest intact checkpoint; return the evaluations made before it."""
-        state: dict[str, Any] | None = load_checkpoint(self._directory)
+        state: dict[str, Any] | None = load_checkpoint(self._directory, earlier)
         if state is None:
             return []
         self._model.adapter.load_state_dict(state["adapter"])

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from orchestration.options import ROOT, Options
+from orchestration.options import ROOT, Options, parse_root
 
 if TYPE_CHECKING:
     from orchestration.grid.grid import Grid
@@ -58,6 +58,14 @@ def _folder(context: typer.Context, option: typer.CallbackParam, path: Path | No
     raise InputError(f"{names} must be a folder, but {path} {'is not one' if there else 'does not exist'}; check it")
 
 
+def _root(context: typer.Context, option: typer.CallbackParam, text: str) -> str:
+    """Refuse a root that is a file; an address is opened by whoever uses it."""
+    place = parse_root(text)
+    if isinstance(place, Path):
+        _folder(context, option, place)
+    return text
+
+
 GridArgument = Annotated[
     Path,
     typer.Argument(
@@ -65,7 +73,14 @@ GridArgument = Annotated[
     ),
 ]
 RootOption = Annotated[
-    Path, typer.Option("--root", callback=_folder, help="Run directory: checkpoints, databases, reports.")
+    str,
+    typer.Option(
+        "--root",
+        metavar="DIR|URL",
+        envvar="MEPT_ROOT",
+        callback=_root,
+        help="Run directory, or an address such as s3://bucket/folder: checkpoints, databases, reports.",
+    ),
 ]
 TrackingOption = Annotated[
     str | None,
@@ -92,13 +107,23 @@ ModelOption = Annotated[
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the grid; overrides the file.")
 ]
+AddressOption = Annotated[str, typer.Option("--address", help="The cluster's job server, such as http://head:8265.")]
+JobArgument = Annotated[
+    str, typer.Argument(metavar="GRID|JOB", help="A grid, for its newest job, or a job's id.", autocompletion=_grids)
+]
 CpusOption = Annotated[int | None, typer.Option("--num-cpus", min=1, help="CPUs of a run's local Ray; default all.")]
+ForOption = Annotated[
+    str | None,
+    typer.Option(
+        "--for", metavar="TIME", help="Stop cleanly after this time, such as 30m, 8h or 1h30m; exit code 124."
+    ),
+]
 
 
 @app.command()
 def plan(
     grid: GridArgument,
-    root: RootOption = ROOT,
+    root: RootOption = str(ROOT),
     tracking_uri: TrackingOption = None,
     optuna_storage: StorageOption = None,
     data_dir: DataOption = None,
@@ -116,22 +141,26 @@ def plan(
 @app.command()
 def run(
     grid: GridArgument,
-    root: RootOption = ROOT,
+    root: RootOption = str(ROOT),
     tracking_uri: TrackingOption = None,
     optuna_storage: StorageOption = None,
     data_dir: DataOption = None,
     model_dir: ModelOption = None,
     set: SetOption = None,
     num_cpus: CpusOption = None,
+    limit: ForOption = None,
 ) -> None:
     """Run the cells of a grid until they are done, and write the report. After a crash the same command continues."""
+    from orchestration.run.limit import Limit
+
+    ends = None if limit is None else Limit(limit)
     loaded, cells = _load(grid, set, model_dir)
     from rich.console import Console
 
     from orchestration.run.driver import run as run_grid
 
     options, console = _options(root, tracking_uri, optuna_storage, data_dir, model_dir, num_cpus), Console(stderr=True)
-    ending = run_grid(loaded, cells, options, console)
+    ending = run_grid(loaded, cells, options, console, ends)
     if not ending.reportable:
         raise typer.Exit(ending.code)
     from orchestration.screens.report import show_report
@@ -144,31 +173,42 @@ def run(
 @app.command()
 def status(
     grid: GridArgument,
-    root: RootOption = ROOT,
+    root: RootOption = str(ROOT),
     tracking_uri: TrackingOption = None,
     optuna_storage: StorageOption = None,
     data_dir: DataOption = None,
     model_dir: ModelOption = None,
     set: SetOption = None,
     num_cpus: CpusOption = None,
+    address: Annotated[
+        str | None, typer.Option("--address", help="A job server: show the grid's jobs there, and use their databases.")
+    ] = None,
 ) -> None:
     """Show how far each cell of a grid is, as recorded by its runs so far."""
+    options = _options(root, tracking_uri, optuna_storage, data_dir, model_dir, num_cpus)
+    if address is not None:
+        from orchestration.screens.jobs import show_jobs
+
+        options = show_jobs(str(grid), address, options)
     loaded, cells = _load(grid, set, model_dir, tolerant=True)
     from orchestration.screens.overview import show_status
 
-    show_status(loaded, cells, _options(root, tracking_uri, optuna_storage, data_dir, model_dir, num_cpus))
+    show_status(loaded, cells, options)
 
 
 @app.command()
 def report(
     grid: GridArgument,
-    root: RootOption = ROOT,
+    root: RootOption = str(ROOT),
     tracking_uri: TrackingOption = None,
     optuna_storage: StorageOption = None,
     data_dir: DataOption = None,
     model_dir: ModelOption = None,
     set: SetOption = None,
     num_cpus: CpusOption = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="Folder for the report; default reports/<grid> below --root.")
+    ] = None,
 ) -> None:
     """Write the tables, figures and page of a grid from the results in MLflow.
 
@@ -182,22 +222,30 @@ def report(
     from orchestration.screens.report import show_report
 
     loaded = load_grid(find_grid(grid), set or ())
-    check_root(root)
+    check_root(parse_root(root))
     options = _options(root, tracking_uri, optuna_storage, data_dir, model_dir, num_cpus)
-    raise typer.Exit(int(not show_report(loaded, options, Console(stderr=True))))
+    raise typer.Exit(int(not show_report(loaded, options, Console(stderr=True), to=to)))
 
 
 @app.command()
 def submit(
     grid: GridArgument,
-    address: Annotated[str, typer.Option("--address", help="The cluster's job server, such as http://head:8265.")],
-    root: RootOption = ROOT,
+    address: AddressOption,
+    root: Annotated[
+        str | None,
+        typer.Option(
+            "--root",
+            metavar="DIR|URL",
+            envvar="MEPT_ROOT",
+            help="Run directory: a folder all machines share, or an address (s3://...).",
+        ),
+    ] = None,
     tracking_uri: TrackingOption = None,
     optuna_storage: StorageOption = None,
     data_dir: DataOption = None,
     model_dir: ModelOption = None,
     set: SetOption = None,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job's output to its end.")] = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job to its end; Ctrl-C detaches.")] = True,
 ) -> None:
     """Run a grid as a Ray job; paths other than GRID are on the cluster."""
     from orchestration.grid.grid import load_grid
@@ -205,15 +253,26 @@ def submit(
     from orchestration.run.submit import submit as submit_grid
 
     loaded = load_grid(find_grid(grid), set or ())
-    options = {
-        "--root": root,
-        "--tracking-uri": tracking_uri,
-        "--optuna-storage": optuna_storage,
-        "--data-dir": data_dir,
-        "--model-dir": model_dir,
-    }
-    arguments = [text for name, value in options.items() if value is not None for text in (name, str(value))]
-    raise typer.Exit(submit_grid(loaded, address, arguments, wait))
+    places = {"--root": root, "--tracking-uri": tracking_uri, "--optuna-storage": optuna_storage}
+    folders = {"--data-dir": data_dir, "--model-dir": model_dir}
+    options = places | {name: None if folder is None else str(folder) for name, folder in folders.items()}
+    raise typer.Exit(submit_grid(loaded, str(grid), address, options, wait))
+
+
+@app.command()
+def logs(job: JobArgument, address: AddressOption) -> None:
+    """Follow the output of a submitted job from its beginning; Ctrl-C detaches."""
+    from orchestration.screens.jobs import follow_job
+
+    raise typer.Exit(follow_job(job, address))
+
+
+@app.command()
+def cancel(job: JobArgument, address: AddressOption) -> None:
+    """Stop a submitted job in order; submitting the grid again continues it."""
+    from orchestration.screens.jobs import cancel_job
+
+    cancel_job(job, address)
 
 
 @app.command()
@@ -227,7 +286,7 @@ def predict(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="JSON Lines with the task's fields; - for standard input.")
     ],
-    root: RootOption = ROOT,
+    root: RootOption = str(ROOT),
     tracking_uri: TrackingOption = None,
     model_dir: ModelOption = None,
 ) -> None:
@@ -282,7 +341,7 @@ def schema() -> None:
 
 @app.command()
 def doctor(
-    root: RootOption = ROOT,
+    root: RootOption = str(ROOT),
     tracking_uri: TrackingOption = None,
     optuna_storage: StorageOption = None,
     data_dir: DataOption = None,
@@ -297,7 +356,7 @@ def doctor(
 
 def main() -> None:
     """Run a command; errors caused by the user give one line and exit code 2."""
-    from mept.errors import InputError
+    from mept.errors import InputError, printable
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -305,7 +364,7 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -349,14 +408,14 @@ def _avoid_dead_hub() -> None:
 
 
 def _options(
-    root: Path,
+    root: str,
     tracking_uri: str | None = None,
     optuna_storage: str | None = None,
     data_dir: Path | None = None,
     model_dir: Path | None = None,
     num_cpus: int | None = None,
 ) -> Options:
-    return Options(root, tracking_uri, optuna_storage, data_dir, model_dir, num_cpus)
+    return Options(parse_root(root), tracking_uri, optuna_storage, data_dir, model_dir, num_cpus)
 
 
 if __name__ == "__main__":

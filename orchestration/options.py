@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from mept.errors import InputError
 
@@ -19,7 +19,8 @@ NOT_IN_ROOT = "?%"
 class Options:
     """The settings from the command line and the environment."""
 
-    root: Path = ROOT
+    root: Path | str = ROOT
+    """A folder, or the address of a folder in an object store, such as ``s3://bucket/folder``."""
     tracking_uri: str | None = None
     optuna_storage: str | None = None
     data_dir: Path | None = None
@@ -29,19 +30,44 @@ class Options:
 
     @property
     def tracking(self) -> str:
-        """MLflow's address: the one given, ``MLFLOW_TRACKING_URI``, or SQLite in the run directory."""
+        """MLflow's address: the one given, ``MLFLOW_TRACKING_URI``, or SQLite in the run directory.
+
+        Raises:
+            InputError: none is given, and the root is in an object store, where SQLite cannot live.
+        """
         given = self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or ""
-        return given.strip() or own_tracking(self.root)
+        return given.strip() or own_tracking(self._needed("--tracking-uri (or MLFLOW_TRACKING_URI)"))
 
     @property
     def storage(self) -> str:
-        """The address of Optuna's storage: the one given, or SQLite in the run directory."""
-        return self.optuna_storage or _database(self.root, "optuna.db")
+        """The address of Optuna's storage: the one given, ``MEPT_OPTUNA_STORAGE``, or SQLite in the run directory.
+
+        Raises:
+            InputError: none is given, and the root is in an object store, where SQLite cannot live.
+        """
+        given = self.optuna_storage or os.environ.get("MEPT_OPTUNA_STORAGE") or ""
+        return given.strip() or _database(self._needed("--optuna-storage (or MEPT_OPTUNA_STORAGE)"), "optuna.db")
 
     @property
-    def reports(self) -> Path:
-        """The directory that holds a directory of reports for each grid."""
-        return self.root.absolute() / "reports"
+    def folder(self) -> Path | None:
+        """The root as an absolute path; None if it is in an object store."""
+        return self.root.absolute() if isinstance(self.root, Path) else None
+
+    def _needed(self, option: str) -> Path:
+        if isinstance(self.root, Path):
+            return self.root
+        raise InputError(
+            f"with a --root in an object store, {option} must be given, because SQLite needs a disk, but --root is "
+            f"{public(self.root)}; give the address of a server"
+        )
+
+
+def parse_root(text: str) -> Path | str:
+    """Return what ``--root`` means: a path, or an address with ``://``; ``file://`` is a path."""
+    scheme, mark, rest = text.partition("://")
+    if not mark:
+        return Path(text)
+    return Path(unquote(rest)) if scheme in ("file", "local") else text.rstrip("/")
 
 
 def own_tracking(root: Path) -> str:

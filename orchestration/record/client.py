@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import warnings
 from collections.abc import Callable, Iterator
@@ -25,6 +26,8 @@ PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 """Default ports of databases, for addresses without one."""
 PAGE = 1000
 """Number of items requested at once."""
+REFUSED = {"UNAUTHENTICATED", "PERMISSION_DENIED"}
+"""Error codes of MLflow for a wrong password, and for a right one that does not suffice."""
 NOISE = (r"The ``noload`` loader strategy is deprecated", r".*Any type hint is inferred as AnyType")
 """Warnings about itself that importing MLflow 3 causes."""
 
@@ -45,9 +48,7 @@ def connect(uri: str) -> MlflowClient:
         )
     _quiet()
     with one_message(uri), _impatient():
-        if scheme in ("http", "https"):
-            _probe(uri, 443 if scheme == "https" else 80)
-        elif scheme != "databricks":
+        if scheme not in ("http", "https", "databricks"):  # a server may be behind a proxy that only requests know
             _probe_database(uri)
         from mlflow import MlflowClient
 
@@ -96,12 +97,14 @@ def runs_of(client: MlflowClient, experiments: list[str], condition: str = "") -
     return pages(ask) if experiments else []
 
 
-def artifact_location(uri: str, root: Path, grid: str) -> str | None:
-    """Return where a grid's artifacts are stored: in the run directory, unless a server has its own place."""
-    return None if urlsplit(uri).scheme in ("http", "https", "databricks") else (root / "mlartifacts" / grid).as_uri()
+def artifact_location(uri: str, root: Path | str, grid: str) -> str | None:
+    """Return where a grid's artifacts are stored: below the root, unless a server has its own place."""
+    if urlsplit(uri).scheme in ("http", "https", "databricks"):
+        return None
+    return f"{root}/mlartifacts/{grid}" if isinstance(root, str) else (root / "mlartifacts" / grid).as_uri()
 
 
-def check_experiment(client: MlflowClient, uri: str, root: Path, grid: str, location: str | None) -> None:
+def check_experiment(client: MlflowClient, uri: str, root: Path | str, grid: str, location: str | None) -> None:
     """Check that the grid's experiment can be written to.
 
     Raises:
@@ -115,7 +118,7 @@ def check_experiment(client: MlflowClient, uri: str, root: Path, grid: str, loca
             f"the experiment {grid!r} was deleted in MLflow ({public(uri)}); restore it with `mlflow experiments "
             f"restore -x {experiment.experiment_id}`, remove it for good with `mlflow gc`, or rename the grid file"
         )
-    if sqlite_file(uri) != sqlite_file(own_tracking(root)) or location is None:
+    if location is None or isinstance(root, str) or sqlite_file(uri) != sqlite_file(own_tracking(root)):
         return
     recorded, here = (_local_path(text) for text in (experiment.artifact_location, location))
     if recorded.resolve() != here.resolve():
@@ -135,6 +138,11 @@ def one_message(uri: str) -> Iterator[None]:
     except Exception as error:
         if missing := missing_module(error):
             raise InputError(f"MLflow at {public(uri)} cannot be used: {missing}") from error
+        if getattr(error, "error_code", "") in REFUSED or re.search(r"error code 40[13]\b", str(error)):
+            raise InputError(
+                f"MLflow at {public(uri)} refuses access: {one_line(error)}; set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to those of a user who may write there"
+            ) from error
         hint = "repair or move the file, or" if sqlite_file(uri) else "start it, or"
         raise InputError(
             f"MLflow at {public(uri)} cannot be used: {one_line(error)}; {hint} give another --tracking-uri"

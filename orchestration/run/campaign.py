@@ -14,12 +14,15 @@ from orchestration.plan.fingerprints import Subject
 from orchestration.record.names import CONFIRM, SEARCH, Stage
 from orchestration.record.past import FinishedRun
 from orchestration.record.records import CellRecord, TrialRecord
-from orchestration.record.store import Store
+from orchestration.record.store import Store, new_attempt
 from orchestration.record.tracker import Tracker
 from orchestration.run.definition import Params
 from orchestration.run.job import Job
 from orchestration.run.progress import Progress
 from orchestration.run.search import CellStudy
+
+MOST_CRASHES = 3
+"""How often a trial is continued after its worker died."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,9 @@ class Campaign:
         tracker: Tracker,
         progress: Progress,
         options: Options,
+        store: Store,
         check: Callable[[], None] = lambda: None,
+        mark: str | None = None,
     ) -> None:
         """Store the work to do.
 
@@ -106,13 +111,18 @@ class Campaign:
             tracker: where results are recorded.
             progress: where they are shown.
             options: where things are; with absolute paths.
+            store: the files of trials.
             check: called at safe moments; raises an exception to stop the run.
+            mark: name of a file below the root that every machine must see.
         """
         self._cells = list(cells)
         self._turn = deque(self._cells)
         self._tracker, self._progress, self._options, self._check = tracker, progress, options, check
-        self._store = Store(options.root)
+        self._store, self._mark = store, mark
         self._trials: dict[str, CellTrial] = {}
+        self._attempts: dict[str, str] = {}
+        """The attempt at each trial that was handed out last: the only one whose messages count."""
+        self._crashes: dict[str, list[str]] = {}
         self._works = {work.cell.id: work for work in cells}
         self._asked: deque[CellTrial] = deque()
 
@@ -135,11 +145,15 @@ class Campaign:
         if trial is None:
             return None
         info = trial.cell.info
+        attempt = new_attempt(1 + len(self._crashes.get(trial.key, ())))
+        self._attempts[trial.key] = attempt
         return Job(
             key=trial.key,
             config=trial.config.flat(),
-            directory=self._store.trial(trial.fingerprint),
-            cache_dir=self._store.cache,
+            root=self._options.root,
+            fingerprint=trial.fingerprint,
+            attempt=attempt,
+            mark=self._mark,
             data_dir=self._options.data_dir,
             model_dir=self._options.model_dir,
             revision=info.revision if info else None,
@@ -151,21 +165,22 @@ class Campaign:
         """Whether every cell is done."""
         return not self._asked and all(work.done for work in self._cells)
 
-    def started(self, key: str) -> None:
+    def started(self, key: str, attempt: str) -> None:
         """Open the trial's run."""
-        trial = self._trials[key]
-        self._tracker.trial_started(trial.record, trial.config.flat())
-        self._progress.trial_started(key, trial.cell.id, trial.label, trial.config.epochs)
+        if self._is_current(key, attempt):
+            self._open(self._trials[key])
 
-    def evaluated(self, key: str, evaluation: Mapping[str, Any]) -> bool:
+    def evaluated(self, key: str, attempt: str, evaluation: Mapping[str, Any], files: str | None) -> bool:
         """Record an evaluation, and end the trial if it is the last one or its study prunes it."""
+        if not self._is_current(key, attempt):
+            return True
         trial, work = self._trials[key], self._work(key)
         epoch, best, at = evaluation["epoch"], evaluation["best"], evaluation["timestamp"]
         self._tracker.evaluation(trial.record, epoch, at, evaluation["metrics"])
         self._progress.evaluated(key, epoch, at, best)
         prune = trial.number is not None and work.study is not None and work.study.report(trial.number, epoch, best)
         if evaluation["done"]:
-            self._completed(trial, best, evaluation["summary"])
+            self._completed(trial, best, evaluation["summary"], attempt if files is None else files)
         elif prune:
             self._tracker.trial_ended(trial.record, "pruned", reason="pruned", best=best)
             assert work.study is not None and trial.number is not None
@@ -174,9 +189,34 @@ class Campaign:
             self._ended(trial, "pruned", best)
         return evaluation["done"] or prune
 
-    def failed(self, key: str, reason: str, repeatable: bool) -> None:
+    def failed(self, key: str, attempt: str, reason: str, repeatable: bool) -> None:
         """End a trial without a result."""
-        trial, work = self._trials[key], self._work(key)
+        if self._is_current(key, attempt):
+            self._fail(self._trials[key], reason, repeatable)
+
+    def crashed(self, key: str, attempt: str, reason: str) -> None:
+        """Take note that a worker died; its trial is handed out again, to another attempt, or ends as failed."""
+        if not self._is_current(key, attempt):
+            return
+        trial, reasons = self._trials[key], self._crashes.setdefault(key, [])
+        reasons.append(reason)
+        if len(reasons) > MOST_CRASHES:
+            self._fail(trial, f"{reason} ({len(reasons)} attempts ended like this or otherwise)", False)
+            return
+        del self._attempts[key]
+        self._progress.trial_crashed(key, reason)
+        self._asked.appendleft(trial)
+
+    def _is_current(self, key: str, attempt: str) -> bool:
+        """Whether a message is of the attempt that was handed out last, and its trial has not ended."""
+        return self._attempts.get(key) == attempt
+
+    def _open(self, trial: CellTrial) -> None:
+        self._tracker.trial_started(trial.record, trial.config.flat())
+        self._progress.trial_started(trial.key, trial.cell.id, trial.label, trial.config.epochs)
+
+    def _fail(self, trial: CellTrial, reason: str, repeatable: bool) -> None:
+        work = self._work(trial.key)
         self._tracker.trial_ended(trial.record, "failed", reason=reason)
         if repeatable:
             self._store.fail(trial.fingerprint, reason)
@@ -186,10 +226,6 @@ class Campaign:
         elif work.study is not None:
             work.study.fail(trial.number, reason, repeatable)
         self._ended(trial, "failed", reason=reason)
-
-    def crashed(self, key: str, reason: str) -> None:
-        """Report that a worker died; its trial will start again."""
-        self._progress.trial_crashed(key, reason)
 
     def tick(self) -> None:
         """Stop if something asked for it."""
@@ -258,8 +294,8 @@ class Campaign:
         """End a trial whose result was recorded earlier; return whether it was."""
         reason = self._store.failure(trial.fingerprint)
         if reason is not None:
-            self.started(trial.key)
-            self.failed(trial.key, reason, True)
+            self._open(trial)
+            self._fail(trial, reason, True)
             return True
         run = self._tracker.finished([trial.fingerprint]).get(trial.fingerprint)
         if run is None or not self._passes(trial, run):
@@ -288,14 +324,23 @@ class Campaign:
     def _work(self, key: str) -> CellWork:
         return self._works[self._trials[key].cell.id]
 
-    def _completed(self, trial: CellTrial, best: float, summary: Mapping[str, float]) -> None:
-        directory = self._store.trial(trial.fingerprint) if trial.record.stage == CONFIRM else None
-        self._tracker.trial_ended(trial.record, "complete", best=best, summary=summary, artifacts=directory)
+    def _completed(self, trial: CellTrial, best: float, summary: Mapping[str, float], files: str) -> None:
+        """End a trial with its result.
+
+        Args:
+            trial: which one.
+            best: its best dev score.
+            summary: metrics recorded once.
+            files: the attempt that is whole: this one, or one of an earlier run whose evaluations were replayed.
+        """
+        folder = self._store.attempt(trial.fingerprint, files) if trial.record.stage == CONFIRM else None
+        self._tracker.trial_ended(trial.record, "complete", best=best, summary=summary, artifacts=folder, attempt=files)
         study = self._works[trial.cell.id].study
         if trial.number is not None and study is not None:
             before = study.winner()
             study.complete(trial.number, best)
             self._drop_losers({trial.fingerprint, before.fingerprint if before else trial.fingerprint}, study)
+        self._store.drop_training(trial.fingerprint, beside=files)
         self._ended(trial, "complete", best)
 
     def _drop_losers(self, fingerprints: Iterable[str], study: CellStudy) -> None:
@@ -309,6 +354,7 @@ class Campaign:
     def _ended(self, trial: CellTrial, outcome: str, best: float | None = None, reason: str = "") -> None:
         work = self._works[trial.cell.id]
         work.open.discard(trial.key)
+        self._attempts.pop(trial.key, None)
         if trial.number is None and best is not None and outcome in ("complete", "reused"):
             work.confirmed[trial.config.seed] = (best, trial)
         self._progress.trial_ended(trial.key, trial.cell.id, outcome, best, reason)
@@ -338,8 +384,8 @@ class Campaign:
         score = ""
         if work.confirmed:
             best, trial = max(work.confirmed.values(), key=lambda one: (one[0], -one[1].config.seed))
-            if (adapter := self._store.adapter(trial.fingerprint)) is not None:
-                self._tracker.champion(trial.record, adapter, work.example)
+            # None where the result was trained below another root: MLflow has its files.
+            self._tracker.champion(trial.record, self._store.adapter_name(trial.fingerprint), work.example)
             count = len(work.confirmed)
             score = f"best dev {100 * best:.1f} over {count} seed{'s' if count > 1 else ''}"
         elif work.study is not None and (winner := work.study.winner()) is not None:

@@ -16,10 +16,14 @@ class Job(Frozen):
     """Its identity within the run."""
     config: Mapping[str, Any]
     """The flat configuration."""
-    directory: Path
-    """The directory of this trial alone."""
-    cache_dir: Path
-    """Where tokenised data are cached."""
+    root: Path | str
+    """Where the files of trials are: a folder, or an address."""
+    fingerprint: str
+    """The trial's identity among all grids."""
+    attempt: str
+    """The name of this attempt, below which alone the worker writes."""
+    mark: str | None = None
+    """Name of a file below the root that every machine must see; None if it is not checked."""
     data_dir: Path | None = None
     model_dir: Path | None = None
     revision: str | None = None

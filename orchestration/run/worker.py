@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+import platform
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
 from ray import tune
 
 from mept.errors import InputError, NonFiniteLossError, one_line
+from orchestration.record.roots import open_root
+from orchestration.record.store import Store
+from orchestration.record.workplace import Workplace
 from orchestration.run.job import Job
 
 if TYPE_CHECKING:
@@ -27,15 +29,20 @@ Found = tuple[str, str]
 """A backbone's identity on a machine, and why it cannot be used there; one of the two is empty."""
 
 
+class Unfit(Exception):
+    """This machine does not have what the run was planned with; the message says what to set."""
+
+
 class Worker(tune.Trainable):
     """Runs jobs one after the other; nothing happens before the first step, so that errors are results, not crashes."""
 
     def setup(self, config: dict[str, Any]) -> None:
         """Take the first job."""
-        self._stack = ExitStack()
+        self._place: Workplace | None = None
         self._evaluations: Iterator[Evaluation] | None = None
+        self._files: str | None = None
         self._job = Job.model_validate_json(config["job"])
-        self._cpus = max(1, int(config["cpus"]))
+        self._cpus, self._gpu = max(1, int(config["cpus"])), bool(config.get("gpu"))
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next job."""
@@ -44,52 +51,69 @@ class Worker(tune.Trainable):
         return True
 
     def cleanup(self) -> None:
-        """Leave the job: close its files and release the lock on its directory."""
-        if self._evaluations is not None:
-            self._evaluations.close()  # type: ignore[attr-defined]
+        """Leave the job and close its files."""
+        if isinstance(self._evaluations, Generator):
+            self._evaluations.close()
         self._evaluations = None
-        self._stack.close()
+        if self._place is not None:
+            self._place.close()
+        self._place = None
 
     def step(self) -> dict[str, Any]:
         """Train to the next evaluation.
 
         Returns:
-            ``evaluation``, or why the trial cannot succeed (``failure``, and whether it would fail each time:
-            ``repeatable``), or a path on a disk that is full (``full``). Any other error is raised: the job continues
-            in a new process.
+            ``evaluation`` and the attempt whose ``files`` it left, or why the trial cannot succeed (``failure``, and
+            whether it would fail each time: ``repeatable``), or why this machine must not train (``unfit``), or a path
+            on a disk that is full (``full``). Any other error is raised: the job continues in a new process.
         """
         try:
             if self._evaluations is None:
                 self._evaluations = self._begin()
             evaluation = next(self._evaluations)
+            if self._place is not None:
+                self._place.hand_in(evaluation.done)
+        except Unfit as error:
+            return {"unfit": str(error)}
         except (NonFiniteLossError, InputError) as error:
             return {"failure": str(error), "repeatable": isinstance(error, NonFiniteLossError)}
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                return {"full": str(error.filename or self._job.directory)}
+                return {"full": str(error.filename or self._job.root)}
             raise
-        return {"evaluation": json.dumps(asdict(evaluation))}
+        return {"evaluation": json.dumps(asdict(evaluation)), "files": self._files}
 
     def _begin(self) -> Iterator[Evaluation]:
-        """Open the job's directory for this process alone.
+        """Replay the trial if an attempt at it is whole; otherwise train it below this attempt's own name."""
+        from mept.train import Evaluation
 
-        A worker of a killed driver may survive for a moment; it holds the lock until it ends.
-        """
-        directory = self._job.directory
-        directory.mkdir(parents=True, exist_ok=True)
-        self._stack.enter_context(FileLock(directory / ".lock"))
-        return self.evaluations(self._job, self._cpus)
+        job, store = self._job, Store(open_root(self._job.root))
+        if job.mark is not None and store.root.folder is not None and store.root.read(job.mark) is None:
+            raise Unfit(
+                f"--root must be a folder that all machines share, but {store.root.folder} on {platform.node()} is "
+                "another one; give a shared disk, or an address such as s3://bucket/folder"
+            )
+        if (whole := store.finished(job.fingerprint)) is not None:
+            self._files, evaluations = whole
+            return iter([Evaluation(**one) for one in evaluations])
+        self._place, self._files = Workplace(store, job.fingerprint, job.attempt), job.attempt
+        return self.evaluations(job, self._place)
 
-    def evaluations(self, job: Job, cpus: int) -> Iterator[Evaluation]:
-        """Train the trial that a job describes, or continue it from its directory."""
+    def evaluations(self, job: Job, place: Workplace) -> Iterator[Evaluation]:
+        """Train the trial that a job describes, or continue it from its newest checkpoint."""
         import torch
 
         from mept.train import train
         from mept.trial import TrialConfig
 
-        torch.set_num_threads(cpus)
+        torch.set_num_threads(self._cpus)
         config = TrialConfig.from_flat(job.config)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        if self._gpu and not torch.cuda.is_available():
+            raise Unfit(
+                f"Ray counts GPUs on {platform.node()}, but torch cannot use one there; install a CUDA build of torch, "
+                "or train on CPUs with `resources: {gpus: 0}`"
+            )
+        device = "cuda" if self._gpu else "cpu"
         backbone = backbone_of(config.backbone, job.model_dir, device, job.revision)
         data = data_of(config.task, config.data, job.data_dir)
         for what, found, planned in (
@@ -97,11 +121,11 @@ class Worker(tune.Trainable):
             (f"the data of task {config.task!r}", data.identity, job.data_identity),
         ):
             if planned is not None and found != planned:
-                raise InputError(
+                raise Unfit(
                     f"{what} differs from what the run was planned with (content {found}, planned {planned}): its "
                     "files changed, or differ between machines; put them back, or start the run again"
                 )
-        return train(config, backbone, data, job.directory, job.cache_dir)
+        return train(config, backbone, data, place.directory, place.cache, place.earlier())
 
 
 @lru_cache(maxsize=2)

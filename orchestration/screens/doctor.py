@@ -23,6 +23,7 @@ from rich.text import Text
 
 from mept.errors import InputError, one_line
 from orchestration.options import Options, cluster_address, is_missing, public
+from orchestration.record.roots import check_writable, open_root
 from orchestration.record.store import check_root
 from orchestration.screens.terminal import make_console
 
@@ -152,7 +153,9 @@ def check_processors(options: Options) -> Iterator[Finding]:
     """Check the CPUs, and the GPUs that torch can use."""
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    from orchestration.run.cluster import cpus
+
+    cores = cpus()
     if torch.cuda.is_available():
         devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
         names = ", ".join(f"{device.name} ({device.total_memory / 2**30:.0f} GiB)" for device in devices)
@@ -173,14 +176,19 @@ def check_processors(options: Options) -> Iterator[Finding]:
 def check_root_directory(options: Options) -> Iterator[Finding]:
     """Check that the run directory can be written and has room."""
     check_root(options.root)
-    folder = options.root.absolute()
+    folder = options.folder
+    if folder is None:
+        root = open_root(options.root)
+        check_writable(root)
+        yield ok(f"{public(root.address)} can be written and read")
+        return
     while not folder.exists():
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         yield error(f"{folder} cannot be written", "give another --root")
         return
     free = shutil.disk_usage(folder).free
-    state = "" if folder == options.root.absolute() else ", created by the first run"
+    state = "" if folder == options.folder else ", created by the first run"
     text = f"{options.root}{state}, {free / 2**30:.1f} GiB free"
     advice = "make room, or give a --root on another disk"
     yield ok(text) if free >= LOW_SPACE else warning(text, advice) if free >= NO_SPACE else error(text, advice)
@@ -191,11 +199,11 @@ def check_root_directory(options: Options) -> Iterator[Finding]:
 
 def check_ray(options: Options) -> Iterator[Finding]:
     """Check that the cluster named by RAY_ADDRESS answers, if any."""
-    from orchestration.run import schedule
+    from orchestration.run import cluster
 
     address = cluster_address()
     if address is None:
-        schedule.check_temporary_directory()
+        cluster.check_temporary_directory()
         yield ok("each run starts its own on this machine (RAY_ADDRESS names no cluster)")
         return
     if silence := _silence(address if "://" in address else f"//{address}", RAY_CLIENT if "://" in address else 0):
@@ -204,12 +212,16 @@ def check_ray(options: Options) -> Iterator[Finding]:
         return
     from orchestration.grid.settings import Resources
 
-    schedule.start_ray()
+    cluster.start_ray()
     try:
-        each = schedule.placement(Resources())
-        yield ok(f"cluster at {address}, {schedule.slots(each)} trials at once")
+        each = cluster.placement(Resources())
+        if any(cluster.fitting(each)):
+            yield ok(f"cluster at {address}, {cluster.slots(each)} trials at once")
+        else:
+            advice = "a run asks its autoscaler" if cluster.has_autoscaler() else "start Ray on more machines"
+            yield warning(f"cluster at {address}, no machine of which has a CPU for trials", advice)
     finally:
-        schedule.stop_ray()
+        cluster.stop_ray()
 
 
 def check_tracking(options: Options) -> Iterator[Finding]:

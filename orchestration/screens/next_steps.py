@@ -19,8 +19,12 @@ from orchestration.grid.grid import Grid, apply_set
 from orchestration.grid.shipped import grids
 from orchestration.options import Options, own_tracking, public
 from orchestration.plan.cells import plan, size
-from orchestration.record.names import CONFIRM, DEV_SCORE
+from orchestration.record.models import model_name
+from orchestration.record.names import CHAMPION, CONFIRM, DEV_SCORE
+from orchestration.record.roots import open_root
+from orchestration.record.store import Store
 from orchestration.report.summary import CellSummary, Summary
+from orchestration.run.submission import from_metadata, job_metadata
 
 if TYPE_CHECKING:
     from mept.backbones import BackboneInfo
@@ -75,6 +79,8 @@ def next_steps(grid: Grid, options: Options, summary: Summary, shape: Shape) -> 
 
 def mept() -> str:
     """Return how to call this program from here: by its name if the shell finds it, otherwise by its path."""
+    if job_metadata() is not None:  # the commands are for another machine than this one
+        return "mept"
     given = Path(sys.argv[0])
     if given.name == "cli.py":
         return f"{_python()} -m orchestration.cli"
@@ -83,6 +89,8 @@ def mept() -> str:
 
 def _script(name: str, path: Path | None = None) -> str:
     """Return how to call a console script of this Python's environment."""
+    if job_metadata() is not None:
+        return name
     path = path or Path(sys.executable).with_name(name)
     found = shutil.which(name)
     if found is not None and os.path.abspath(found) == os.path.abspath(path):
@@ -91,6 +99,8 @@ def _script(name: str, path: Path | None = None) -> str:
 
 
 def _python() -> str:
+    if job_metadata() is not None:
+        return "python3"
     for name in ("python", "python3"):
         found = shutil.which(name)
         # Links are not followed: an environment's Python is a link to the system's.
@@ -116,8 +126,11 @@ def _path(path: Path) -> str:
 
 def _again(grid: Grid, options: Options) -> Callable[..., str]:
     """Return a function that makes a command line for the grid from a verb and further ``--set`` arguments."""
+    submission = from_metadata(job_metadata())
 
     def line(verb: str, *sets: str) -> str:
+        if submission is not None:
+            return submission.command(*sets) if verb == "run" else submission.look(verb, *sets)
         words = [mept(), verb, _grid_name(grid), *_stores(options), *_folders(options, ("data", "model"))]
         if verb == "run" and options.num_cpus is not None:
             words.append(f"--num-cpus {options.num_cpus}")
@@ -136,7 +149,7 @@ def _grid_name(grid: Grid) -> str:
 
 def _stores(options: Options) -> Iterator[str]:
     if options.root != type(options)().root:
-        yield f"--root {_path(options.root)}"
+        yield f"--root {_path(options.root) if isinstance(options.root, Path) else shlex.quote(public(options.root))}"
     if options.tracking_uri is not None:
         yield f"--tracking-uri {shlex.quote(public(options.tracking_uri))}"
     if options.optuna_storage is not None:
@@ -159,12 +172,12 @@ def _predict(options: Options, summary: Summary) -> Step | None:
     sign = -1 if summary.measure.lower_is_better else 1
     known = [(cell.is_mixture, sign * cell.mean, cell) for cell in summary.cells if cell.mean is not None]
     for _, _, cell in sorted(known, key=lambda entry: entry[:2], reverse=True):
-        directory = _champion(cell, summary, options.root)
+        model = _champion(cell, summary, options)
         row = _row(cell.task)
-        if directory is None or row is None:
+        if model is None or row is None:
             continue
         text = shlex.quote(json.dumps(row, ensure_ascii=False))
-        words = [f"echo {text} |", mept(), "predict", _path(directory), "-", *_folders(options, ["model"])]
+        words = [f"echo {text} |", mept(), "predict", model, "-", *_folders(options, ["model"])]
         told = (
             "label, scores and each layer's expert" if cell.first_run in summary.results.routing else "label and scores"
         )
@@ -173,15 +186,17 @@ def _predict(options: Options, summary: Summary) -> Step | None:
     return None
 
 
-def _champion(cell: CellSummary, summary: Summary, root: Path) -> Path | None:
-    """Return the directory of the cell's confirmed run with the best dev score, if its adapter is here."""
+def _champion(cell: CellSummary, summary: Summary, options: Options) -> str | None:
+    """Return how a command names the adapter of the cell's confirmed run with the best dev score, if it can be had."""
     trials = summary.results.trials
     runs = trials[(trials["cell"] == cell.id) & (trials["stage"] == CONFIRM) & (trials["outcome"] == "complete")]
     ranked = runs.sort_values([DEV_SCORE, "seed"], ascending=[False, True])
     for fingerprint in ranked["fingerprint"].head(1):
-        directory = root / "trials" / fingerprint
-        if (directory / "adapter" / "adapter_config.json").is_file():
-            return directory
+        if options.folder is None:
+            tracking = f"--tracking-uri {shlex.quote(public(options.tracking))}"
+            return f"{shlex.quote(f'models:/{model_name(summary.results.grid, cell.id)}@{CHAMPION}')} {tracking}"
+        adapter = Store(open_root(options.folder)).adapter(fingerprint)
+        return None if adapter is None else _path(adapter.parent)
     return None
 
 
@@ -205,7 +220,7 @@ def _compare(options: Options, summary: Summary) -> Step:
     if uri.startswith(("http://", "https://")):
         address = f"{public(uri).rstrip('/')}/{page}"
         return Step(f"Compare the {count} trials in MLflow", f"{_python()} -m webbrowser {shlex.quote(address)}")
-    if uri == own_tracking(options.root):
+    if isinstance(options.root, Path) and uri == own_tracking(options.root):
         path = _path(options.root / "mlflow.db")
         store = f"sqlite:///{path}"
     else:

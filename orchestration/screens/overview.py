@@ -58,7 +58,7 @@ def show_plan(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
 def show_status(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
     """Print how many trials of each cell are complete, pruned, failed, running and confirmed."""
     console = make_console()
-    if not options.root.exists():
+    if options.folder is not None and not options.folder.exists():
         print(f"note: there is no run directory at {options.root} yet; see --root", file=sys.stderr)
     check_root(options.root)
     runs = own_runs(options.tracking, grid.name)

@@ -13,6 +13,8 @@ from typing import IO, TYPE_CHECKING
 from mept.errors import InputError
 from mept.jsonl import read_objects
 from orchestration.options import Options
+from orchestration.record.names import ADAPTER
+from orchestration.record.store import trial_folders
 
 if TYPE_CHECKING:
     from mept.predict import Text
@@ -62,8 +64,9 @@ def _adapter(model: str, options: Options) -> Iterator[Path]:
             yield registered_adapter(model, options.tracking, Path(directory))
         return
     given = Path(model)
-    adapter = given if (given / "adapter_config.json").is_file() else given / "adapter"
-    if not (adapter / "adapter_config.json").is_file():
+    places = (given, given / ADAPTER, *(folder / ADAPTER for folder in trial_folders(given)))
+    adapter = next((place for place in places if (place / "adapter_config.json").is_file()), None)
+    if adapter is None:
         raise InputError(
             f"{model} holds no adapter_config.json; give an adapter's directory, a confirmed trial's, or a registered "
             "model as models:/NAME@champion"
