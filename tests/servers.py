@@ -238,6 +238,7 @@ def mlflow_server(
         settings.write_text(
             "[mlflow]\ndefault_permission = READ\nadmin_username = admin\n"
             f"database_uri = sqlite:///{folder}/users.db\n"
+            "auth_cache_ttl_seconds = 60\n"  # hashing the password for every request takes most of the time
             "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
         )
         given |= {
