@@ -263,9 +263,10 @@ def _serve_s3(port: int, flag: Path, key: str) -> None:
     store = DomainDispatcherApplication(create_backend_app)
 
     def serve(environ: dict[str, Any], start: Callable[..., Any]) -> Any:
-        given = environ.get("HTTP_AUTHORIZATION", "")
+        # An address that was signed in advance is refused, as if only the server could reach this store.
+        signed = environ.get("HTTP_AUTHORIZATION", "")
         refused = flag.exists() and environ["REQUEST_METHOD"] in REFUSING
-        if f"Credential={key}/" in given and not refused:
+        if f"Credential={key}/" in signed and not refused:
             return store(environ, start)
         code = "AccessDenied" if refused else "InvalidAccessKeyId"
         start("403 Forbidden", [("Content-Type", "application/xml")])

@@ -55,8 +55,16 @@ def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture
 def service(servers: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    import boto3
+    from mlflow.store.artifact.s3_artifact_repo import _cached_get_s3_client
+    from s3fs import S3FileSystem
+
     for name, value in (servers.s3.environment | servers.mlflow.environment).items():
         monkeypatch.setenv(name, value)
+    # Clients of a process remember keys and addresses, of which it has only one; here other servers were before.
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    _cached_get_s3_client.cache_clear()
+    S3FileSystem.clear_instance_cache()
     yield servers
     servers.s3.refuse(False)
     servers.s3.server.thaw()
@@ -212,9 +220,6 @@ def test_direct_artifacts_that_cannot_be_written_are_one_message(
 ) -> None:
     if not service.direct:
         pytest.skip("clients write no artifacts")
-    from mlflow.store.artifact.s3_artifact_repo import _cached_get_s3_client
-
-    _cached_get_s3_client.cache_clear()
     grid = GRID.__class__(f"direct-{what.replace(' ', '-')}", GRID.title, GRID.report, GRID.text)
     words = []
     if what == "no boto3":
