@@ -186,7 +186,7 @@ class ObjectJournal:
                 continue
             if seq > seen:
                 self.lanes.add(seq, event, line)
-                seen = end = max(end, seq)
+                seen, end = seq, max(end, seq)
         if damaged or not lines:
             aside = name.replace(self._base, f"{self._base}/corrupt", 1)
             self._root.write(aside, content)

@@ -48,8 +48,9 @@ class FileJournal:
             directory.mkdir(parents=True, exist_ok=True)
             self._lock_file = _lock(directory / f"{name}.lock")
             self._file = open(self.path, "ab", buffering=0)
-            self.lanes.start(self._read_cursors())
-            self._last = self._recover()
+            cursors = self._read_cursors()
+            self.lanes.start(cursors)
+            self._last = self._recover(min(cursors.values()))
             self._size = self._file.seek(0, os.SEEK_END)
         except OSError as error:
             raise InputError(f"the journal {self.path} cannot be opened: {error}") from error
@@ -126,10 +127,13 @@ class FileJournal:
             self._warn(f"{path} was damaged and set aside as {aside.name}; the whole journal is replayed")
             return 0
 
-    def _recover(self) -> int:
-        """Return the last sequence number, after setting damaged lines aside and finding what waits in the lanes."""
+    def _recover(self, applied: int) -> int:
+        """Return the last sequence number, after setting damaged lines aside and finding what waits in the lanes.
+
+        Args:
+            applied: up to where all lanes have applied everything.
+        """
         damaged, sound, last, expected = [], [], 0, None
-        applied = min(self.lanes.applied().values())
         for line in _lines(self.path):
             if line.seq is None or line.seq <= last:
                 damaged.append(line)
@@ -141,7 +145,7 @@ class FileJournal:
                 sound.append((line.seq, line.event, line.end - len(line.content)))
         if damaged:
             self._set_aside(damaged)
-            return self._recover()
+            return self._recover(applied)
         for one in sound:
             self.lanes.add(*one)
         return max(last, *self.lanes.applied().values())

@@ -328,7 +328,11 @@ def _schedule(campaign: Campaign, session: _Session, progress: Progress, subject
 
 
 def _flush(session: _Session) -> str:
-    """Wait until MLflow holds everything; return its trouble after a minute without it, or if its disk is full."""
+    """Wait until MLflow holds everything, for a minute if it is in trouble, or not at all if its disk is full.
+
+    Returns:
+        Why it has not all numbers; empty if it has them. Files that are missing are named when the tracker closes.
+    """
     tries = TRIES
     while not session.tracker.flush(5.0):
         session.interruption.check()
@@ -336,7 +340,7 @@ def _flush(session: _Session) -> str:
         trouble = session.tracker.trouble
         tries = tries - 1 if trouble else TRIES
         if not tries or any(sign in trouble.casefold() for sign in DISK_FULL):
-            return trouble
+            return trouble if session.tracker.pending else ""
     return ""
 
 
