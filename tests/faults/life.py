@@ -1,0 +1,178 @@
+"""One run of the driver, in a process of its own that is forked from one that has imported everything."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import random
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from mept import train as training
+from mept.errors import InputError
+from orchestration.options import Options
+from orchestration.run import driver
+from tests.faults import curves, slots, writes
+from tests.faults.checker import Stores
+from tests.faults.slots import Slots, now
+
+UNEXPECTED = 70
+"""Exit code of a life whose driver raised something it must not."""
+PATIENCE = 1.5
+"""Seconds for which a driver may be silent here before another one takes the grid over, instead of a minute."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where one case keeps everything."""
+
+    folder: Path
+    grid: str
+    root: Path | str
+    optuna: str | None = None
+
+    @property
+    def options(self) -> Options:
+        """What the commands are given."""
+        tracking = None if isinstance(self.root, Path) else f"sqlite:///{self.folder}/mlflow.db"
+        return Options(self.root, tracking_uri=tracking, optuna_storage=self.optuna)
+
+    @property
+    def stores(self) -> Stores:
+        """Where the checker finds them."""
+        options = self.options
+        return Stores(options.tracking, options.storage, str(self.root), self.grid, self.folder / "tables")
+
+    @property
+    def log(self) -> Path:
+        """What happened, one JSON object a line; every life appends."""
+        return self.folder / "log.jsonl"
+
+    def note(self, what: str, **more: Any) -> None:
+        """Add a line to the log, in one write, which a kill cannot tear."""
+        with open(self.log, "ab", buffering=0) as file:
+            file.write((json.dumps({"at": now(), "what": what, **more}) + "\n").encode())
+
+    def notes(self, what: str) -> list[dict[str, Any]]:
+        """Return the lines of one kind."""
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return [line for line in map(json.loads, lines) if line["what"] == what]
+
+
+def prepare() -> None:
+    """Import everything and patch what is slow or leaves this process; nothing that starts a thread."""
+    import mlflow.store.artifact.local_artifact_repo
+    import mlflow.store.model_registry.sqlalchemy_store
+    import mlflow.store.tracking.sqlalchemy_store
+    import optuna.storages._rdb.models
+    import sqlalchemy.dialects.postgresql.psycopg
+    import sqlalchemy.dialects.sqlite
+    import sqlalchemy.orm
+
+    import orchestration.record.served
+    import orchestration.report
+    import orchestration.run.worker
+    import orchestration.screens.report  # noqa: F401
+
+    sqlalchemy.orm.configure_mappers()
+    writes.install()
+    training._Run = curves.Curve  # type: ignore[assignment,misc]
+    driver._check_ray = lambda: None
+    data = driver.read_data
+    known: dict[str, Any] = {}
+    driver.read_data = lambda grid, cells, options: known.setdefault("cb", data(grid, cells, options))  # type: ignore
+    orchestration.record.served.save_model = _save_model
+    gc.freeze()
+
+
+def _save_model(directory: Path, adapter: Path, example: Any) -> None:
+    """Save what a served model has of a trial. MLflow's own way takes seconds, and copies the package beside it."""
+    import shutil
+
+    (directory / "artifacts").mkdir(parents=True)
+    shutil.copytree(adapter, directory / "artifacts" / "adapter")
+    (directory / "MLmodel").write_text("{}\n")
+
+
+Disturb = Callable[[Slots], None]
+
+
+def begin(site: Site, seed: int = 0, disturb: Disturb | None = None, ready: Callable[[], None] | None = None) -> int:
+    """Start a life and return its process.
+
+    Args:
+        site: where everything is.
+        seed: of the order in which workers step.
+        disturb: called before every turn; see `Slots`.
+        ready: called in the new process before the driver begins.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if (process := os.fork()) != 0:
+        return process
+    code = UNEXPECTED
+    try:
+        code = _live(site, random.Random(seed), disturb or (lambda slots: None), ready)
+    except BaseException:
+        site.note("unexpected", error=traceback.format_exc())
+    finally:
+        os._exit(code)
+
+
+def _live(site: Site, chance: random.Random, disturb: Disturb, ready: Callable[[], None] | None) -> int:
+    os.setpgid(0, 0)
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
+    os.environ["MEPT_SCRATCH"] = str(site.folder / "scratch")
+    writes.WRITES.watchers.append(slots.watch)
+    if ready is not None:
+        ready()
+    running: list[Slots] = []
+
+    def schedule(campaign: Any, *rest: Any) -> None:
+        running.append(Slots(campaign, chance, disturb))
+        running[0].handed_out = lambda job: site.note("job", job=job)  # type: ignore[method-assign]
+        running[0].run()
+
+    driver._schedule = schedule
+    grid, cells = curves.read_grid(site.grid, site.folder)
+    with open(site.folder / "console", "a") as out:
+        console = Console(file=out, width=200)
+        try:
+            ending = driver.run(grid, cells, site.options, console)
+            code = ending.code
+            if ending.reportable:
+                code = code or int(not _report(site, [cell.id for cell in cells], out))
+        except InputError as error:
+            out.write(f"error: {error}\n")
+            code = 2
+    for one in running:
+        one.end()
+    site.note("ended", code=code)
+    return code
+
+
+def _report(site: Site, cells: list[str], out: Any) -> bool:
+    """Write the table as `mept run` does, without figures; return whether nothing is missing."""
+    from orchestration.record.audit import missing_files
+    from orchestration.record.results import load_results
+    from orchestration.report import make_report, unexplained
+    from orchestration.report.tables import markdown, tidy_csv
+
+    results = load_results(site.options.tracking, site.grid)
+    made = make_report(results)
+    site.stores.tables.mkdir(exist_ok=True)
+    (site.stores.tables / "table.md").write_text(markdown(made))
+    (site.stores.tables / "table.csv").write_text(tidy_csv(made.summary))
+    holes = [*missing_files(site.options.tracking, results), *unexplained(made, cells)]
+    out.writelines(f"not recorded: {line}\n" for line in holes)
+    return not holes
