@@ -139,8 +139,8 @@ def _rows(connection: Any, query: str, **values: Any) -> list[Any]:
 def _runs(connection: Any, grid: str) -> list[Run]:
     rows = _rows(
         connection,
-        "SELECT r.run_uuid, r.status, r.artifact_uri FROM runs r JOIN experiments e ON e.experiment_id = r.experiment_id "
-        "WHERE e.name = :grid AND r.lifecycle_stage = 'active'",
+        "SELECT r.run_uuid, r.status, r.artifact_uri FROM runs r JOIN experiments e "
+        "ON e.experiment_id = r.experiment_id WHERE e.name = :grid AND r.lifecycle_stage = 'active'",
         grid=grid,
     )
     found = []

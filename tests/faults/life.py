@@ -12,9 +12,11 @@ import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
+import sqlalchemy.orm
 from rich.console import Console
 
 from mept import train as training
@@ -25,6 +27,18 @@ from tests.faults import curves, slots, writes
 from tests.faults.checker import Stores
 from tests.faults.slots import Slots, now
 
+PRELOADED = (
+    "mlflow.store.artifact.local_artifact_repo",
+    "mlflow.store.model_registry.sqlalchemy_store",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "optuna.storages._rdb.models",
+    "sqlalchemy.dialects.postgresql.psycopg",
+    "sqlalchemy.dialects.sqlite",
+    "orchestration.record.served",
+    "orchestration.report.tables",
+    "orchestration.run.worker",
+    "orchestration.screens.report",
+)
 UNEXPECTED = 70
 """Exit code of a life whose driver raised something it must not."""
 PATIENCE = 1.5
@@ -70,19 +84,8 @@ class Site:
 
 def prepare() -> None:
     """Import everything and patch what is slow or leaves this process; nothing that starts a thread."""
-    import mlflow.store.artifact.local_artifact_repo
-    import mlflow.store.model_registry.sqlalchemy_store
-    import mlflow.store.tracking.sqlalchemy_store
-    import optuna.storages._rdb.models
-    import sqlalchemy.dialects.postgresql.psycopg
-    import sqlalchemy.dialects.sqlite
-    import sqlalchemy.orm
-
-    import orchestration.record.served
-    import orchestration.report
-    import orchestration.run.worker
-    import orchestration.screens.report  # noqa: F401
-
+    for name in PRELOADED:
+        import_module(name)
     sqlalchemy.orm.configure_mappers()
     writes.install()
     training._Run = curves.Curve  # type: ignore[assignment,misc]
@@ -90,7 +93,7 @@ def prepare() -> None:
     data = driver.read_data
     known: dict[str, Any] = {}
     driver.read_data = lambda grid, cells, options: known.setdefault("cb", data(grid, cells, options))  # type: ignore
-    orchestration.record.served.save_model = _save_model
+    sys.modules["orchestration.record.served"].save_model = _save_model  # type: ignore[attr-defined]
     gc.freeze()
 
 
@@ -104,6 +107,14 @@ def _save_model(directory: Path, adapter: Path, example: Any) -> None:
 
 
 Disturb = Callable[[Slots], None]
+
+
+@runtime_checkable
+class Recovering(Protocol):
+    """A disturbance that is told when its life has ended well."""
+
+    def recovered(self) -> None:
+        """Take note of it."""
 
 
 def begin(site: Site, seed: int = 0, disturb: Disturb | None = None, ready: Callable[[], None] | None = None) -> int:
@@ -140,7 +151,7 @@ def _live(site: Site, chance: random.Random, disturb: Disturb, ready: Callable[[
 
     def schedule(campaign: Any, *rest: Any) -> None:
         running.append(Slots(campaign, chance, disturb))
-        running[0].handed_out = lambda job: site.note("job", job=job)  # type: ignore[method-assign]
+        running[0].handed_out = lambda job: site.note("job", job=job, process=os.getpid())  # type: ignore[method-assign]
         running[0].run()
 
     driver._schedule = schedule
@@ -155,9 +166,12 @@ def _live(site: Site, chance: random.Random, disturb: Disturb, ready: Callable[[
         except InputError as error:
             out.write(f"error: {error}\n")
             code = 2
+    counts = {kind: count for (writer, kind), count in writes.WRITES.counts.items() if writer == writes.DRIVER}
     for one in running:
         one.end()
-    site.note("ended", code=code)
+    if code == 0 and isinstance(disturb, Recovering):
+        disturb.recovered()
+    site.note("ended", code=code, writes=counts)
     return code
 
 
