@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from mept.errors import InputError, one_line
 from orchestration.options import is_missing, own_tracking, public, sqlite_file
+from orchestration.record.trouble import POSTGRES_SCHEME, missing_module
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,6 +36,8 @@ def connect(uri: str) -> MlflowClient:
         InputError: the store does not answer within seconds, refuses access, or is of a kind that is not supported.
     """
     scheme = uri.partition(":")[0].partition("+")[0].lower()
+    if scheme == "postgres":
+        raise InputError(f"MLflow at {public(uri)} cannot be used: {POSTGRES_SCHEME}")
     if scheme not in ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks"):
         raise InputError(
             "the tracking URI must be a server (http://host:port) or a database (sqlite:///path/mlflow.db, "
@@ -132,6 +135,8 @@ def one_message(uri: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
+        if missing := missing_module(error):
+            raise InputError(f"MLflow at {public(uri)} cannot be used: {missing}") from error
         hint = "repair or move the file, or" if sqlite_file(uri) else "start it, or"
         raise InputError(
             f"MLflow at {public(uri)} cannot be used: {one_line(error)}; {hint} give another --tracking-uri"

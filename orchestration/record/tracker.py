@@ -14,7 +14,7 @@ from mept.errors import InputError
 from orchestration.options import Options, public
 from orchestration.record import names
 from orchestration.record.client import artifact_location, check_experiment, connect, one_message
-from orchestration.record.journal import Journal, Pump
+from orchestration.record.journal import Event, Journal, Pump
 from orchestration.record.past import FinishedRun, own_tags, read_finished
 from orchestration.record.records import CellRecord, GridRecord, TrialRecord, winner_text
 from orchestration.record.writer import Writer
@@ -44,6 +44,7 @@ class Tracker:
         self.root, self.grid, self.uri = options.folder or options.root, grid, options.tracking
         self.lost: list[str] = []
         """What could not be recorded, one line each."""
+        self._fence: Callable[[], None] = lambda: None
         self._clock = clock
         self._warn = warn or logging.getLogger("mept.track").warning
         self._finished: dict[str, FinishedRun] = {}
@@ -51,6 +52,11 @@ class Tracker:
         """Of this grid's trials, by cell, stage and fingerprint."""
         self._journal: Journal | None = None
         self._pump: Pump | None = None
+
+    def fenced(self, fence: Callable[[], None]) -> Tracker:
+        """Return this tracker, which calls `fence` before it writes to MLflow; it raises where that must wait."""
+        self._fence = fence
+        return self
 
     def __enter__(self) -> Tracker:
         """Open everything; see :meth:`check`."""
@@ -79,7 +85,7 @@ class Tracker:
             check_experiment(client, self.uri, self.root, name, location)
         self._journal = Journal(Path(self.root) / "journal", name, self._warn, self._lose)
         writer = Writer(client, name, location, self._warn, self._lose)
-        self._pump = Pump(self._journal, writer.apply, self._warn)
+        self._pump = Pump(self._journal, lambda events: self._apply(writer, events), self._warn)
         self._append("started", title=self.grid.title, report=self.grid.report.model_dump(mode="json"))
         self._pump.start()
         self._replay(self._pump)
@@ -257,6 +263,17 @@ class Tracker:
                 f"them: {pump.trouble or 'too slow'}; run the same command again once it is back"
             )
         return journal.pending
+
+    def abandon(self) -> None:
+        """Write nothing more: another driver has the grid, and closes what is still running."""
+        if self._journal is not None and self._pump is not None:
+            self._pump.stop(timeout=0)
+            self._journal.close()
+            self._journal = self._pump = None
+
+    def _apply(self, writer: Writer, events: list[Event]) -> None:
+        self._fence()
+        writer.apply(events)
 
     def _tagged(self, trial: TrialRecord, outcome: str) -> dict[str, str]:
         """Remember what a trial's run will say, and return its tags."""

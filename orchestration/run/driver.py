@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import uuid
@@ -22,12 +23,18 @@ from orchestration.record.records import CellRecord, GridRecord
 from orchestration.record.roots import Root
 from orchestration.record.store import Store, prepare_root
 from orchestration.record.tracker import Tracker
+from orchestration.record.trouble import DISK_FULL, is_disk_full
 from orchestration.run.campaign import Campaign, CellWork
+from orchestration.run.database import Waiting
 from orchestration.run.definition import Definition
 from orchestration.run.halving import Halving
+from orchestration.run.lease import Lease, Lost
+from orchestration.run.limit import TIME_OVER, Limit, TimeOver
+from orchestration.run.places import check_places
 from orchestration.run.progress import Progress
-from orchestration.run.search import CellStudy, Storage, open_storage
-from orchestration.run.trouble import DISK_FULL, is_disk_full
+from orchestration.run.search import CellStudy
+from orchestration.run.storage import Storage, open_storage
+from orchestration.run.submission import job_metadata
 
 if TYPE_CHECKING:
     from mept.backbones import BackboneInfo
@@ -50,7 +57,7 @@ class Ending:
     """How a run ended."""
 
     code: int
-    """0, or 1 if something needs attention, or 128 plus the signal that stopped the run."""
+    """0, or 1 if something needs attention, 124 if the time was over, or 128 plus the signal that stopped the run."""
     reportable: bool
     """Whether everything that can be recorded is, so that a report is worth writing."""
     failures: Mapping[str, str] = field(default_factory=dict)
@@ -59,13 +66,21 @@ class Ending:
     """What could not be recorded, one line each."""
 
 
-def run(grid: Grid, cells: Sequence[Cell], options: Options, console: Console | None = None) -> Ending:
-    """Run the cells until they are done, and record everything.
+def run(
+    grid: Grid, cells: Sequence[Cell], options: Options, console: Console | None = None, limit: Limit | None = None
+) -> Ending:
+    """Run the cells until they are done or the time is over, and record everything.
 
     Raises:
         InputError: the user's input cannot be used; nothing was trained.
     """
     console = console or Console(stderr=True)
+    if job_metadata() is not None:
+        given = (
+            options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI"),
+            options.optuna_storage or os.environ.get("MEPT_OPTUNA_STORAGE"),
+        )
+        check_places(str(options.root), *given)
     options = _absolute(options)
     _ = options.tracking, options.storage  # refused now, before anything is made
     _check_ray()
@@ -77,11 +92,22 @@ def run(grid: Grid, cells: Sequence[Cell], options: Options, console: Console | 
     )
     failures: dict[str, str] = {}
     try:
-        with tracker, _marked(store.root) as mark:
+        with _lease(grid, options, console) as lease, tracker.fenced(lease.confirm), _marked(store.root) as mark:
             # What it says about a failed call in paragraphs, `tracker.trouble` says in one line.
             logging.getLogger("mlflow").setLevel(logging.CRITICAL)
-            failures = _work(grid, cells, options, console, tracker, data, store, mark)
-            trouble = _flush(tracker)
+            try:
+                failures = _work(grid, cells, options, console, tracker, data, store, mark, lease, limit)
+                trouble = _flush(tracker, lease)
+            except Lost:
+                tracker.abandon()
+                raise
+    except Lost as lost:
+        console.print(f"error: {lost}", markup=False, soft_wrap=True)
+        return Ending(1, reportable=False)
+    except TimeOver as over:
+        message = f"stopped after {over}, as --for says; run the same command again to continue"
+        console.print(message, markup=False, soft_wrap=True)
+        return Ending(TIME_OVER, reportable=False)
     except (Interrupted, KeyboardInterrupt) as stop:
         number = stop.number if isinstance(stop, Interrupted) else signal.SIGINT
         name = signal.Signals(number).name
@@ -119,10 +145,10 @@ def _check_ray() -> None:
     Raises:
         InputError: RAY_ADDRESS is no cluster's, or the temporary directory's path is too long for sockets.
     """
-    from orchestration.run import schedule
+    from orchestration.run import cluster
 
     if cluster_address() is None:
-        schedule.check_temporary_directory()
+        cluster.check_temporary_directory()
 
 
 def read_data(grid: Grid, cells: Sequence[Cell], options: Options) -> dict[str, TaskData | MixtureData]:
@@ -194,12 +220,22 @@ def _work(
     data: Mapping[str, TaskData | MixtureData],
     store: Store,
     mark: str,
+    lease: Lease,
+    limit: Limit | None,
 ) -> dict[str, str]:
     """Do the remaining work and return why cells failed, by their ids."""
     storage = open_storage(options.storage)
     rows = [(cell.id, cell.search_trials + cell.confirm_trials, cell.epochs) for cell in cells]
     tracker.cells(cell.id for cell in cells)
-    with Progress(rows, console) as progress, _interruption() as interruption:
+    with Progress(rows, console) as progress, _interruption(limit) as interruption:
+        waiting = Waiting(progress.storage_away, interruption.check, math.inf)
+        lease.attend(waiting)
+        storage.attend(waiting, lease.check)
+
+        def check() -> None:
+            interruption.check()
+            lease.check()
+
         works = []
         for cell in cells:
             subject = Subject(cell, data[cell.task].identity if cell.problem is None else "")
@@ -210,12 +246,23 @@ def _work(
             tracker.cell(record)
             tracker.cell_ended(cell.id, "impossible", cell.problem)
             progress.cell_ended(cell.id, "impossible", reason=cell.problem)
-        campaign = Campaign(works, tracker, progress, options, store, interruption.check, mark)
+        campaign = Campaign(works, tracker, progress, options, store, check, mark)
         campaign.settle()
         if not campaign.finished():
             shapes = {work.cell.backbone: work.cell.info for work in works if work.cell.info}
-            _schedule(campaign, grid, options, progress, shapes)
+            tasks = {work.cell.task: work.subject.data for work in works}
+            place = options.folder / mark if options.folder is not None else None
+            _schedule(campaign, grid, options, console, progress, shapes, tasks, place)
     return campaign.failures()
+
+
+def _lease(grid: Grid, options: Options, console: Console) -> Lease:
+    return Lease(
+        options.storage,
+        grid.name,
+        str(options.root),
+        lambda message: console.print(message, markup=False, soft_wrap=True),
+    )
 
 
 def _cell_work(subject: Subject, record: CellRecord, storage: Storage, example: Mapping[str, str]) -> CellWork:
@@ -225,41 +272,64 @@ def _cell_work(subject: Subject, record: CellRecord, storage: Storage, example: 
 
 
 def _schedule(
-    campaign: Campaign, grid: Grid, options: Options, progress: Progress, backbones: Mapping[str, BackboneInfo]
+    campaign: Campaign,
+    grid: Grid,
+    options: Options,
+    console: Console,
+    progress: Progress,
+    backbones: Mapping[str, BackboneInfo],
+    data: Mapping[str, str],
+    mark: Path | None,
 ) -> None:
     """Train the remaining trials of the campaign on Ray."""
-    from orchestration.run import schedule
+    from orchestration.run import cluster, schedule
+    from orchestration.run.machines import Expected, Machines
     from orchestration.run.worker import Worker
 
-    schedule.start_ray(options.num_cpus)
+    def tell(message: str) -> None:
+        console.print(message, markup=False, soft_wrap=True)
+
+    cluster.start_ray(options.num_cpus)
     try:
-        each = schedule.placement(grid.resources)
-        progress.slots = schedule.slots(each)
-        if cluster_address() is not None:
-            schedule.check_machines(backbones.values(), options.model_dir, each, campaign.tick)
-        schedule.run(campaign, Worker, each)
+        each = cluster.placement_with_room(grid.resources, tell, campaign.tick)
+        expected = Expected(
+            tuple(backbones.values()), options.model_dir, data, grid.data, options.data_dir, mark, each["gpu"] > 0
+        )
+        machines = Machines(expected, each)
+        if cluster_address() is not None or expected.gpu:
+            machines.check(campaign.tick)
+
+        def look() -> None:
+            if cluster_address() is not None:
+                machines.look()
+            progress.slots = machines.slots
+
+        schedule.run(campaign, Worker, each, grid.resources.longest_silence, look)
     finally:
-        schedule.stop_ray()
+        cluster.stop_ray()
 
 
 class _Interruption:
-    """The first SIGINT or SIGTERM, which stops the run at the next safe moment."""
+    """The first SIGINT or SIGTERM, or the end of the run's time; either stops the run at the next safe moment."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: Limit | None) -> None:
         self.signal: int | None = None
+        self._limit = limit
 
     def check(self) -> None:
-        """Raise if a signal arrived."""
+        """Raise if a signal arrived or the time is over."""
         if self.signal is not None:
             raise Interrupted(self.signal)
+        if self._limit is not None:
+            self._limit.check()
 
 
 @contextmanager
-def _interruption() -> Iterator[_Interruption]:
+def _interruption(limit: Limit | None = None) -> Iterator[_Interruption]:
     """Treat SIGINT and SIGTERM as requests; a second one has its usual effect."""
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.getsignal(number) for number in numbers}
-    interruption = _Interruption()
+    interruption = _Interruption(limit)
 
     def handle(number: int, frame: object) -> None:
         interruption.signal = number
@@ -275,10 +345,11 @@ def _interruption() -> Iterator[_Interruption]:
             signal.signal(number, handler)
 
 
-def _flush(tracker: Tracker) -> str:
+def _flush(tracker: Tracker, lease: Lease) -> str:
     """Wait until MLflow holds everything; return its trouble after a minute without it, or if its disk is full."""
     tries = TRIES
     while not tracker.flush(5.0):
+        lease.check()
         trouble = tracker.trouble
         tries = tries - 1 if trouble else TRIES
         if not tries or any(sign in trouble.casefold() for sign in DISK_FULL):

@@ -20,7 +20,8 @@ from orchestration.record import names
 from orchestration.record.past import FinishedRun, own_runs, past_trials
 from orchestration.record.store import check_root
 from orchestration.run.driver import definition, read_data
-from orchestration.run.search import Storage, counts_of, open_storage
+from orchestration.run.search import counts_of
+from orchestration.run.storage import Storage, open_storage
 from orchestration.screens.terminal import make_console, show_rows
 
 CORNERS = 64

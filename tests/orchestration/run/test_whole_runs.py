@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,6 +113,26 @@ def test_a_long_grid_is_recorded_whole_and_its_seeds_are_those_of_the_table(plac
     (run,) = client.search_runs([experiment], "tags.`mept.kind` = 'grid'")
     kept = Path(client.download_artifacts(run.info.run_id, "grid.yaml", str(place.folder)))
     assert kept.read_text() == (place.folder / "small.yaml").read_text()
+
+
+def test_a_run_whose_time_is_over_ends_cleanly_and_the_same_command_continues(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained, begun = [], time.monotonic()
+
+    def third_comes_too_late(key: str) -> None:
+        trained.append(key)
+        if len(trained) == 3:
+            monkeypatch.setattr(time, "monotonic", lambda: begun + 8 * 3600 + 1)
+
+    assert place.call("run", "--for", "8h", lot=third_comes_too_late) == 124
+    monkeypatch.undo()
+    assert place.said.splitlines()[-1] == "stopped after 8h, as --for says; run the same command again to continue"
+    assert "Traceback" not in place.said and not (place.folder / "runs" / "reports").exists()
+    client, experiment = place.client()
+    assert "RUNNING" not in {run.info.status for run in client.search_runs([experiment])}
+    assert place.call("run", "--for", "8h") == 0, place.said
+    assert place.row()["n"] == "2" and not set(trained[:2]) & set(place.trained)
 
 
 def test_a_file_that_mlflow_has_not_is_named_and_is_exit_code_1(place: Place) -> None:
