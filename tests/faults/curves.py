@@ -56,13 +56,13 @@ report: {rows: num_virtual_tokens, columns: task}
 SMALL = """\
 title: Curves, few
 methods:
-  mept: {num_virtual_tokens: {grid: [2, 4]}, num_experts: 2, learning_rate: {choice: [1e-3, 2e-3, 1e-1]}}
+  mept: {num_virtual_tokens: {grid: [2, 4]}, num_experts: 2, learning_rate: {choice: [1e-3, 1e-1]}}
 train: {epochs: 2, batch_size: 8, max_train_examples: 16, max_length: 48}
 search: {sampler: grid, pruner: {min_epochs: 1, reduction_factor: 2}, round: 1}
 confirm: {seeds: [1, 2]}
 report: {rows: num_virtual_tokens, columns: task}
 """
-"""Every kind of end of a trial once."""
+"""As few trials as show completed, stopped, failed and confirmed ones."""
 GRIDS = {"searched": SEARCHED, "listed": LISTED, "small": SMALL}
 TOO_FAST = 0.1
 """The learning rate from which on a loss is NaN."""
@@ -120,7 +120,7 @@ class Curve:
 class CurveWorker(Worker):
     """The product's worker; only what is trained differs."""
 
-    def evaluations(self, job: Job, cpus: int, place: Any) -> Iterator[Evaluation]:
+    def evaluations(self, job: Job, place: Any) -> Iterator[Evaluation]:
         config = TrialConfig.from_flat(job.config)
         return training.train(config, None, None, place.directory, None, place.earlier())  # type: ignore[arg-type]
 

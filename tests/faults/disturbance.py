@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +30,26 @@ class Service:
     """MLflow's client in this process: how its calls fail."""
 
     def __init__(self) -> None:
-        self.how, self.until = "", 0.0
+        self.how, self.seconds, self.until = "", 0.0, 0.0
+        self._fired: Callable[[], None] = lambda: None
 
-    def fail(self, how: str, seconds: float) -> None:
-        """Let every call fail for a while; `how` is ``refuses``, ``hangs`` or ``loses`` (the answer)."""
-        self.how, self.until = how, now() + seconds
+    def fail(self, how: str, seconds: float, fired: Callable[[], None]) -> None:
+        """Let every call from the next one on fail for a while.
+
+        Args:
+            how: ``refuses``, ``hangs`` or ``loses`` (one answer).
+            seconds: how long.
+            fired: called by the first one.
+        """
+        self.how, self.seconds, self._fired = how, seconds, fired
 
     def call(self, method: Callable[..., Any], *args: Any, **rest: Any) -> Any:
         """Call a method of the client, or fail."""
         from mlflow.exceptions import MlflowException
 
+        if self.seconds:
+            self.until, self.seconds = now() + self.seconds, 0.0
+            self._fired()
         if now() > self.until:
             return method(*args, **rest)
         if self.how == "hangs":
@@ -68,38 +79,45 @@ def install() -> None:
         setattr(MlflowClient, name, through(getattr(MlflowClient, name)))
 
 
+Fired = Callable[[], None]
+"""Is called when a fault happens."""
+
+
 class Refusal:
     """Some writes fail for a while, or are done and said to have failed."""
 
-    def __init__(self, kinds: str, when: str, error: Callable[[], Exception], seconds: float, count: int) -> None:
-        self._kinds, self._when, self._error, self._until, self._left = kinds, when, error, now() + seconds, count
+    def __init__(self, fired: Fired, kinds: str, when: str, error: Callable[[], Exception], seconds: float) -> None:
+        self._fired, self._kinds, self._when, self._error = fired, kinds, when, error
+        self._seconds, self._until = seconds, 0.0
 
     def __call__(self, write: Write, when: str) -> None:
-        """Fail if it is such a write."""
-        if when == self._when and write.kind.startswith(self._kinds) and now() < self._until and self._left > 0:
-            self._left -= 1
+        """Fail if it is such a write, from the first of them on."""
+        if when != self._when or not write.kind.startswith(self._kinds):
+            return
+        if not self._until:
+            self._until = now() + self._seconds
+            self._fired()
+        if now() <= self._until:
             raise self._error()
 
 
-def _refuse_root(slots: Slots, site: Site) -> None:
+def _refuse_root(slots: Slots, site: Site, fired: Fired) -> None:
     def error() -> Exception:
         return PermissionError(13, "Access denied, for a test")
 
-    WRITES.watchers.append(Refusal("store", "before", error, WHILE, slots.chance.randint(1, 8)))
+    WRITES.watchers.append(Refusal(fired, "store", "before", error, WHILE))
 
 
-def _lose_answer_of_optuna(slots: Slots, site: Site) -> None:
-    locked = sqlite3.OperationalError("database is locked")
+def _lose_answer_of_optuna(slots: Slots, site: Site, fired: Fired) -> None:
+    gone: Exception = sqlite3.OperationalError("database is locked")
     if not site.options.storage.startswith("sqlite"):
         import psycopg
 
-        gone: Exception = psycopg.OperationalError("the connection is lost, for a test")
-    else:
-        gone = locked
-    WRITES.watchers.append(Refusal("optuna commit", "after", lambda: gone, 10.0, 1))
+        gone = psycopg.OperationalError("the connection is lost, for a test")
+    WRITES.watchers.append(Refusal(fired, "optuna commit", "after", lambda: gone, 0.0))
 
 
-def _lock_optuna(slots: Slots, site: Site) -> None:
+def _lock_optuna(slots: Slots, site: Site, fired: Fired) -> None:
     """Hold the database from another connection for a while."""
     address, ready = site.options.storage, threading.Event()
 
@@ -113,6 +131,7 @@ def _lock_optuna(slots: Slots, site: Site) -> None:
             connection.rollback()
         ready.set()
 
+    fired()
     threading.Thread(target=hold, daemon=True).start()
     ready.wait(5)
 
@@ -130,13 +149,12 @@ def _truncate(slots: Slots, pattern: str) -> bool:
     return bool(found)
 
 
-def _truncate_checkpoint(slots: Slots, site: Site) -> bool:
-    if not slots.hands or not _truncate(slots, "checkpoint*.pt"):
-        return False
-    return _kill_worker(slots, site)  # whoever continues reads it
+def _truncate_checkpoint(slots: Slots, site: Site, fired: Fired) -> None:
+    if _truncate(slots, "checkpoint*.pt"):
+        _kill_worker(slots, site, fired)  # whoever continues reads it
 
 
-def _truncate_result(slots: Slots, site: Site) -> bool:
+def _truncate_result(slots: Slots, site: Site, fired: Fired) -> None:
     """Cut off the result of a trial whose driver has not heard of it yet: its worker dies having written it."""
     for hand in [one for one in slots.hands if slots.may_crash(one)]:
         hand.step()
@@ -145,36 +163,34 @@ def _truncate_result(slots: Slots, site: Site) -> bool:
             path = directory / "result.json" if directory is not None else Path("/nowhere")
             if path.exists():
                 path.write_bytes(path.read_bytes()[:-9])
-                slots._lose(hand, "killed with its result half written")
-                return True
-        if hand.error is not None or (hand.answer and slots._deliver(hand)):
-            slots.hands.remove(hand)
-            return False
-    return False
+                fired()
+                slots.lose(hand, "killed with its result half written")
+                return
+        slots.answered(hand)
 
 
-def _kill_worker(slots: Slots, site: Site) -> bool:
+def _kill_worker(slots: Slots, site: Site, fired: Fired) -> None:
     able = [hand for hand in slots.hands if slots.may_crash(hand)]
     if able:
+        fired()
         slots.kill(slots.chance.choice(able))
-    return bool(able)
 
 
-def _stop_worker(slots: Slots, site: Site) -> bool:
+def _stop_worker(slots: Slots, site: Site, fired: Fired) -> None:
     able = [hand for hand in slots.hands if slots.may_crash(hand)]
     if able:
+        fired()
         slots.stop(slots.chance.choice(able))
-    return bool(able)
 
 
-def _adopt(slots: Slots, site: Site) -> bool:
+def _adopt(slots: Slots, site: Site, fired: Fired) -> None:
     jobs = [line["job"] for line in site.notes("job") if line["process"] != os.getpid()]
     if jobs:
+        fired()
         slots.adopt(slots.chance.choice(jobs))
-    return bool(jobs)
 
 
-def _at_a_write(slots: Slots, number: int) -> None:
+def _at_a_write(slots: Slots, number: int, fired: Fired) -> None:
     """Send this process a signal in front of, or after, one of the driver's next writes."""
     left = slots.chance.randint(1, 25)
 
@@ -183,12 +199,24 @@ def _at_a_write(slots: Slots, number: int) -> None:
         if write.writer == DRIVER:
             left -= 1
             if left == 0:
+                fired()
                 os.kill(os.getpid(), number)
 
     WRITES.watchers.append(watch)
 
 
-def _second_driver(slots: Slots, site: Site) -> None:
+def _lose_machine(slots: Slots, site: Site, fired: Fired) -> None:
+    fired()
+    slots.lose_machine()
+
+
+def _repeat_message(slots: Slots, site: Site, fired: Fired) -> None:
+    fired()
+    slots.repeat_messages()
+
+
+def _second_driver(slots: Slots, site: Site, fired: Fired) -> None:
+    fired()
     (site.folder / SECOND).touch()
     deadline = now() + 10
     while (site.folder / SECOND).exists() and now() < deadline:
@@ -196,17 +224,17 @@ def _second_driver(slots: Slots, site: Site) -> None:
         time.sleep(0.02)
 
 
-def _mlflow(how: str) -> Callable[[Slots, Site], None]:
-    return lambda slots, site: SERVICE.fail(how, WHILE)
+def _mlflow(how: str) -> Callable[[Slots, Site, Fired], None]:
+    return lambda slots, site, fired: SERVICE.fail(how, WHILE, fired)
 
 
-FAULTS: dict[str, Callable[[Slots, Site], bool | None]] = {
+FAULTS: dict[str, Callable[[Slots, Site, Fired], None]] = {
     "worker killed": _kill_worker,
     "worker stopped, replaced, later alive": _stop_worker,
     "worker of a dead driver lives on": _adopt,
-    "machine lost": lambda slots, site: slots.lose_machine(),
-    "driver killed": lambda slots, site: _at_a_write(slots, signal.SIGKILL),
-    "driver stopped, another begins, it goes on": lambda slots, site: _at_a_write(slots, signal.SIGSTOP),
+    "machine lost": _lose_machine,
+    "driver killed": lambda slots, site, fired: _at_a_write(slots, signal.SIGKILL, fired),
+    "driver stopped, another begins, it goes on": lambda slots, site, fired: _at_a_write(slots, signal.SIGSTOP, fired),
     "two drivers at once": _second_driver,
     "root refuses writes": _refuse_root,
     "MLflow refuses": _mlflow("refuses"),
@@ -216,10 +244,9 @@ FAULTS: dict[str, Callable[[Slots, Site], bool | None]] = {
     "Optuna's answer lost": _lose_answer_of_optuna,
     "checkpoint truncated": _truncate_checkpoint,
     "result truncated": _truncate_result,
-    "message repeated": lambda slots, site: slots.repeat_messages(),
+    "message repeated": _repeat_message,
 }
-"""What each fault does; False where there was nothing to do it to."""
-KILLS, STOPS = "driver killed", "driver stopped, another begins, it goes on"
+"""What each fault does, now or soon; nothing where there is nothing to do it to."""
 
 
 class Disturber:
@@ -243,16 +270,17 @@ class Disturber:
             slots.wake(slots.chance.choice(slots.stale))
         if self._plan and self._plan[0][0] <= slots.turns and slots.hands:
             _, fault = self._plan.pop(0)
-            at = now()
-            if FAULTS[fault](slots, self._site) is not False:
-                self._site.note("fault", fault=fault)
-                self._owed.append((fault, at))
+            FAULTS[fault](slots, self._site, partial(self._fired, fault))
+
+    def _fired(self, fault: str) -> None:
+        self._site.note("fault", fault=fault)
+        self._owed.append((fault, now()))
 
     def recovered(self) -> None:
         """Note that the run goes on after the faults so far."""
-        for fault, at in self._owed:
+        owed, self._owed = self._owed, []
+        for fault, at in owed:
             self._site.note("recovered", fault=fault, seconds=now() - at)
-        self._owed.clear()
 
 
 def draw(chance: random.Random, turns: int) -> list[tuple[int, str]]:

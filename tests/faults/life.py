@@ -23,6 +23,7 @@ from mept import train as training
 from mept.errors import InputError
 from orchestration.options import Options
 from orchestration.run import driver
+from orchestration.run.lease import Lease
 from tests.faults import curves, slots, writes
 from tests.faults.checker import Stores
 from tests.faults.slots import Slots, now
@@ -31,7 +32,7 @@ PRELOADED = (
     "mlflow.store.artifact.local_artifact_repo",
     "mlflow.store.model_registry.sqlalchemy_store",
     "mlflow.store.tracking.sqlalchemy_store",
-    "optuna.storages._rdb.models",
+    "optuna.storages._rdb.storage",
     "sqlalchemy.dialects.postgresql.psycopg",
     "sqlalchemy.dialects.sqlite",
     "orchestration.record.served",
@@ -93,6 +94,13 @@ def prepare() -> None:
     data = driver.read_data
     known: dict[str, Any] = {}
     driver.read_data = lambda grid, cells, options: known.setdefault("cb", data(grid, cells, options))  # type: ignore
+    Lease.__init__.__defaults__ = (*Lease.__init__.__defaults__[:-1], PATIENCE)  # type: ignore[index,misc]
+    # Optuna reads its own list of schemas each time it opens a database.
+    manager: Any = sys.modules["optuna.storages._rdb.storage"]._VersionManager  # type: ignore[attr-defined]
+    unbound = object.__new__(manager)
+    unbound.url = "sqlite://"
+    head = unbound.get_head_version()
+    manager.get_head_version = lambda self: head
     sys.modules["orchestration.record.served"].save_model = _save_model  # type: ignore[attr-defined]
     gc.freeze()
 

@@ -33,7 +33,7 @@ from tests.faults.writes import DRIVER, WRITES, Write
 
 LONGEST = 120.0
 """Seconds after which a life counts as hanging."""
-TURNS = {"searched": 36, "listed": 36, "small": 20}
+TURNS = {"searched": 30, "listed": 30}
 """About how many turns an undisturbed life takes."""
 
 
@@ -93,8 +93,10 @@ class Bench:
         process = os.fork()
         if process == 0:
             from orchestration.record.client import connect
+            from orchestration.run.storage import open_storage
 
             connect(f"sqlite:///{self.template}/mlflow.db")
+            open_storage(f"sqlite:///{self.template}/optuna.db")
             os._exit(0)
         assert os.waitpid(process, 0)[1] == 0
         for grid in grids:
@@ -109,7 +111,7 @@ class Bench:
 
 
 def attend(process: int, site: Site | None = None, seed: int = 0) -> int:
-    """Wait for a life, start others beside it where it asks for them, and return its exit code, below 0 for a signal."""
+    """Wait for a life, starting others beside it where it asks for them; return its exit code, below 0 for a signal."""
     deadline, others = now() + LONGEST, []
     while True:
         found, status = os.waitpid(process, os.WNOHANG | os.WUNTRACED)

@@ -162,14 +162,14 @@ class Slots:
         hand.kill_in = self.chance.randint(0, 6)
         hand.step()
         hand.dead = True
-        self._lose(hand, reason)
+        self.lose(hand, reason)
 
     def stop(self, hand: Hand) -> None:
         """Stop a worker in front of one of its next writes, and give its trial to another."""
         hand.stop_in = self.chance.randint(0, 6)
         hand.step()
         self.stale.append(hand)
-        self._lose(hand, "no report for a while")
+        self.lose(hand, "no report for a while")
 
     def lose_machine(self) -> None:
         """Kill every worker of a machine."""
@@ -207,8 +207,12 @@ class Slots:
 
     def _turn(self, hand: Hand) -> None:
         hand.step()
+        self.answered(hand)
+
+    def answered(self, hand: Hand) -> None:
+        """Take a worker's answer to a step."""
         if hand.error is not None:
-            self._lose(hand, f"{type(hand.error).__name__}: {hand.error}")
+            self.lose(hand, f"{type(hand.error).__name__}: {hand.error}")
             return
         if self._deliver(hand):
             self._leave(hand)
@@ -235,7 +239,8 @@ class Slots:
         self.progress += 1
         return self.campaign.evaluated(job.key, job.attempt, json.loads(answer["evaluation"]), answer["files"])
 
-    def _lose(self, hand: Hand, reason: str) -> None:
+    def lose(self, hand: Hand, reason: str) -> None:
+        """Tell the campaign that a worker is gone."""
         self.hands.remove(hand)
         self._crashes[hand.job.key] += 1
         self.campaign.crashed(hand.job.key, hand.job.attempt, reason)
