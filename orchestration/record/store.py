@@ -93,15 +93,17 @@ class Store:
         except (OSError, ValueError, KeyError, TypeError):
             return []
 
+    def adapter_name(self, fingerprint: str) -> str | None:
+        """Return the name, below the root, of the folder with a trial's adapter, if there is one."""
+        for attempt, files in reversed(self.attempts(fingerprint).items()):
+            if f"{names.ADAPTER}/adapter_config.json" in files:
+                return f"{self.attempt(fingerprint, attempt)}/{names.ADAPTER}"
+        return None
+
     def adapter(self, fingerprint: str) -> Path | None:
         """Return the directory of a trial's adapter, if it is in a folder of this machine."""
-        if self.root.folder is None:
-            return None
-        for attempt in reversed(self.attempts(fingerprint)):
-            directory = self.root.folder / self.attempt(fingerprint, attempt) / names.ADAPTER
-            if (directory / "adapter_config.json").is_file():
-                return directory
-        return None
+        name = None if self.root.folder is None else self.adapter_name(fingerprint)
+        return None if self.root.folder is None or name is None else self.root.folder / name
 
     def drop_adapter(self, fingerprint: str) -> None:
         """Delete the adapter of a trial that lost: nothing reads it, and it may be as large as the backbone."""

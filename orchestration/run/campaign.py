@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from mept.trial import TrialConfig
@@ -334,8 +333,8 @@ class Campaign:
             summary: metrics recorded once.
             files: the attempt that is whole: this one, or one of an earlier run whose evaluations were replayed.
         """
-        directory = self._folder(trial, files) if trial.record.stage == CONFIRM else None
-        self._tracker.trial_ended(trial.record, "complete", best=best, summary=summary, artifacts=directory)
+        folder = self._store.attempt(trial.fingerprint, files) if trial.record.stage == CONFIRM else None
+        self._tracker.trial_ended(trial.record, "complete", best=best, summary=summary, artifacts=folder, attempt=files)
         study = self._works[trial.cell.id].study
         if trial.number is not None and study is not None:
             before = study.winner()
@@ -343,10 +342,6 @@ class Campaign:
             self._drop_losers({trial.fingerprint, before.fingerprint if before else trial.fingerprint}, study)
         self._store.drop_training(trial.fingerprint, beside=files)
         self._ended(trial, "complete", best)
-
-    def _folder(self, trial: CellTrial, files: str) -> Path | None:
-        folder = self._store.root.folder
-        return None if folder is None else folder / self._store.attempt(trial.fingerprint, files)
 
     def _drop_losers(self, fingerprints: Iterable[str], study: CellStudy) -> None:
         """Delete the adapters of trials that are not the best of their search, unless other grids count them, too."""
@@ -389,8 +384,8 @@ class Campaign:
         score = ""
         if work.confirmed:
             best, trial = max(work.confirmed.values(), key=lambda one: (one[0], -one[1].config.seed))
-            if (adapter := self._store.adapter(trial.fingerprint)) is not None:
-                self._tracker.champion(trial.record, adapter, work.example)
+            # None where the result was trained below another root: MLflow has its files.
+            self._tracker.champion(trial.record, self._store.adapter_name(trial.fingerprint), work.example)
             count = len(work.confirmed)
             score = f"best dev {100 * best:.1f} over {count} seed{'s' if count > 1 else ''}"
         elif work.study is not None and (winner := work.study.winner()) is not None:
