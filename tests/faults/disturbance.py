@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy
 
 from tests.faults.life import Site
-from tests.faults.slots import Slots, now
+from tests.faults.slots import HANDS, Slots, now
 from tests.faults.writes import DRIVER, WRITES, Write
 
 WHILE = 0.4
@@ -86,7 +86,16 @@ Fired = Callable[[], None]
 class Refusal:
     """Some writes fail for a while, or are done and said to have failed."""
 
-    def __init__(self, fired: Fired, kinds: str, when: str, error: Callable[[], Exception], seconds: float) -> None:
+    def __init__(
+        self,
+        fired: Fired,
+        kinds: str,
+        when: str,
+        error: Callable[[], Exception],
+        seconds: float,
+        slots: Slots | None = None,
+    ) -> None:
+        self._slots = slots
         self._fired, self._kinds, self._when, self._error = fired, kinds, when, error
         self._seconds, self._until = seconds, 0.0
 
@@ -94,6 +103,11 @@ class Refusal:
         """Fail if it is such a write, from the first of them on."""
         if when != self._when or not write.kind.startswith(self._kinds):
             return
+        hand = HANDS.get(threading.current_thread())
+        if hand is not None and self._slots is not None:
+            if not self._slots.may_crash(hand):
+                return
+            self._slots.will_crash(hand)
         if not self._until:
             self._until = now() + self._seconds
             self._fired()
@@ -105,7 +119,7 @@ def _refuse_root(slots: Slots, site: Site, fired: Fired) -> None:
     def error() -> Exception:
         return PermissionError(13, "Access denied, for a test")
 
-    WRITES.watchers.append(Refusal(fired, "store", "before", error, WHILE))
+    WRITES.watchers.append(Refusal(fired, "store", "before", error, WHILE, slots))
 
 
 def _lose_answer_of_optuna(slots: Slots, site: Site, fired: Fired) -> None:

@@ -46,6 +46,8 @@ class Hand:
     """Writes until it is killed; below 0: not."""
     stop_in: int = -1
     """Writes until it is stopped; below 0: not."""
+    doomed: bool = False
+    """Whether one of its writes was refused."""
     dead: bool = False
     stopped: bool = False
     go_on: threading.Event = field(default_factory=threading.Event)
@@ -155,7 +157,11 @@ class Slots:
 
     def may_crash(self, hand: Hand) -> bool:
         """Whether a crash of this trial would not yet end it: that would be another result, and not the fault's."""
-        return self._crashes[hand.job.key] < MOST_CRASHES
+        return self._crashes[hand.job.key] + hand.doomed < MOST_CRASHES
+
+    def will_crash(self, hand: Hand) -> None:
+        """Count a crash that a refused write may be about to cause."""
+        hand.doomed = True
 
     def kill(self, hand: Hand, reason: str = "killed") -> None:
         """Kill a worker in front of one of its next writes, or when it has told nobody of its step."""

@@ -183,7 +183,14 @@ def _bare(connection: Any) -> Any:
 
 
 CHANGES = {"PutObject", "DeleteObject", "DeleteObjects", "CompleteMultipartUpload"}
-COROUTINES = {"_pipe_file": "", "_put_file": "", "_rm_file": " removed", "_rm": " removed"}
+COROUTINES = {
+    "_pipe_file": "",
+    "_put_file": "",
+    "_rm_file": " removed",
+    "_rm": " removed",
+    "_cat_file": " read",
+    "_find": " read",
+}
 
 
 def _patch_objects() -> None:
