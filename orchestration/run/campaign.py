@@ -153,7 +153,7 @@ class Campaign:
         return Job(
             key=trial.key,
             config=trial.config.flat(),
-            root=self._options.root,
+            root=str(self._options.root),
             fingerprint=trial.fingerprint,
             attempt=attempt,
             mark=self._mark,
