@@ -131,7 +131,7 @@ class ListOfJobs:
         number = int(key.removeprefix("job"))
         config = {"event": self.events[number], "factor": number + 1}
         attempt = f"{self.attempts[key]}-abc"
-        return Job(key=key, attempt=attempt, config=config, root=self.directory, fingerprint=key)
+        return Job(key=key, attempt=attempt, config=config, root=str(self.directory), fingerprint=key)
 
     def finished(self) -> bool:
         return self.given == len(self.events) and not self.live
