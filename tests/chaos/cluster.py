@@ -152,7 +152,9 @@ class Cluster:
         command = ["mept", *map(str, words)]
         code, output = self.user.run(command, self.environment(self.user), 2 * PATIENCE, cwd="/tmp/work")
         assert code == 0, output
-        return self.left_alone(root, root / "reports" / NAME, "/tmp/work/")
+        left = self.left_alone(root, root / "reports" / NAME, "/tmp/work/")
+        assert all(run.artifacts for run in left.runs if run.key[2] == "confirm")
+        return left
 
     def left_alone(self, root: Path, report: Path, before: str) -> Contents:
         """Return what a run without servers has left.

@@ -227,6 +227,7 @@ def _kept(place: str, stores: Stores) -> str:
     served, (there, here) = "mlflow-artifacts:/", stores.moved
     if place.startswith(served):
         return f"{stores.artifacts}/{place.removeprefix(served)}"
+    place = unquote(urlsplit(place).path) if place.startswith("file:") else place
     return here + place.removeprefix(there) if there and place.startswith(there) else place
 
 
@@ -235,7 +236,7 @@ def _files(place: str) -> Iterator[tuple[str, bytes]]:
     if place.startswith("s3://"):
         yield from _objects(place)
         return
-    folder = Path(unquote(urlsplit(place).path)) if place.startswith("file:") else Path(place)
+    folder = Path(place)
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not re.search(r"\.db(-\w+)?$", path.name):
             yield path.relative_to(folder).as_posix(), path.read_bytes()
