@@ -20,7 +20,7 @@ from tests.postgres import programs
 from tests.test_docker import SECRETS
 from tests.test_docker_services import basic, call, status
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(5 * PATIENCE)]
+pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(5 * PATIENCE)]
 
 ROOT = "s3://mept/runs"
 ROW = {"premise": "Kyle ate a muffin.", "hypothesis": "the snack of Kyle is a dessert"}

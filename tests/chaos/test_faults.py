@@ -10,7 +10,7 @@ from tests.chaos.cluster import PATIENCE, Cluster, cluster
 from tests.chaos.faults import EPOCHS, SHORT, inject
 from tests.faults.checker import Contents
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(5 * PATIENCE)]
+pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(5 * PATIENCE)]
 
 
 @pytest.fixture(scope="module")
