@@ -21,6 +21,7 @@ from orchestration.run import cluster  # sets what Ray reads when it is imported
 # isort: split
 import ray
 from ray import tune
+from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -28,6 +29,9 @@ from ray.tune.search import Searcher
 from mept.errors import InputError
 from orchestration.run import crash
 from orchestration.run.job import Job
+
+# Tune gives workers the driver's keys of an object store in a form that Ray logs; machines have their own.
+ENV_VARS_TO_PROPAGATE.difference_update([name for name in ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")])
 
 MOST_PENDING = 64
 """Trials that wait for a worker at once; an autoscaler sees them as demand."""

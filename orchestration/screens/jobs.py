@@ -84,11 +84,12 @@ def show_jobs(named: str, address: str, options: Options) -> Options:
 
 def _completed(options: Options, submitted: Mapping[str, str]) -> Options:
     tracking_uri = options.tracking_uri or submitted.get("--tracking-uri")
-    # With MLflow's address the cluster's root is not read: its users need no keys of the object store.
-    needed = tracking_uri is None and options.root == ROOT and "--root" in submitted
+    # A root in an object store is not read where MLflow has an address: its users need no keys of the store.
+    root = submitted.get("--root", "")
+    needed = options.root == ROOT and root and (tracking_uri is None or "://" not in root)
     return replace(
         options,
-        root=parse_root(submitted["--root"]) if needed else options.root,
+        root=parse_root(root) if needed else options.root,
         tracking_uri=tracking_uri,
         optuna_storage=options.optuna_storage or submitted.get("--optuna-storage"),
     )

@@ -62,8 +62,12 @@ def show_status(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
         print(f"note: there is no run directory at {options.root} yet; see --root", file=sys.stderr)
     check_root(options.root)
     runs = own_runs(options.tracking, grid.name)
-    storage = _existing_storage(options)
     possible = [cell for cell in cells if cell.problem is None]
+    try:
+        storage = _existing_storage(options)
+    except InputError as error:  # whoever may read MLflow need not have an account of the database
+        storage = None
+        console.print(f"note: {error}", highlight=False, markup=False, soft_wrap=True)
     try:
         data = {task: found.identity for task, found in read_data(grid, possible, options).items()}
     except InputError as error:
