@@ -74,3 +74,12 @@ def test_the_reason_of_a_trial_is_the_one_that_tune_kept(tmp_path: Path) -> None
 
 def test_a_lost_worker_keeps_its_reason_on_the_way_to_the_driver() -> None:
     assert str(pickle.loads(pickle.dumps(crash.Lost(error_msg="memory: 4 GB")))) == "memory: 4 GB"
+
+
+def test_workers_are_not_sent_the_driver_s_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.tune.execution.class_cache import _ActorClassCache
+
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret0")
+    made = _ActorClassCache().get(schedule.tune.Trainable)
+    assert "PL_DISABLE_FORK" in str(made._default_options)
+    assert "secret0" not in str(made._default_options)

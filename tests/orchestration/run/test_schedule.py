@@ -394,12 +394,3 @@ def test_stopping_does_not_wait_for_busy_workers(tmp_path: Path) -> None:
         run(ListOfJobs(tmp_path, ["slow", "slow"], stop_after=1))
     assert time.monotonic() - begun < 45
     assert ray.is_initialized()
-
-
-def test_workers_are_not_sent_the_driver_s_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ray.tune.execution.class_cache import _ActorClassCache
-
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret0")
-    made = _ActorClassCache().get(Worker)
-    assert "PL_DISABLE_FORK" in str(made._default_options)
-    assert "secret0" not in str(made._default_options)
