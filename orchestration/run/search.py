@@ -23,7 +23,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from mept.errors import InputError
+from mept.errors import InputError, without_password_of
 from orchestration.grid.forms import Choice, Distribution, IntRange, LogUniform, Uniform
 from orchestration.options import public
 from orchestration.run.definition import Definition, Params, Proposal, Winner
@@ -100,9 +100,8 @@ def open_storage(url: str) -> BaseStorage:
     except Exception as error:
         if is_disk_full(error):
             raise
-        raise InputError(
-            f"cannot open the Optuna storage {public(url)!r}: {database_reason(error)}; check --optuna-storage"
-        ) from error
+        reason = without_password_of(database_reason(error), url)
+        raise InputError(f"cannot open the Optuna storage {public(url)!r}: {reason}; check --optuna-storage") from error
 
 
 class CellStudy:
