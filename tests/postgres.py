@@ -60,6 +60,7 @@ class Postgres:
         with open(folder / "data" / "pg_hba.conf", "a") as rules:
             rules.write("host all all all scram-sha-256\n")
         self._process: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes]
 
     def url(self, database: str = "postgres", password: str | None = None, user: str = USER) -> str:
         """Return a database's address for SQLAlchemy."""
@@ -83,12 +84,14 @@ class Postgres:
         settings = {"port": self.port, "listen_addresses": self._listen, "fsync": "off"}
         settings["unix_socket_directories"] = str(self.folder)
         options = [text for name, value in settings.items() for text in ("-c", f"{name}={value}")]
-        # The kernel stops it if the tests die without stopping it.
-        command = [*self._prefix, "setpriv", "--pdeathsig", "INT", *self._user, str(self._programs / "postgres")]
+        command = [*self._prefix, "setpriv", *self._user, str(self._programs / "postgres")]
         with open(self.folder / "log", "ab") as log:
             self._process = subprocess.Popen(
                 [*command, "-D", str(self.folder / "data"), *options], stdout=log, stderr=log, cwd="/"
             )
+        # Stops the server if this process dies without doing so: then its end of the pipe closes.
+        guard = f"cat; kill -INT {self._process.pid}"
+        self._guard = subprocess.Popen(["sh", "-c", guard], stdin=subprocess.PIPE, start_new_session=True)
         ready = [*self._prefix, str(self._programs / "pg_isready"), "-q", "-h", self.host, "-p", str(self.port)]
         deadline = time.monotonic() + 60
         while subprocess.run(ready).returncode != 0:
@@ -112,6 +115,8 @@ class Postgres:
 
     def _end(self, how: signal.Signals) -> None:
         if self._process is not None:
+            self._guard.kill()
+            self._guard.communicate()
             self._process.send_signal(how)
             self._process.wait(60)
             self._process = None

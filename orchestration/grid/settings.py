@@ -62,8 +62,22 @@ class Resources(Frozen):
     """What one trial occupies; None leaves it to the scheduler."""
 
     gpus: Number | None = Field(default=None, ge=0)
-    """GPUs; a fraction shares one among trials."""
+    """GPUs; a fraction shares one among trials, and 0 trains on CPUs; None takes one if any machine has one."""
+    trials_per_gpu: Whole | None = Field(default=None, ge=1, le=10_000)
+    """Trials that share a GPU, instead of `gpus`."""
     cpus: Number | None = Field(default=None, gt=0)
+    """CPUs; None takes one."""
+    memory: Number | None = Field(default=None, gt=0)
+    """GiB of memory, by which the trials that share a machine are counted; None counts them by CPUs and GPUs alone."""
+    longest_silence: Number = Field(default=360.0, gt=0)
+    """Minutes without an evaluation, or from the start to the first, after which a trial's worker is replaced."""
+
+    @property
+    def gpu_share(self) -> float | None:
+        """GPUs of one trial; None leaves it to the scheduler."""
+        if self.trials_per_gpu is None:
+            return self.gpus
+        return math.floor(10_000 / self.trials_per_gpu) / 10_000  # Ray counts in units of 0.0001
 
     @field_validator("gpus")
     @classmethod
@@ -71,6 +85,14 @@ class Resources(Frozen):
         if gpus is not None and gpus > 1 and gpus != math.floor(gpus):
             raise ValueError("the number of GPUs must be whole if it is above 1")
         return gpus
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Resources:
+        if self.gpus is not None and self.trials_per_gpu is not None:
+            raise ValueError(
+                f"`gpus` and `trials_per_gpu` exclude each other, but got {self.gpus:g} and {self.trials_per_gpu}"
+            )
+        return self
 
 
 class ReportSettings(Frozen):

@@ -9,60 +9,30 @@ from __future__ import annotations
 
 import errno
 import json
-import logging
 import os
 import shutil
-import signal
-import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
-SETTINGS = {
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",
-    "RAY_TRAIN_V2_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000000",
-}
-"""Ray reads these when it is imported or started; values set by the user are kept."""
+from orchestration.run import cluster  # sets what Ray reads when it is imported
 
-for _name, _value in SETTINGS.items():
-    os.environ.setdefault(_name, _value)
+# isort: split
+import ray
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
 
-from orchestration.run.token import use_token  # noqa: E402
+from mept.errors import InputError
+from orchestration.run import crash
+from orchestration.run.job import Job
 
-use_token()
-
-import ray  # noqa: E402
-from ray import tune  # noqa: E402
-from ray._common.utils import get_default_system_temp_dir  # noqa: E402
-from ray.tune.experiment import Trial  # noqa: E402
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler  # noqa: E402
-from ray.tune.search import Searcher  # noqa: E402
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
-
-from mept.errors import InputError, one_line  # noqa: E402
-from orchestration.grid.settings import Resources  # noqa: E402
-from orchestration.options import cluster_address  # noqa: E402
-from orchestration.run.job import Job  # noqa: E402
-from orchestration.run.worker import Found, backbones_here  # noqa: E402
-
-if TYPE_CHECKING:
-    from mept.backbones import BackboneInfo
-
-LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
-"""Longest path of a Unix socket, in bytes."""
-LONGEST_BELOW_TEMPORARY = len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1")
-OBJECT_STORE_BYTES = 200 * 1024**2
-"""Object store of a local cluster, in bytes: results are small; data and weights do not pass through Ray."""
+MOST_PENDING = 64
+"""Trials that wait for a worker at once; an autoscaler sees them as demand."""
+PAUSE = 30.0
+"""Seconds between two looks at silent trials from which on the driver itself was away, as on a suspended laptop."""
 
 
 class Work(Protocol):
@@ -104,170 +74,45 @@ class _Leave(BaseException):
     """Leaves Tune's loop at a safe moment and skips its clean-up, which would wait for busy workers."""
 
 
-def start_ray(num_cpus: int | None = None) -> None:
-    """Connect to the cluster that RAY_ADDRESS names, or start a local one.
-
-    Raises:
-        InputError: the cluster cannot be reached or refuses access, or this machine cannot run one.
-    """
-    if ray.is_initialized():
-        return
-    for name in ("ray", "ray.tune", "ray.data"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    address = cluster_address()
-    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        if address is not None:
-            ray.init(address=address, **common)
-        else:
-            check_temporary_directory()
-            ray.init(
-                address="local",
-                num_cpus=num_cpus or os.cpu_count(),
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                **common,
-            )
-        signal.signal(signal.SIGTERM, handler)  # Ray's own would end the driver in the middle of anything
-    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        if isinstance(error, InputError):
-            raise
-        where = f"the Ray cluster at RAY_ADDRESS={address!r}" if address else "a local Ray cluster"
-        raise InputError(f"cannot use {where}: {one_line(error)}") from error
-
-
-def check_temporary_directory() -> None:
-    """Refuse a temporary directory in which the paths of Ray's sockets would be too long for the system.
-
-    Raises:
-        InputError: they would be too long.
-    """
-    folder, longest = get_default_system_temp_dir(), LONGEST_SOCKET - LONGEST_BELOW_TEMPORARY
-    if len(os.fsencode(folder)) > longest:
-        raise InputError(
-            f"Ray keeps sockets in the temporary directory, so its path must have at most {longest} bytes, "
-            f"but {folder} has {len(os.fsencode(folder))}; set RAY_TMPDIR to a shorter one, such as /tmp"
-        )
-
-
-def stop_ray() -> None:
-    """Leave the cluster; a local one is stopped, together with its workers."""
-    ray.shutdown()
-
-
-def placement(wanted: Resources) -> dict[str, float]:
-    """Return the resources that one trial gets on the running cluster.
-
-    Raises:
-        InputError: no machine of the cluster has that much.
-    """
-    gpus = wanted.gpus
-    if gpus is None:
-        gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0
-    cpus = wanted.cpus if wanted.cpus is not None else 1
-    each = {"cpu": cpus, "gpu": gpus}
-    if not any(_fitting(each)):
-        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        have = "; ".join(f"{one.get('CPU', 0):g} CPUs and {one.get('GPU', 0):g} GPUs" for one in machines)
-        raise InputError(
-            "a trial's `resources` must fit on one machine, "
-            f"but got cpus={cpus:g}, gpus={gpus:g} and machines with {have}"
-        )
-    return each
-
-
-def _fitting(each: dict[str, float]) -> Iterator[dict[str, Any]]:
-    """Yield Ray's descriptions of the machines on which a trial fits."""
-    for node in ray.nodes():
-        if node["Alive"] and all(node["Resources"].get(name.upper(), 0) >= each[name] for name in each):
-            yield node
-
-
-def slots(each: dict[str, float]) -> int:
-    """Return how many trials the cluster can run at once."""
-    total = ray.cluster_resources()
-    limits = [total.get(name.upper(), 0) / amount for name, amount in each.items() if amount]
-    return max(1, int(min(limits, default=1)))
-
-
-def check_machines(
-    backbones: Iterable[BackboneInfo],
-    model_dir: Path | None,
-    each: dict[str, float],
-    tick: Callable[[], None] = lambda: None,
+def run(
+    work: Work,
+    trainable: type[tune.Trainable],
+    each: cluster.Each,
+    longest_silence: float = float("inf"),
+    look: Callable[[], None] = lambda: None,
 ) -> None:
-    """Check that every machine on which a trial fits has the backbones, whole and with the same content as here.
-
-    Args:
-        backbones: as this machine has them.
-        model_dir: the folder of backbones, an absolute path that is the same on every machine.
-        each: resources of a trial, from `placement`.
-        tick: called about once a second; raising an exception ends the wait.
-
-    Raises:
-        InputError: a machine lacks a backbone or has another one, or cannot be asked.
-    """
-    wanted = list(backbones)
-    asked = [(info.name, info.revision) for info in wanted]
-    look = ray.remote(num_cpus=0, max_retries=0)(backbones_here)
-    answers: dict[Any, str] = {}
-    for node in _fitting(each):
-        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        answers[look.options(scheduling_strategy=there).remote(asked, model_dir)] = node["NodeManagerAddress"]
-    waiting = list(answers)
-    while waiting:
-        ready, waiting = ray.wait(waiting, timeout=1)
-        tick()
-        for answer in ready:
-            _compare(answer, answers[answer], wanted, model_dir)
-
-
-def _compare(answer: Any, machine: str, wanted: Iterable[BackboneInfo], model_dir: Path | None) -> None:
-    try:
-        found: list[Found] = ray.get(answer)
-    except ray.exceptions.RayError as error:
-        raise InputError(f"machine {machine} of the cluster cannot train: {_last_words(error)}") from error
-    where = f"below {model_dir}" if model_dir is not None else "in a folder that --model-dir names, the same everywhere"
-    advice = f"put the same files on every machine, {where}"
-    for info, (identity, problem) in zip(wanted, found, strict=True):
-        if problem:
-            raise InputError(f"machine {machine} of the cluster cannot train: {problem}; {advice}")
-        if identity != info.identity:
-            raise InputError(
-                f"backbone {info.name!r} must be the same on all machines, but machine {machine} has content "
-                f"{identity} and this one {info.identity} (at {info.location}); {advice}"
-            )
-
-
-def run(work: Work, trainable: type[tune.Trainable], each: dict[str, float]) -> None:
     """Run jobs until the work is finished.
 
     Args:
         work: hands out jobs and takes results.
         trainable: a ``worker.Worker``.
-        each: resources of a trial, from `placement`.
+        each: what a trial occupies.
+        longest_silence: minutes without a report after which a worker is killed, so that its trial crashes.
+        look: called several times a second, after ``work.tick``; raising an exception ends the experiment.
 
     Raises:
         OSError: a worker's disk is full; running jobs can be resumed from their directories.
         InputError: a machine does not see the same files as this one.
         BaseException: any exception that the work raised. In all cases workers may still be busy: call `stop_ray`.
     """
-    # With fewer pending trials than slots, Tune starts workers one by one and throws them away between trials.
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(slots(each), 64))
+    # With fewer pending trials than slots, Tune starts workers one by one and throws them away between trials. More of
+    # them start no more workers than there are jobs, but machines that join find trials waiting.
+    pending = MOST_PENDING if cluster.has_autoscaler() else min(cluster.slots(each), MOST_PENDING)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(pending)
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
+    crash.survive_every_death()
     directory = tempfile.mkdtemp(prefix="mept-tune-")
     guard = _Guard(work)
     try:
         tune.run(
             trainable,
             name="mept",
-            search_alg=_Jobs(guard, each["cpu"]),
+            search_alg=_Jobs(guard, each),
             scheduler=_Evaluations(guard),
-            callbacks=[_Events(guard)],
-            stop=_Stop(guard),
+            callbacks=[_Events(guard, _Silence(60 * longest_silence))],
+            stop=_Stop(guard, look),
             num_samples=-1,
-            resources_per_trial=each,
+            resources_per_trial=dict(each),
             max_failures=0,
             reuse_actors=True,
             raise_on_failed_trial=False,
@@ -320,14 +165,14 @@ def _no_guard() -> None:
 class _Jobs(Searcher):
     """Gives Tune the work's jobs; None while everything left depends on running trials."""
 
-    def __init__(self, guard: _Guard, cpus: float) -> None:
+    def __init__(self, guard: _Guard, each: cluster.Each) -> None:
         super().__init__()
-        self._guard, self._cpus = guard, cpus
+        self._guard, self._place = guard, {"cpus": each["cpu"], "gpu": each["gpu"] > 0}
 
     def suggest(self, trial_id: str) -> Any:
         job: Job | None = self._guard("next")
         if job is not None:
-            return {"key": job.key, "attempt": job.attempt, "job": job.model_dump_json(), "cpus": self._cpus}
+            return {"key": job.key, "attempt": job.attempt, "job": job.model_dump_json(), **self._place}
         return Searcher.FINISHED if self._guard("finished", default=True) else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -362,33 +207,108 @@ class _Evaluations(FIFOScheduler):
         return TrialScheduler.STOP
 
 
+class _Silence:
+    """Kills workers that have not reported for too long, whatever the reason: stopped, stuck, or cut off."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._heard: dict[str, float] = {}
+        """Trials that a worker has taken -> when it was last heard of, on the clock of `_now`."""
+        self._killed: set[str] = set()
+        self._looked = time.monotonic()
+        self._away = 0.0
+        self._known = 0
+        self._open: dict[str, Trial] = {}
+
+    def _now(self) -> float:
+        """Seconds that the driver was there to hear something."""
+        return time.monotonic() - self._away
+
+    def heard(self, trial: Trial) -> None:
+        """Take note of a sign of life."""
+        self._heard[trial.trial_id] = self._now()
+
+    def ended(self, trial: Trial) -> str:
+        """Forget a trial; return why its worker was killed, or "" if it was not."""
+        for kept in (self._heard, self._open):
+            kept.pop(trial.trial_id, None)
+        if trial.trial_id not in self._killed:
+            return ""
+        self._killed.discard(trial.trial_id)
+        return (
+            f"no report for {self._seconds / 60:g} minutes, so the worker was killed; if an evaluation takes longer, "
+            "set `resources: {longest_silence: <minutes>}`"
+        )
+
+    def look(self, trials: list[Trial]) -> None:
+        """Kill the workers that have been silent for too long; does so about once a second."""
+        passed = time.monotonic() - self._looked
+        if passed < 1:
+            return
+        self._looked += passed
+        self._away += passed if passed > PAUSE else 0
+        for trial in trials[self._known :]:
+            self._open[trial.trial_id] = trial
+        self._known = len(trials)
+        for name, trial in self._open.items():
+            worker = trial.temporary_state.ray_actor  # set also while a reused worker takes the job
+            if worker is None or name in self._killed:
+                continue
+            if self._now() - self._heard.setdefault(name, self._now()) > self._seconds:
+                self._killed.add(name)
+                ray.kill(worker)
+
+
 class _Events(tune.Callback):
     """Tells the work about starts and crashes."""
 
-    def __init__(self, guard: _Guard) -> None:
-        self._guard = guard
+    def __init__(self, guard: _Guard, silence: _Silence) -> None:
+        self._guard, self._silence = guard, silence
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        self._silence.look(trials)
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._silence.heard(trial)
         self._guard("started", *attempt_of(trial))
 
+    def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: Any, **info: Any) -> None:
+        self._silence.heard(trial)
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._silence.ended(trial)
+
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._guard("crashed", *attempt_of(trial), _reason(trial))
+        # Tune is about to show the result of a trial that has none, asks the dead worker for one, and expects no answer
+        # but the death of an actor: a worker killed by the memory monitor would end the experiment.
+        trial._default_result_or_future = None
+        self._guard("crashed", *attempt_of(trial), self._silence.ended(trial) or _reason(trial))
 
 
 class _Stop(tune.Stopper):
     """Checks several times a second whether to continue."""
 
-    def __init__(self, guard: _Guard) -> None:
-        self._guard = guard
+    def __init__(self, guard: _Guard, look: Callable[[], None]) -> None:
+        self._guard, self._look = guard, look
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
         self._guard("tick")
+        try:
+            self._look()
+        except BaseException as error:
+            self._guard.end(error)
         if self._guard.error is not None:
             raise _Leave
         return False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Stop:
+        return self
+
+    def __reduce__(self) -> Any:
+        return _no_guard, ()
 
 
 def attempt_of(trial: Trial) -> tuple[str, str]:
@@ -400,25 +320,6 @@ def _reason(trial: Trial) -> str:
     """Return in one line why a trial's worker failed most recently."""
     try:
         with open(trial.pickled_error_file, "rb") as file:
-            error = ray.cloudpickle.load(file)
+            return crash.reason_of(ray.cloudpickle.load(file))
     except (OSError, TypeError):
         return "the worker failed"
-    if isinstance(error, ray.exceptions.RayActorError) and "creation task" in str(error):
-        return f"a worker cannot start: {_last_words(error)}"
-    if isinstance(error, ray.exceptions.RayActorError):
-        return "the worker process died (killed, or out of memory)"
-    return _named(getattr(error, "cause", None) or error)
-
-
-def _last_words(error: Exception) -> str:
-    """Return why something failed on another machine: Ray puts words of its own and a traceback before it."""
-    cause = getattr(error, "cause", None)
-    if cause is not None:
-        return _named(cause)
-    lines = str(error).strip().splitlines()
-    return one_line(lines[-1] if "Traceback (most recent call last)" in str(error) else error)
-
-
-def _named(error: BaseException) -> str:
-    said = str(error).strip()
-    return f"{type(error).__name__}: {one_line(said)}" if said else type(error).__name__

@@ -153,7 +153,9 @@ def check_processors(options: Options) -> Iterator[Finding]:
     """Check the CPUs, and the GPUs that torch can use."""
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    from orchestration.run.cluster import cpus
+
+    cores = cpus()
     if torch.cuda.is_available():
         devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
         names = ", ".join(f"{device.name} ({device.total_memory / 2**30:.0f} GiB)" for device in devices)
@@ -197,11 +199,11 @@ def check_root_directory(options: Options) -> Iterator[Finding]:
 
 def check_ray(options: Options) -> Iterator[Finding]:
     """Check that the cluster named by RAY_ADDRESS answers, if any."""
-    from orchestration.run import schedule
+    from orchestration.run import cluster
 
     address = cluster_address()
     if address is None:
-        schedule.check_temporary_directory()
+        cluster.check_temporary_directory()
         yield ok("each run starts its own on this machine (RAY_ADDRESS names no cluster)")
         return
     if silence := _silence(address if "://" in address else f"//{address}", RAY_CLIENT if "://" in address else 0):
@@ -210,12 +212,16 @@ def check_ray(options: Options) -> Iterator[Finding]:
         return
     from orchestration.grid.settings import Resources
 
-    schedule.start_ray()
+    cluster.start_ray()
     try:
-        each = schedule.placement(Resources())
-        yield ok(f"cluster at {address}, {schedule.slots(each)} trials at once")
+        each = cluster.placement(Resources())
+        if any(cluster.fitting(each)):
+            yield ok(f"cluster at {address}, {cluster.slots(each)} trials at once")
+        else:
+            advice = "a run asks its autoscaler" if cluster.has_autoscaler() else "start Ray on more machines"
+            yield warning(f"cluster at {address}, no machine of which has a CPU for trials", advice)
     finally:
-        schedule.stop_ray()
+        cluster.stop_ray()
 
 
 def check_tracking(options: Options) -> Iterator[Finding]:
@@ -240,9 +246,9 @@ def check_storage(options: Options) -> Iterator[Finding]:
     if silence := _silence(url, PORTS.get(url.partition(":")[0].partition("+")[0], 0)):
         yield error(f"nothing answers at {public(url)}: {silence}", "start the database, or give another address")
         return
-    from orchestration.run.search import open_storage
+    from orchestration.run.storage import open_storage
 
-    studies = len(open_storage(url).get_all_studies())
+    studies = open_storage(url).number_of_studies()
     yield ok(f"{public(url)}, {studies} studies")
 
 

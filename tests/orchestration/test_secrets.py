@@ -16,7 +16,7 @@ from orchestration import cli
 from orchestration.options import public
 from orchestration.record.client import connect
 from orchestration.run import driver, worker
-from orchestration.run.search import open_storage
+from orchestration.run.storage import open_storage
 from tests.models import save_backbone
 from tests.orchestration.in_process import train_here
 from tests.orchestration.run.test_whole_runs import GRID

@@ -20,7 +20,7 @@ from orchestration.options import Options
 from orchestration.record.roots import open_root
 from orchestration.record.store import Store, prepare_root
 from orchestration.run.campaign import Campaign
-from orchestration.run.driver import Interrupted, _interruption
+from orchestration.run.interruption import Interrupted, interruptible
 from orchestration.run.limit import Limit, TimeOver
 from orchestration.run.progress import Progress
 from orchestration.screens import doctor
@@ -222,7 +222,7 @@ def test_a_signal_stops_at_the_next_safe_moment_and_a_second_one_at_once(number:
         trouble = ""
 
     before = signal.getsignal(number)
-    with _interruption() as interruption:
+    with interruptible() as interruption:
         progress = Progress([], cli_console())
         campaign = Campaign([], Tracker(), progress, Options(), Store(open_root(Options().root)), interruption.check)  # type: ignore[arg-type]
         campaign.tick()
@@ -235,7 +235,7 @@ def test_a_signal_stops_at_the_next_safe_moment_and_a_second_one_at_once(number:
 
 def test_the_time_of_a_run_ends_it_at_the_next_safe_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     limit, now = Limit("1h30m"), time.monotonic()
-    with _interruption(limit) as interruption:
+    with interruptible(limit) as interruption:
         monkeypatch.setattr(time, "monotonic", lambda: now + 5399)
         interruption.check()
         monkeypatch.setattr(time, "monotonic", lambda: now + 5401)

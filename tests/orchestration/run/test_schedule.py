@@ -9,20 +9,18 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 
-from mept.backbones import preflight
 from mept.errors import InputError, NonFiniteLossError
-from orchestration.grid.settings import Resources
-from orchestration.run import schedule
+from orchestration.run import cluster, schedule
 from orchestration.run.job import Job
-from orchestration.run.worker import Worker
-from tests.models import save_backbone
+from orchestration.run.worker import Unfit, Worker
 
 EPOCHS = 3
 SLOTS = 2
@@ -38,27 +36,31 @@ class Step:
     pid: int
 
 
-class Unfit(Exception):
-    """This machine cannot do the work."""
-
-
 class ArithmeticWorker(Worker):
     """Multiplies instead of training; the configuration's `event` says what goes wrong at epoch 2."""
 
-    def step(self) -> dict[str, Any]:
-        try:
-            result = super().step()
-        except Unfit as error:
-            return {"unfit": str(error)}
-        return {**result, "files": f"{self._job.attempt}/files"} if "evaluation" in result else result
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        job = Job.model_validate_json(new_config["job"])
+        if job.config["event"] == "stuck" and first(job):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return super().reset_config(new_config)
 
-    def evaluations(self, job: Job, cpus: int) -> Iterator[Step]:
+    def step(self) -> dict[str, Any]:
+        return {**super().step(), "gpu": self.config["gpu"]}
+
+    def _begin(self) -> Iterator[Step]:
+        """Begin without files and without torch."""
+        self._files = self._job.attempt
+        return self.steps(self._job)
+
+    def steps(self, job: Job) -> Iterator[Step]:
         for epoch in range(1, EPOCHS + 1):
             if epoch == 2:
-                self.misbehave(job.config["event"], job.directory / "happened")
+                self.misbehave(job)
             yield Step(epoch, job.config["factor"] * epoch, epoch == EPOCHS, os.getpid())
 
-    def misbehave(self, event: str, mark: Path) -> None:
+    def misbehave(self, job: Job) -> None:
+        event = job.config["event"]
         if event == "nan":
             raise NonFiniteLossError("the loss is nan at step 7")
         if event == "input":
@@ -67,13 +69,28 @@ class ArithmeticWorker(Worker):
             raise OSError(errno.ENOSPC, "No space left on device", "/disk/checkpoint.pt")
         if event == "unfit":
             raise Unfit("machine 10.0.0.7 does not see /shared")
-        if event == "always" or (event == "once" and not mark.exists()):
-            mark.touch()
+        if event == "always" or (event == "once" and first(job)):
             os.kill(os.getpid(), signal.SIGKILL)
+        if event == "stopped" and first(job):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if event == "memory" and first(job):
+            taken = []
+            while True:
+                taken.append(b"x" * (200 * 2**20))
+                time.sleep(0.1)
         if event == "error":
             raise RuntimeError("an error of the library\nits second line")
         if event == "slow":
             time.sleep(60)
+
+
+def first(job: Job) -> bool:
+    """Whether this is asked for the first time about a job."""
+    mark = Path(job.root) / f"{job.key}-happened"
+    if mark.exists():
+        return False
+    mark.touch()
+    return True
 
 
 @dataclass
@@ -114,7 +131,7 @@ class ListOfJobs:
         number = int(key.removeprefix("job"))
         config = {"event": self.events[number], "factor": number + 1}
         attempt = f"{self.attempts[key]}-abc"
-        return Job(key=key, attempt=attempt, config=config, directory=self.directory / key, cache_dir=self.directory)
+        return Job(key=key, attempt=attempt, config=config, root=str(self.directory), fingerprint=key)
 
     def finished(self) -> bool:
         return self.given == len(self.events) and not self.live
@@ -164,23 +181,23 @@ class ListOfJobs:
 def importable() -> Iterator[None]:
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
     yield
-    schedule.stop_ray()
+    cluster.stop_ray()
 
 
 @pytest.fixture(autouse=True)
-def cluster() -> None:
-    schedule.start_ray(SLOTS)
+def ray_runs() -> None:
+    cluster.start_ray(SLOTS)
 
 
 @pytest.fixture
 def left_behind() -> Iterator[None]:
     """For experiments left without clean-up: only the end of the cluster, as in a real run, ends the workers."""
     yield
-    schedule.stop_ray()
+    cluster.stop_ray()
 
 
-def run(work: ListOfJobs) -> ListOfJobs:
-    schedule.run(work, ArithmeticWorker, {"cpu": 1, "gpu": 0})
+def run(work: ListOfJobs, minutes: float = 60, **options: Any) -> ListOfJobs:
+    schedule.run(work, ArithmeticWorker, {"cpu": 1, "gpu": 0}, minutes, **options)
     return work
 
 
@@ -188,7 +205,7 @@ def test_every_job_is_run_once_on_reused_workers(tmp_path: Path) -> None:
     work = run(ListOfJobs(tmp_path, ["fine"] * 8))
     assert work.ended == {f"job{i}": (i + 1) * EPOCHS for i in range(8)}
     assert all(epochs == [1, 2, 3] for epochs in work.seen.values())
-    assert all(files == ["1-abc/files"] * EPOCHS for files in work.files.values())
+    assert all(files == ["1-abc"] * EPOCHS for files in work.files.values())
     assert set(work.starts.values()) == {1}
     assert len(work.processes) <= 2 * SLOTS
 
@@ -228,122 +245,120 @@ def test_an_unexpected_error_is_named_in_one_line(tmp_path: Path) -> None:
     assert work.ended["job0"] == ("RuntimeError: an error of the library its second line", False)
 
 
-def test_a_trial_larger_than_every_machine_is_refused() -> None:
-    with pytest.raises(InputError, match=r"must fit on one machine, but got cpus=64, gpus=0"):
-        schedule.placement(Resources(cpus=64))
-    with pytest.raises(InputError, match="gpus=1"):
-        schedule.placement(Resources(gpus=1))
+# Silence
 
 
-def test_a_trial_takes_one_cpu_where_there_is_no_gpu() -> None:
-    each = schedule.placement(Resources())
-    assert each == {"cpu": 1, "gpu": 0}
-    assert schedule.slots(each) == SLOTS
-    assert schedule.slots({"cpu": 0.5, "gpu": 0}) == 2 * SLOTS
+@pytest.mark.chaos
+def test_a_stopped_worker_is_killed_after_the_longest_silence_and_its_job_goes_on(tmp_path: Path) -> None:
+    work = run(ListOfJobs(tmp_path, ["fine", "stopped", "fine"]), minutes=0.25)
+    assert work.ended == {"job0": 3, "job1": 6, "job2": 9}
+    assert work.crashes == {"job1": 1}
+    assert work.reasons[0].startswith("no report for 0.25 minutes, so the worker was killed")
+    assert "longest_silence" in work.reasons[0]
+    deadline = time.monotonic() + 60
+    while work.processes & stopped_processes() and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert not work.processes & stopped_processes()
 
 
-# Machines
-
-ANY = {"cpu": 1.0, "gpu": 0.0}
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    save_backbone("bert", tmp_path / "tiny")
-    return tmp_path
+def stopped_processes() -> set[int]:
+    return {process.pid for process in psutil.process_iter(["status"]) if process.info["status"] == "stopped"}
 
 
-def test_machines_that_have_the_same_backbones_pass_and_the_run_can_be_stopped_meanwhile(folder: Path) -> None:
-    info, ticks = preflight("tiny", folder), []
-    assert info is not None
-    schedule.check_machines([info], folder, ANY, lambda: ticks.append(1))
-    assert ticks
-
-    def stop() -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        schedule.check_machines([info], folder, ANY, stop)
-
-
-def test_a_machine_with_another_backbone_is_refused_with_both_contents(folder: Path) -> None:
-    info = preflight("tiny", folder)
-    assert info is not None
-    with pytest.raises(InputError, match="must be the same on all machines") as caught:
-        schedule.check_machines([replace(info, identity="planned")], folder, ANY)
-    address = ray.nodes()[0]["NodeManagerAddress"]
-    for part in (f"machine {address} has content {info.identity} and this one planned", f"below {folder}"):
-        assert part in str(caught.value)
-
-
-def test_a_machine_without_a_backbone_or_with_a_broken_one_is_refused_with_what_is_wrong(folder: Path) -> None:
-    info = preflight("tiny", folder)
-    assert info is not None
-    (folder / "tiny" / "tokenizer.json").unlink()
-    with pytest.raises(InputError, match=r"machine \S+ of the cluster cannot train: .* has no tokenizer"):
-        schedule.check_machines([info], folder, ANY)
-    (folder / "tiny" / "config.json").unlink()
-    with pytest.raises(InputError, match="unknown backbone 'tiny'.*put the same files on every machine") as caught:
-        schedule.check_machines([info], folder, ANY)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_machine_that_cannot_be_asked_is_refused_with_the_last_words(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*arguments: object) -> None:
-        raise ModuleNotFoundError("No module named 'mept'")
-
-    monkeypatch.setattr(schedule, "backbones_here", broken)
-    with pytest.raises(InputError, match=r"cannot train: ModuleNotFoundError: No module named 'mept'$"):
-        schedule.check_machines([], folder, ANY)
-
-
-def test_machines_on_which_no_trial_fits_are_not_asked(folder: Path) -> None:
-    info = preflight("tiny", folder)
-    assert info is not None
-    schedule.check_machines([replace(info, identity="planned")], folder, {"cpu": 1.0, "gpu": 1.0})
+@pytest.mark.chaos
+def test_a_worker_that_is_stuck_between_two_jobs_is_killed_too(tmp_path: Path) -> None:
+    work = run(ListOfJobs(tmp_path, ["fine", "fine", "stuck", "stuck"]), minutes=0.25)
+    assert work.ended == {"job0": 3, "job1": 6, "job2": 9, "job3": 12}
+    assert 1 <= len(work.reasons) <= 2
+    assert all(reason.startswith("no report for") for reason in work.reasons)
 
 
 @dataclass
-class Left:
-    """What Tune keeps of a trial whose worker failed."""
+class Placed:
+    """What Tune keeps of a trial with a worker."""
 
-    pickled_error_file: str
+    trial_id: str
 
+    @property
+    def temporary_state(self) -> Any:
+        return self
 
-@pytest.mark.parametrize(
-    ("error", "told"),
-    [
-        (
-            RuntimeError("CUDA error: device-side assert\nCompile with TORCH_USE_CUDA_DSA"),
-            "RuntimeError: CUDA error: device-side assert Compile with TORCH_USE_CUDA_DSA",
-        ),
-        (ValueError(), "ValueError"),
-        (
-            ray.exceptions.RayActorError(
-                error_msg="The actor died because of an error raised in its creation task,\n"
-                "Traceback (most recent call last):\n  x\nModuleNotFoundError: No module named 'mept'"
-            ),
-            "a worker cannot start: ModuleNotFoundError: No module named 'mept'",
-        ),
-        (ray.exceptions.RayActorError(), "the worker process died (killed, or out of memory)"),
-    ],
-    ids=["two lines", "no words", "cannot start", "died"],
-)
-def test_a_reason_is_told_with_all_its_lines_as_one(error: Exception, told: str, tmp_path: Path) -> None:
-    (tmp_path / "error").write_bytes(ray.cloudpickle.dumps(error))
-    assert schedule._reason(Left(str(tmp_path / "error"))) == told
+    @property
+    def ray_actor(self) -> Any:
+        return f"worker of {self.trial_id}"
 
 
-def test_a_temporary_directory_must_leave_room_for_the_names_of_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_TMPDIR", raising=False)
-    longest = schedule.LONGEST_SOCKET - schedule.LONGEST_BELOW_TEMPORARY
-    monkeypatch.setenv("TMPDIR", "/" + "x" * (longest - 1))
-    schedule.check_temporary_directory()
-    monkeypatch.setenv("TMPDIR", "/" + "ü" * (longest // 2 + 1))
-    with pytest.raises(InputError, match=f"at most {longest} bytes, .* set RAY_TMPDIR to a shorter one"):
-        schedule.check_temporary_directory()
+def test_time_for_which_the_driver_was_away_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, killed = [1000.0], []
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(ray, "kill", killed.append)
+    silence = schedule._Silence(60)
+    trials = [Placed("one"), Placed("two")]
+
+    def after(seconds: float) -> list[str]:
+        now[0] += seconds
+        silence.look(trials)
+        return killed
+
+    assert after(2) == []
+    assert after(3600) == []
+    for _ in range(5):
+        assert after(10) == []
+    silence.heard(trials[0])
+    for _ in range(2):
+        after(10)
+    assert killed == ["worker of two"]
+    assert silence.ended(trials[1]).startswith("no report for 1 minutes")
+    assert silence.ended(trials[0]) == ""
+    assert after(25) == ["worker of two"]
+
+
+# Memory
+
+
+def test_a_death_that_ray_does_not_call_an_actor_s_ends_one_attempt_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get, raised = ray.get, []
+
+    def short_of_memory(future: Any, **options: Any) -> Any:
+        result = get(future, **options)
+        if isinstance(result, dict) and result.get("config", {}).get("key") == "job1" and not raised:
+            raised.append(result)
+            raise ray.exceptions.OutOfMemoryError("Memory on the node was 12.06GB used / 23.54GB limit")
+        return result
+
+    monkeypatch.setattr(ray, "get", short_of_memory)
+    work = run(ListOfJobs(tmp_path, ["fine", "fine", "fine"]))
+    assert work.ended == {"job0": 3, "job1": 6, "job2": 9}
+    assert work.crashes == {"job1": 1}
+    assert work.reasons[0].startswith("memory: Ray's monitor stopped the worker when its machine used 12.06 of 23.54")
+
+
+@pytest.fixture
+def little_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A cluster whose memory monitor allows 3 GiB more than the machine uses now; it kills this cluster's workers."""
+    memory = psutil.virtual_memory()
+    if memory.available < 6 * 2**30:
+        pytest.skip("needs 6 GiB of memory")
+    cluster.stop_ray()
+    allowed = (memory.total - memory.available + 3 * 2**30) / memory.total
+    monkeypatch.setenv("RAY_memory_usage_threshold", str(allowed))
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
+    cluster.start_ray(SLOTS)
+    yield
+    cluster.stop_ray()
+
+
+@pytest.mark.chaos
+@pytest.mark.usefixtures("little_memory")
+def test_a_worker_that_ray_s_memory_monitor_kills_is_a_crash_with_that_reason(tmp_path: Path) -> None:
+    work = run(ListOfJobs(tmp_path, ["fine", "memory", "fine"], tries=20))
+    assert work.ended == {"job0": 3, "job1": 6, "job2": 9}
+    assert work.crashes["job1"] >= 1
+    assert any(
+        reason.startswith("memory: Ray's monitor stopped the worker when its machine") for reason in work.reasons
+    )
 
 
 # Ends
