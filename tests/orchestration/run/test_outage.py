@@ -89,6 +89,7 @@ def test_a_server_that_dies_in_the_middle_is_waited_for_and_a_second_driver_refu
         run.process.kill()
         run.process.wait()
     assert "Traceback" not in run.said
+    assert run.said.count("Optuna's storage is away: ") == run.said.count("Optuna's storage answers again") == 1
     states = server.sql("SELECT state, count(*) FROM trials GROUP BY state ORDER BY state", "optuna")
     assert states == server.sql("SELECT state, count(*) FROM trials GROUP BY state ORDER BY state", "quiet")
     assert run.table(tmp_path / "root") == quiet.table(tmp_path / "quiet")
