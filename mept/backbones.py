@@ -218,7 +218,7 @@ def _read_config(name: str, home: Home) -> PretrainedConfig:
             raise InputError(f"backbone {name!r} cannot be used: its weights are quantised; use the original ones")
         if content["model_type"] not in supported_types():
             raise InputError(unsupported(name, content["model_type"]))
-        return AutoConfig.from_pretrained(home.location, **home.options)
+        return AutoConfig.from_pretrained(home.location, trust_remote_code=False, **home.options)
     except InputError:
         raise
     except Exception as error:  # wrong values in a configuration can cause errors of any type
@@ -430,7 +430,11 @@ def load_backbone(
     try:
         with quiet():
             model, loading = _factory(family).from_pretrained(
-                home.location, dtype=torch.float32, output_loading_info=True, **home.options
+                home.location,
+                dtype=torch.float32,
+                output_loading_info=True,
+                trust_remote_code=False,
+                **home.options,
             )
         check_loaded(model, loading, outputs_depend_on)
         tokenizer = load_tokenizer(home, config, family.text_to_text)

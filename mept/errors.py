@@ -57,5 +57,10 @@ def one_line(error: object, limit: int = 500) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
+def printable(text: str) -> str:
+    """Return a text in which characters that a terminal would obey, such as escape sequences, are written out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def _short(text: str) -> str:
     return text if len(text) <= 80 else text[:77] + "..."

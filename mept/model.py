@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from mept.adapter_weights import check_fits, read_text, read_weights
 from mept.backbones import Backbone, known_identity, wrap
 from mept.config import MethodConfig, describe
-from mept.errors import InputError
+from mept.errors import InputError, one_line
 from mept.injection import Injection
 from mept.inputs import binary_mask, check_inputs, check_question, check_readable
 from mept.methods import build_method, get_method, method_of
@@ -416,17 +417,17 @@ class PromptModel(nn.Module):
         directory = Path(directory)
         saved = read_adapter_config(directory, AdapterFile)
         config = _validated(get_method(saved.method).config, saved.options, directory / CONFIG_NAME)
-        try:
-            weights = load_file(directory / WEIGHTS_NAME)
-        except Exception as error:  # safetensors raises its own bare exception type for a damaged file
-            raise InputError(f"{directory / WEIGHTS_NAME} cannot be read: {error}") from None
-        prompt_model = get_prompt_model(
-            model, config.for_rebuilding(), num_labels=saved.num_labels, tokenizer=tokenizer
+        rebuilt = config.for_rebuilding()
+        backbone, num_labels = _beside(model, rebuilt, saved.num_labels, tokenizer)
+        weights = directory / WEIGHTS_NAME
+        check_fits(
+            weights, backbone, lambda beside: Adapter(build_method(rebuilt, beside), beside.hidden_size, num_labels)
         )
+        prompt_model = PromptModel(backbone, rebuilt, num_labels)
         prompt_model.method_config = config
-        _check_identity(saved, prompt_model._source, directory)
+        _check_identity(saved, backbone, directory)
         try:
-            prompt_model.adapter.load_state_dict(weights)
+            prompt_model.adapter.load_state_dict(read_weights(weights))
         except RuntimeError as error:
             raise InputError(f"the adapter in {directory} does not fit this backbone: {error}") from None
         return prompt_model
@@ -462,7 +463,7 @@ def read_adapter_config(directory: Path, kind: type[Content]) -> Content:
             "can resume from it; write an adapter with `model.save_pretrained(directory)`"
         )
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(read_text(path))
         missing = {"method", "options", "num_labels"} - content.keys()
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(f"{directory} holds no readable adapter: {path.name}: {error}") from None
@@ -475,7 +476,7 @@ def _validated(kind: type[Content], content: Mapping[str, Any], path: Path) -> C
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise InputError(f"{path}: {describe(error)}; correct it, or save the adapter again") from None
+        raise InputError(f"{path}: {one_line(describe(error))}; correct it, or save the adapter again") from None
 
 
 def last_unpadded(states: Tensor, attention_mask: Tensor | None) -> Tensor:
@@ -519,6 +520,21 @@ def get_prompt_model(
         InputError: the architecture is not supported, the method does not exist for it, or options do not fit the
             model.
     """
+    backbone, num_labels = _beside(model, config, num_labels, tokenizer)
+    if seed is None:
+        return PromptModel(backbone, config, num_labels)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return PromptModel(backbone, config, num_labels)
+
+
+def _beside(
+    model: PreTrainedModel | Backbone,
+    config: MethodConfig,
+    num_labels: int | None,
+    tokenizer: PreTrainedTokenizerFast | None,
+) -> tuple[Backbone, int | None]:
+    """Return the frozen backbone and the rows of the head; see :func:`get_prompt_model`."""
     if isinstance(model, Backbone):
         backbone = model
     else:
@@ -541,11 +557,7 @@ def get_prompt_model(
             "method 'linear_head' trains only a classification head, but backbone "
             f"{backbone.name!r} of family {backbone.family.name!r} is used without one"
         )
-    if seed is None:
-        return PromptModel(backbone, config, num_labels)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return PromptModel(backbone, config, num_labels)
+    return backbone, num_labels
 
 
 def adapter_bytes(backbone: Backbone, options: MethodConfig, num_labels: int | None) -> int | None:

@@ -97,7 +97,7 @@ def _load(home: Home, vocabulary: str) -> Any:
         raise InputError(f"its tokenizer ({vocabulary}) needs the package sentencepiece: `pip install sentencepiece`")
     try:
         with quiet():
-            return AutoTokenizer.from_pretrained(home.location, **home.options)
+            return AutoTokenizer.from_pretrained(home.location, trust_remote_code=False, **home.options)
     except Exception as error:  # errors in the file come as types of three libraries
         package = _missing_package(error)
         if package and not sentencepiece:

@@ -107,7 +107,17 @@ ModelOption = Annotated[
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the grid; overrides the file.")
 ]
+AddressOption = Annotated[str, typer.Option("--address", help="The cluster's job server, such as http://head:8265.")]
+JobArgument = Annotated[
+    str, typer.Argument(metavar="GRID|JOB", help="A grid, for its newest job, or a job's id.", autocompletion=_grids)
+]
 CpusOption = Annotated[int | None, typer.Option("--num-cpus", min=1, help="CPUs of a run's local Ray; default all.")]
+ForOption = Annotated[
+    str | None,
+    typer.Option(
+        "--for", metavar="TIME", help="Stop cleanly after this time, such as 30m, 8h or 1h30m; exit code 124."
+    ),
+]
 
 
 @app.command()
@@ -138,15 +148,19 @@ def run(
     model_dir: ModelOption = None,
     set: SetOption = None,
     num_cpus: CpusOption = None,
+    limit: ForOption = None,
 ) -> None:
     """Run the cells of a grid until they are done, and write the report. After a crash the same command continues."""
+    from orchestration.run.limit import Limit
+
+    ends = None if limit is None else Limit(limit)
     loaded, cells = _load(grid, set, model_dir)
     from rich.console import Console
 
     from orchestration.run.driver import run as run_grid
 
     options, console = _options(root, tracking_uri, optuna_storage, data_dir, model_dir, num_cpus), Console(stderr=True)
-    ending = run_grid(loaded, cells, options, console)
+    ending = run_grid(loaded, cells, options, console, ends)
     if not ending.reportable:
         raise typer.Exit(ending.code)
     from orchestration.screens.report import show_report
@@ -166,12 +180,20 @@ def status(
     model_dir: ModelOption = None,
     set: SetOption = None,
     num_cpus: CpusOption = None,
+    address: Annotated[
+        str | None, typer.Option("--address", help="A job server: show the grid's jobs there, and use their databases.")
+    ] = None,
 ) -> None:
     """Show how far each cell of a grid is, as recorded by its runs so far."""
+    options = _options(root, tracking_uri, optuna_storage, data_dir, model_dir, num_cpus)
+    if address is not None:
+        from orchestration.screens.jobs import show_jobs
+
+        options = show_jobs(str(grid), address, options)
     loaded, cells = _load(grid, set, model_dir, tolerant=True)
     from orchestration.screens.overview import show_status
 
-    show_status(loaded, cells, _options(root, tracking_uri, optuna_storage, data_dir, model_dir, num_cpus))
+    show_status(loaded, cells, options)
 
 
 @app.command()
@@ -208,14 +230,22 @@ def report(
 @app.command()
 def submit(
     grid: GridArgument,
-    address: Annotated[str, typer.Option("--address", help="The cluster's job server, such as http://head:8265.")],
-    root: RootOption = str(ROOT),
+    address: AddressOption,
+    root: Annotated[
+        str | None,
+        typer.Option(
+            "--root",
+            metavar="DIR|URL",
+            envvar="MEPT_ROOT",
+            help="Run directory: a folder all machines share, or an address (s3://...).",
+        ),
+    ] = None,
     tracking_uri: TrackingOption = None,
     optuna_storage: StorageOption = None,
     data_dir: DataOption = None,
     model_dir: ModelOption = None,
     set: SetOption = None,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job's output to its end.")] = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job to its end; Ctrl-C detaches.")] = True,
 ) -> None:
     """Run a grid as a Ray job; paths other than GRID are on the cluster."""
     from orchestration.grid.grid import load_grid
@@ -223,15 +253,26 @@ def submit(
     from orchestration.run.submit import submit as submit_grid
 
     loaded = load_grid(find_grid(grid), set or ())
-    options = {
-        "--root": root,
-        "--tracking-uri": tracking_uri,
-        "--optuna-storage": optuna_storage,
-        "--data-dir": data_dir,
-        "--model-dir": model_dir,
-    }
-    arguments = [text for name, value in options.items() if value is not None for text in (name, str(value))]
-    raise typer.Exit(submit_grid(loaded, address, arguments, wait))
+    places = {"--root": root, "--tracking-uri": tracking_uri, "--optuna-storage": optuna_storage}
+    folders = {"--data-dir": data_dir, "--model-dir": model_dir}
+    options = places | {name: None if folder is None else str(folder) for name, folder in folders.items()}
+    raise typer.Exit(submit_grid(loaded, str(grid), address, options, wait))
+
+
+@app.command()
+def logs(job: JobArgument, address: AddressOption) -> None:
+    """Follow the output of a submitted job from its beginning; Ctrl-C detaches."""
+    from orchestration.screens.jobs import follow_job
+
+    raise typer.Exit(follow_job(job, address))
+
+
+@app.command()
+def cancel(job: JobArgument, address: AddressOption) -> None:
+    """Stop a submitted job in order; submitting the grid again continues it."""
+    from orchestration.screens.jobs import cancel_job
+
+    cancel_job(job, address)
 
 
 @app.command()
@@ -315,7 +356,7 @@ def doctor(
 
 def main() -> None:
     """Run a command; errors caused by the user give one line and exit code 2."""
-    from mept.errors import InputError
+    from mept.errors import InputError, printable
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -323,7 +364,7 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

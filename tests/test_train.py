@@ -95,7 +95,7 @@ def test_replayed_evaluations_keep_their_times(data, tmp_path) -> None:
 
 def test_a_finished_trial_is_replayed_without_training(data, tmp_path, monkeypatch) -> None:
     first = list(train(trial("mept"), random_backbone("bert"), data, tmp_path))
-    assert not (tmp_path / "checkpoint.pt").exists()
+    assert not list(tmp_path.glob("checkpoint*"))
     assert list(train(trial("mept"), None, data, tmp_path)) == first  # type: ignore[arg-type]
 
 
@@ -106,12 +106,12 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(data, tmp_
     run = train(settings, random_backbone("bert"), data, tmp_path / "damaged")
     next(run), next(run)
     run.close()
-    newest = tmp_path / "damaged" / "checkpoint.pt"
+    newest = tmp_path / "damaged" / "checkpoint-00002.pt"
     newest.write_bytes(damage(newest.read_bytes()))
     again = list(train(settings, random_backbone("bert"), data, tmp_path / "damaged"))
     assert numbers(again) == numbers(whole)
-    assert (tmp_path / "damaged" / "checkpoint.pt.corrupt-1").exists()
-    assert "checkpoint.pt is damaged" in caplog.text
+    assert (tmp_path / "damaged" / "checkpoint-00002.pt.corrupt-1").exists()
+    assert "checkpoint-00002.pt is damaged" in caplog.text
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '[{"epoch": 1}]', "unfinished"])
@@ -127,7 +127,7 @@ def test_a_damaged_result_is_set_aside_and_the_trial_is_trained(data, tmp_path, 
 
 
 def test_what_a_killed_run_left_half_written_is_removed(data, tmp_path) -> None:
-    left = partial(tmp_path / "checkpoint.pt")
+    left = partial(tmp_path / "checkpoint-00001.pt")
     left.write_bytes(b"half")
     run = train(trial("mept"), random_backbone("bert"), data, tmp_path)
     next(run)

@@ -40,6 +40,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mept.config import PromptConfig
+from mept.errors import InputError
 from mept.methods.base import Method, PromptMethod
 
 if TYPE_CHECKING:
@@ -186,15 +187,15 @@ def load_source(directory: Path, num_virtual_tokens: int, hidden_size: int) -> T
     Raises:
         ValueError: there is no prompt of that shape.
     """
-    from safetensors.torch import load_file
+    from mept.adapter_weights import read_weights
 
     path = directory / "adapter_model.safetensors"
     if not path.is_file():
         raise ValueError(f"`source_adapters` must be directories with a saved adapter, but {path} does not exist")
     try:
-        prompt = load_file(path).get("method.prompt")
-    except Exception as error:  # safetensors raises its own bare exception type for a damaged file
-        raise ValueError(f"`source_adapters` must hold readable adapters, but {path}: {error}") from None
+        prompt = read_weights(path).get("method.prompt")
+    except InputError as error:
+        raise ValueError(f"`source_adapters` must hold readable adapters, but {error}") from None
     if prompt is None or prompt.shape != (num_virtual_tokens, hidden_size):
         found = "no prompt" if prompt is None else f"one of {list(prompt.shape)}"
         raise ValueError(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from mept.config import MethodConfig
+from mept.errors import shown
 
 if TYPE_CHECKING:
     from mept.backbones import Backbone
@@ -164,6 +165,6 @@ def checked_layers(layers: tuple[int, ...] | None, num_layers: int) -> tuple[int
     if wrong or len(set(layers)) != len(layers) or not layers:
         raise ValueError(
             f"`layers` must be distinct numbers from 0 to {num_layers - 1} (the backbone has {num_layers} layers) "
-            f"and name at least one, but got {list(layers)}"
+            f"and name at least one, but got {shown(list(layers))}"
         )
     return tuple(sorted(layers))

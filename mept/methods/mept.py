@@ -232,12 +232,12 @@ def load_previous(module: MixtureOfExpertPrompts, directory: Path) -> None:
     Raises:
         ValueError: the directory holds no adapter of the same shape.
     """
-    from safetensors.torch import load_file
+    from mept.adapter_weights import read_weights
 
     path = directory / "adapter_model.safetensors"
     if not path.is_file():
         raise ValueError(f"`previous_adapter` must be a directory with a saved adapter, but {path} does not exist")
-    state = {k.removeprefix("method."): v for k, v in load_file(path).items() if k.startswith("method.")}
+    state = {k.removeprefix("method."): v for k, v in read_weights(path).items() if k.startswith("method.")}
     own = {k: tuple(v.shape) for k, v in module.state_dict().items()}
     theirs = {k: tuple(v.shape) for k, v in state.items()}
     if own != theirs:

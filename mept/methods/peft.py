@@ -60,6 +60,7 @@ REFUSED_OPTIONS = {
     "arrow_config": "it routes among adapters that were trained before",
     "monteclora_config": "its loss has an extra term",
     "layer_replication": "it changes how many layers the backbone has",
+    "megatron_config": "PEFT imports the module it names",
     "runtime_offload_base_weight": "it moves the backbone's weights",
     "sample_at_inference": "predictions would differ from call to call",
 }
@@ -218,7 +219,8 @@ class _ReadOnly(TorchDispatchMode):
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         super().__init__()
-        self._memory = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+        # All tensors without memory have the address 0.
+        self._memory = {tensor.untyped_storage().data_ptr() for tensor in tensors} - {0}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}

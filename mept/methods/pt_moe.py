@@ -184,7 +184,8 @@ def initial_ids(text: str | None, length: int, backbone: Backbone) -> Tensor:
         ids = list(dict.fromkeys(backbone.tokenizer(text, add_special_tokens=False).input_ids))
         if not ids:
             raise ValueError(f"`initial_text` must have at least one token, but got {text!r}")
-    sampled = torch.randperm(min(5000, backbone.vocabulary_size)).tolist()
+    # Values are needed even where an adapter is built without memory.
+    sampled = torch.randperm(min(5000, backbone.vocabulary_size), device="cpu").tolist()
     ids = list(dict.fromkeys(ids + sampled))[:length]
     if len(ids) < length:
         raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,8 +14,15 @@ from orchestration.options import public
 if TYPE_CHECKING:
     import fsspec
 
-EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
-"""Extra of this project that brings what an address needs, by the scheme."""
+PACKAGES = {
+    "s3": "mept-bench[s3]",
+    "s3a": "mept-bench[s3]",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "abfs": "adlfs",
+    "az": "adlfs",
+}
+"""What to install for the addresses of a scheme."""
 
 
 class Root(Protocol):
@@ -33,6 +40,9 @@ class Root(Protocol):
 
     def write(self, name: str, content: bytes) -> None:
         """Replace a file's content: readers see the old or the new one, never a part."""
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Return the sizes in bytes of all files below a folder by their names, sorted, as they are now."""
 
     def names(self, prefix: str) -> list[str]:
         """Return the names of all files below a folder, sorted, as they are now."""
@@ -82,6 +92,15 @@ class Folder:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)
 
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Return the sizes of all files below a folder."""
+        found = {}
+        for path in sorted((self._path / prefix).rglob("*")):
+            with suppress(FileNotFoundError):  # another process may be replacing it
+                if path.is_file():
+                    found[path.relative_to(self._path).as_posix()] = path.stat().st_size
+        return found
+
     def names(self, prefix: str) -> list[str]:
         """Return the names of all files below a folder."""
         files = (path for path in (self._path / prefix).rglob("*") if path.is_file())
@@ -122,8 +141,8 @@ class Bucket:
             # Listings of a minute ago would hide checkpoints that another machine has just written.
             fs, path = fsspec.core.url_to_fs(self.address, use_listings_cache=False)
         except (ImportError, ValueError) as error:
-            extra = EXTRAS.get(scheme)
-            what = f"`pip install 'mept-bench[{extra}]'` provides it" if extra else "see fsspec's list of protocols"
+            package = PACKAGES.get(scheme)
+            what = f"`pip install '{package}'` provides it" if package else "see fsspec's list of protocols"
             raise InputError(f"--root {public(address)} cannot be opened: {one_line(error)}; {what}") from error
         self._fs: fsspec.AbstractFileSystem = fs
         self._path = str(path).rstrip("/")
@@ -141,15 +160,19 @@ class Bucket:
         with _as_os_error():
             self._fs.pipe_file(self._full(name), content)
 
-    def names(self, prefix: str) -> list[str]:
-        """Return the names of all objects below a folder."""
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Return the sizes of all objects below a folder."""
         with _as_os_error():
             self._fs.invalidate_cache()
             try:
-                found = self._fs.find(self._full(prefix))
+                found = self._fs.find(self._full(prefix), detail=True)
             except FileNotFoundError:
-                return []
-        return sorted(str(path)[len(self._path) :].lstrip("/") for path in found)
+                return {}
+        return {str(path)[len(self._path) :].lstrip("/"): int(found[path]["size"] or 0) for path in sorted(found)}
+
+    def names(self, prefix: str) -> list[str]:
+        """Return the names of all objects below a folder."""
+        return list(self.sizes(prefix))
 
     def upload(self, directory: Path, name: str) -> None:
         """Put every file of a local folder below a name."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,10 @@ SETTINGS = {
 
 for _name, _value in SETTINGS.items():
     os.environ.setdefault(_name, _value)
+
+from orchestration.run.token import use_token  # noqa: E402
+
+use_token()
 
 import joblib  # noqa: E402
 import ray  # noqa: E402
@@ -81,6 +86,7 @@ def start_ray(num_cpus: int | None = None) -> None:
     # Off, it makes Ray take 127.0.0.1 for this machine's address, and then all its servers listen there alone; no
     # parameter does that, because Ray replaces a loopback address that it is given.
     ray_constants.ENABLE_RAY_CLUSTER = OPEN_TO_ALL and address is not None
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         if address is not None:
             ray.init(address=address, **common)
@@ -93,6 +99,7 @@ def start_ray(num_cpus: int | None = None) -> None:
                 object_store_memory=OBJECT_STORE_BYTES,
                 **common,
             )
+        signal.signal(signal.SIGTERM, handler)  # Ray's own would end the driver in the middle of anything
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         if isinstance(error, InputError):
             raise

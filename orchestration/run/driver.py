@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import uuid
@@ -22,27 +23,25 @@ from orchestration.record.records import CellRecord, GridRecord
 from orchestration.record.roots import Root
 from orchestration.record.store import Store, prepare_root
 from orchestration.record.tracker import Tracker
+from orchestration.record.trouble import DISK_FULL, is_disk_full
 from orchestration.run.campaign import Campaign, CellWork
+from orchestration.run.database import Waiting
 from orchestration.run.definition import Definition
 from orchestration.run.halving import Halving
+from orchestration.run.interruption import Interrupted, Interruption, interruptible
+from orchestration.run.lease import Lease, Lost
+from orchestration.run.limit import TIME_OVER, Limit, TimeOver
+from orchestration.run.places import check_places
 from orchestration.run.progress import Progress
-from orchestration.run.search import CellStudy, Storage, open_storage
-from orchestration.run.trouble import DISK_FULL, is_disk_full
+from orchestration.run.search import CellStudy
+from orchestration.run.storage import Storage, open_storage
+from orchestration.run.submission import job_metadata
 
 if TYPE_CHECKING:
-    from mept.backbones import BackboneInfo
     from mept.tasks.data import MixtureData, TaskData
 
 TRIES = 12
 """How many times five seconds to wait for MLflow at the end of a run if it is unavailable."""
-
-
-class Interrupted(BaseException):
-    """SIGINT or SIGTERM arrived."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.number = number
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Ending:
     """How a run ended."""
 
     code: int
-    """0, or 1 if something needs attention, or 128 plus the signal that stopped the run."""
+    """0, or 1 if something needs attention, 124 if the time was over, or 128 plus the signal that stopped the run."""
     reportable: bool
     """Whether everything that can be recorded is, so that a report is worth writing."""
     failures: Mapping[str, str] = field(default_factory=dict)
@@ -59,29 +58,37 @@ class Ending:
     """What could not be recorded, one line each."""
 
 
-def run(grid: Grid, cells: Sequence[Cell], options: Options, console: Console | None = None) -> Ending:
-    """Run the cells until they are done, and record everything.
+def run(
+    grid: Grid, cells: Sequence[Cell], options: Options, console: Console | None = None, limit: Limit | None = None
+) -> Ending:
+    """Run the cells until they are done or the time is over, and record everything.
 
     Raises:
         InputError: the user's input cannot be used; nothing was trained.
     """
     console = console or Console(stderr=True)
+    if job_metadata() is not None:
+        given = (
+            options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI"),
+            options.optuna_storage or os.environ.get("MEPT_OPTUNA_STORAGE"),
+        )
+        check_places(str(options.root), *given)
     options = _absolute(options)
     _ = options.tracking, options.storage  # refused now, before anything is made
     _check_ray()
     store = Store(prepare_root(options.root))
     data = read_data(grid, cells, options)
-    record = GridRecord(grid.name, grid.title, grid.report, grid.effective_text)
-    tracker = Tracker(
-        record, options, lambda message: console.print(f"warning: {message}", markup=False, soft_wrap=True)
-    )
-    failures: dict[str, str] = {}
     try:
-        with tracker, _marked(store.root) as mark:
-            # What it says about a failed call in paragraphs, `tracker.trouble` says in one line.
-            logging.getLogger("mlflow").setLevel(logging.CRITICAL)
-            failures = _work(grid, cells, options, console, tracker, data, store, mark)
-            trouble = _flush(tracker)
+        with _opened(grid, cells, data, options, console, store, limit) as session:
+            failures = _work(session)
+            trouble = _flush(session)
+    except Lost as lost:
+        console.print(f"error: {lost}", markup=False, soft_wrap=True)
+        return Ending(1, reportable=False)
+    except TimeOver as over:
+        message = f"stopped after {over}, as --for says; run the same command again to continue"
+        console.print(message, markup=False, soft_wrap=True)
+        return Ending(TIME_OVER, reportable=False)
     except (Interrupted, KeyboardInterrupt) as stop:
         number = stop.number if isinstance(stop, Interrupted) else signal.SIGINT
         name = signal.Signals(number).name
@@ -97,8 +104,70 @@ def run(grid: Grid, cells: Sequence[Cell], options: Options, console: Console | 
         full = any(sign in trouble.casefold() for sign in DISK_FULL)
         what = f"the disk of {options.root} is full; make room, then" if full else "MLflow does not accept the rest;"
         console.print(f"error: {what} run the same command again to record it and report", markup=False, soft_wrap=True)
-        return Ending(1, reportable=False, failures=failures, lost=tracker.lost)
-    return Ending(int(bool(failures or tracker.lost)), True, failures, tracker.lost)
+        return Ending(1, reportable=False, failures=failures, lost=session.tracker.lost)
+    return Ending(int(bool(failures or session.tracker.lost)), True, failures, session.tracker.lost)
+
+
+@dataclass(frozen=True)
+class _Session:
+    """What a run has opened, for as long as it lasts."""
+
+    grid: Grid
+    cells: Sequence[Cell]
+    data: Mapping[str, TaskData | MixtureData]
+    """Of every task."""
+    options: Options
+    """With absolute paths."""
+    console: Console
+    tracker: Tracker
+    store: Store
+    lease: Lease
+    mark: str
+    """Name of a file below the root by which machines recognise it."""
+    interruption: Interruption
+
+    def tell(self, message: str) -> None:
+        """Print a line."""
+        self.console.print(message, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _opened(
+    grid: Grid,
+    cells: Sequence[Cell],
+    data: Mapping[str, TaskData | MixtureData],
+    options: Options,
+    console: Console,
+    store: Store,
+    limit: Limit | None,
+) -> Iterator[_Session]:
+    """Take the grid's lease and open what a run writes to."""
+
+    def tell(message: str) -> None:
+        console.print(message, markup=False, soft_wrap=True)
+
+    record = GridRecord(grid.name, grid.title, grid.report, grid.effective_text)
+    with (
+        interruptible(limit) as interruption,
+        Lease(options.storage, grid.name, str(options.root), tell, check=interruption.check) as lease,
+        Tracker(
+            record,
+            options,
+            lambda message: tell(f"warning: {message}"),
+            root=store.root,
+            generation=lease.generation,
+            check=interruption.check,
+            fence=lease.confirm,
+        ) as tracker,
+        _marked(store.root) as mark,
+    ):
+        # What it says about a failed call in paragraphs, `tracker.trouble` says in one line.
+        logging.getLogger("mlflow").setLevel(logging.CRITICAL)
+        try:
+            yield _Session(grid, cells, data, options, console, tracker, store, lease, mark, interruption)
+        except Lost:
+            tracker.abandon()
+            raise
 
 
 @contextmanager
@@ -185,70 +254,64 @@ def _absolute(options: Options) -> Options:
     return replace(options, root=options.folder or options.root, data_dir=data_dir, model_dir=model_dir)
 
 
-def _work(
-    grid: Grid,
-    cells: Sequence[Cell],
-    options: Options,
-    console: Console,
-    tracker: Tracker,
-    data: Mapping[str, TaskData | MixtureData],
-    store: Store,
-    mark: str,
-) -> dict[str, str]:
+def _work(session: _Session) -> dict[str, str]:
     """Do the remaining work and return why cells failed, by their ids."""
-    storage = open_storage(options.storage)
+    storage, lease, cells = open_storage(session.options.storage), session.lease, session.cells
     rows = [(cell.id, cell.search_trials + cell.confirm_trials, cell.epochs) for cell in cells]
-    tracker.cells(cell.id for cell in cells)
-    with Progress(rows, console) as progress, _interruption() as interruption:
-        works = []
-        for cell in cells:
-            subject = Subject(cell, data[cell.task].identity if cell.problem is None else "")
-            record = cell_record(subject, grid)
-            if cell.problem is None:
-                works.append(_cell_work(subject, record, storage, data[cell.task].row))
-                continue
-            tracker.cell(record)
-            tracker.cell_ended(cell.id, "impossible", cell.problem)
-            progress.cell_ended(cell.id, "impossible", reason=cell.problem)
-        campaign = Campaign(works, tracker, progress, options, store, interruption.check, mark)
+    session.tracker.cells(cell.id for cell in cells)
+    with Progress(rows, session.console) as progress:
+        waiting = Waiting(progress.storage_away, session.interruption.check, math.inf)
+        lease.attend(waiting)
+        storage.attend(waiting, lease.check)
+
+        def check() -> None:
+            session.interruption.check()
+            lease.check()
+
+        works = list(_cell_works(session, storage, progress))
+        campaign = Campaign(works, session.tracker, progress, session.options, session.store, check, session.mark)
         campaign.settle()
         if not campaign.finished():
-            shapes = {work.cell.backbone: work.cell.info for work in works if work.cell.info}
-            tasks = {work.cell.task: work.subject.data for work in works}
-            place = options.folder / mark if options.folder is not None else None
-            _schedule(campaign, grid, options, console, progress, shapes, tasks, place)
+            _schedule(campaign, session, progress, [work.subject for work in works])
     return campaign.failures()
 
 
-def _cell_work(subject: Subject, record: CellRecord, storage: Storage, example: Mapping[str, str]) -> CellWork:
-    searched = subject.cell.search_trials
-    study = CellStudy(definition(subject), storage, subject.search_fingerprint) if searched else None
-    return CellWork(subject, record, example, study)
+def _cell_works(session: _Session, storage: Storage, progress: Progress) -> Iterator[CellWork]:
+    """Yield the cells that can exist as work, and record the others."""
+    for cell in session.cells:
+        possible = cell.problem is None
+        data = session.data[cell.task] if possible else None
+        subject = Subject(cell, data.identity if data is not None else "")
+        record = cell_record(subject, session.grid)
+        if data is None:
+            session.tracker.cell(record)
+            session.tracker.cell_ended(cell.id, "impossible", cell.problem or "")
+            progress.cell_ended(cell.id, "impossible", reason=cell.problem or "")
+            continue
+        known = definition(subject)
+        study = CellStudy(known, storage, subject.search_fingerprint) if cell.search_trials else None
+        yield CellWork(subject, record, data.row, study)
 
 
-def _schedule(
-    campaign: Campaign,
-    grid: Grid,
-    options: Options,
-    console: Console,
-    progress: Progress,
-    backbones: Mapping[str, BackboneInfo],
-    data: Mapping[str, str],
-    mark: Path | None,
-) -> None:
+def _schedule(campaign: Campaign, session: _Session, progress: Progress, subjects: Sequence[Subject]) -> None:
     """Train the remaining trials of the campaign on Ray."""
     from orchestration.run import cluster, schedule
     from orchestration.run.machines import Expected, Machines
     from orchestration.run.worker import Worker
 
-    def tell(message: str) -> None:
-        console.print(message, markup=False, soft_wrap=True)
-
+    options, grid = session.options, session.grid
     cluster.start_ray(options.num_cpus)
     try:
-        each = cluster.placement_with_room(grid.resources, tell, campaign.tick)
+        each = cluster.placement_with_room(grid.resources, session.tell, campaign.tick)
+        backbones = {subject.cell.backbone: subject.cell.info for subject in subjects if subject.cell.info}
         expected = Expected(
-            tuple(backbones.values()), options.model_dir, data, grid.data, options.data_dir, mark, each["gpu"] > 0
+            backbones=tuple(backbones.values()),
+            model_dir=options.model_dir,
+            data={subject.cell.task: subject.data for subject in subjects},
+            source=grid.data,
+            data_dir=options.data_dir,
+            mark=None if options.folder is None else options.folder / session.mark,
+            gpu=each["gpu"] > 0,
         )
         machines = Machines(expected, each)
         if cluster_address() is not None or expected.gpu:
@@ -264,47 +327,20 @@ def _schedule(
         cluster.stop_ray()
 
 
-class _Interruption:
-    """The first SIGINT or SIGTERM, which stops the run at the next safe moment."""
+def _flush(session: _Session) -> str:
+    """Wait until MLflow holds everything, for a minute if it is in trouble, or not at all if its disk is full.
 
-    def __init__(self) -> None:
-        self.signal: int | None = None
-
-    def check(self) -> None:
-        """Raise if a signal arrived."""
-        if self.signal is not None:
-            raise Interrupted(self.signal)
-
-
-@contextmanager
-def _interruption() -> Iterator[_Interruption]:
-    """Treat SIGINT and SIGTERM as requests; a second one has its usual effect."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in numbers}
-    interruption = _Interruption()
-
-    def handle(number: int, frame: object) -> None:
-        interruption.signal = number
-        for name, handler in before.items():
-            signal.signal(name, handler)
-
-    for number in numbers:
-        signal.signal(number, handle)
-    try:
-        yield interruption
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _flush(tracker: Tracker) -> str:
-    """Wait until MLflow holds everything; return its trouble after a minute without it, or if its disk is full."""
+    Returns:
+        Why it has not all numbers; empty if it has them. Files that are missing are named when the tracker closes.
+    """
     tries = TRIES
-    while not tracker.flush(5.0):
-        trouble = tracker.trouble
+    while not session.tracker.flush(5.0):
+        session.interruption.check()
+        session.lease.check()
+        trouble = session.tracker.trouble
         tries = tries - 1 if trouble else TRIES
         if not tries or any(sign in trouble.casefold() for sign in DISK_FULL):
-            return trouble
+            return trouble if session.tracker.pending else ""
     return ""
 
 

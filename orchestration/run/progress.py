@@ -107,6 +107,11 @@ class Progress:
         """Print one line that stays."""
         self._console.print(Text(message), soft_wrap=True)
 
+    def storage_away(self, reason: str) -> None:
+        """Take note that Optuna's storage does not answer; without a reason, that it does again."""
+        self.trouble = f"Optuna's storage is away: {reason}" if reason else ""
+        self.note(self.trouble or "Optuna's storage answers again")
+
     def known(self, cell: str, outcome: str, count: int, best: float | None) -> None:
         """Take note that this many trials of a cell ended in earlier runs."""
         self.cells[cell].ended[outcome] += count

@@ -307,6 +307,9 @@ class _Stop(tune.Stopper):
     def __deepcopy__(self, memo: dict[int, Any]) -> _Stop:
         return self
 
+    def __reduce__(self) -> Any:
+        return _no_guard, ()
+
 
 def attempt_of(trial: Trial) -> tuple[str, str]:
     """Return the key and the attempt of a Tune trial's job."""

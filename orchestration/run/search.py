@@ -14,34 +14,24 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from mept.errors import InputError
-from orchestration.grid.forms import Choice, Distribution, IntRange, LogUniform, Uniform
-from orchestration.options import public
 from orchestration.run.definition import Definition, Params, Proposal, Winner
 from orchestration.run.halving import judge
-from orchestration.run.trouble import database_reason, is_disk_full
-from orchestration.run.values import among, decode, encode, same
+from orchestration.run.proposals import propose, to_optuna
+from orchestration.run.storage import Storage
+from orchestration.run.values import decode
 
-optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-Storage = BaseStorage
-
-SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
-    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
-    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True),
-}
-"""Samplers that draw values; ``grid`` enumerates them instead."""
 REPEATS = "repeats"
 """Attribute of a stored trial that is another attempt at an earlier one: the number of the earlier one."""
+PLACE = "place"
+"""Attribute of a stored trial: its number and which attempt it is. Of two in the same place, the older one counts."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +46,11 @@ class Trial:
     def newest(self) -> FrozenTrial:
         """The attempt that counts."""
         return self.attempts[-1]
+
+    @property
+    def id(self) -> int:
+        """The storage's id of the newest attempt."""
+        return self.newest._trial_id
 
     @property
     def state(self) -> TrialState:
@@ -88,42 +83,32 @@ class Trial:
         return str(self.newest.user_attrs["fingerprint"])
 
 
-def open_storage(url: str) -> BaseStorage:
-    """Open (and create, if needed) Optuna's storage.
-
-    Raises:
-        InputError: the address cannot be used, the server cannot be reached, or its schema has another version.
-    """
-    arguments = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
-    try:
-        return optuna.storages.get_storage(RDBStorage(url, engine_kwargs=arguments))
-    except Exception as error:
-        if is_disk_full(error):
-            raise
-        raise InputError(
-            f"cannot open the Optuna storage {public(url)!r}: {database_reason(error)}; check --optuna-storage"
-        ) from error
-
-
 class CellStudy:
     """The study of one cell: proposes, reports, prunes and ends trials, and continues where a killed driver stopped.
 
     Args:
         definition: what to search, and how.
-        storage: Optuna's storage.
+        storage: Optuna's storage; nothing else writes into the study while it is open.
         fingerprint: maps searched values to the fingerprint of the trial that has them; raises InputError if such a
             trial cannot exist.
     """
 
-    def __init__(self, definition: Definition, storage: BaseStorage, fingerprint: Callable[[Params], str]) -> None:
+    def __init__(self, definition: Definition, storage: Storage, fingerprint: Callable[[Params], str]) -> None:
         self.definition = definition
         self._storage = storage
         self._fingerprint = fingerprint
         self._study = _open(definition, storage)
-        self._trials = _read(self._study, definition)
+        self._trials, stray = _read(definition, storage, self._study)
+        self._stored = sum(len(trial.attempts) for trial in self._trials) + len(stray)
+        self._settled = 0
+        self._first: dict[str, int] = {}
+        for trial in self._trials:
+            self._first.setdefault(trial.fingerprint, trial.number)
+        for one in stray:
+            if not one.state.is_finished():
+                storage.end(one._trial_id, TrialState.FAIL, None)
         stored = self._trials[0].newest.distributions if self._trials else {}
-        self._space = {name: stored.get(name) or _to_optuna(one) for name, one in definition.space.items()}
-        self._history: dict[int, dict[int, float]] = {}
+        self._space = {name: stored.get(name) or to_optuna(one) for name, one in definition.space.items()}
         self._rungs: dict[int, Sequence[float]] = {}
         self._unasked = [trial.number for trial in self._mine if not trial.ended or trial.missing]
         self._twins: dict[int, list[int]] = {}
@@ -208,9 +193,9 @@ class CellStudy:
         A trial that is run again after a crash may repeat its reports; each gets the same answer as before.
         """
         trial = self._trials[number]
-        history = self._history.setdefault(number, dict(trial.newest.intermediate_values))
+        history = trial.newest.intermediate_values
         if epoch not in history and not trial.ended:
-            self._storage.set_trial_intermediate_value(self._id(number), epoch, score)
+            self._storage.report(trial.id, epoch, score)
             history[epoch] = score
         if self.definition.pruner is None:
             return False
@@ -238,22 +223,19 @@ class CellStudy:
         """
         if self._trials[number].ended:
             return
-        self._storage.set_trial_user_attr(self._id(number), "reason", reason)
-        self._storage.set_trial_user_attr(self._id(number), "repeatable", repeatable)
+        self._say(number, "reason", reason)
+        self._say(number, "repeatable", repeatable)
         self._tell(number, TrialState.FAIL)
-
-    def _id(self, number: int) -> int:
-        """Return the storage's id of the newest attempt at a trial."""
-        study = self._storage.get_study_id_from_name(self._study.study_name)
-        return self._storage.get_trial_id_from_study_id_trial_number(study, self._trials[number].newest.number)
 
     def _round_start(self, number: int) -> int:
         return number - number % self.definition.round
 
     def _may_create(self) -> bool:
         number = len(self._trials)
-        earlier = self._trials[: self._round_start(number)]
-        return number < self.total and all(trial.ended for trial in earlier)
+        start = self._round_start(number)
+        while self._settled < start and self._trials[self._settled].ended:
+            self._settled += 1
+        return number < self.total and self._settled >= start
 
     def _create(self) -> int:
         """Store the next trial."""
@@ -262,25 +244,39 @@ class CellStudy:
         settled = [trial.newest for trial in self._trials[:start]]
         companions = [trial.newest.params for trial in self._trials[start:]]
         params = propose(self.definition, self._space, number, settled, companions)
-        attributes = self._attributes(decode(params))
-        self._add(params=params, distributions=self._space, user_attrs=attributes)
+        attributes = {**self._attributes(decode(params)), PLACE: [number, 0]}
+        stored = self._add(params=params, distributions=self._space, user_attrs=attributes)
+        self._trials.append(Trial(number, [stored]))
+        self._first.setdefault(self._trials[number].fingerprint, number)
         return number
 
     def _begin_again(self, number: int) -> None:
         """Store another attempt at a trial; its reports are kept, because it may continue from a checkpoint."""
-        last = self._trials[number].newest
-        attributes = {"fingerprint": last.user_attrs["fingerprint"], REPEATS: number}
-        self._add(
+        trial, last = self._trials[number], self._trials[number].newest
+        place = [number, len(trial.attempts)]
+        attributes = {"fingerprint": last.user_attrs["fingerprint"], REPEATS: number, PLACE: place}
+        again = self._add(
             params=last.params,
             distributions=last.distributions,
             user_attrs=attributes,
-            intermediate_values=last.intermediate_values,
+            intermediate_values=dict(last.intermediate_values),
         )
+        trial.attempts.append(again)
+        self._settled = min(self._settled, number)
 
-    def _add(self, **fields: Any) -> None:
+    def _add(self, **fields: Any) -> FrozenTrial:
         """Store a running trial with all its fields in one transaction."""
-        self._study.add_trial(create_trial(state=TrialState.RUNNING, **fields))
-        self._trials = _trials(self._study)
+        trial = create_trial(state=TrialState.RUNNING, **fields)
+        trial._trial_id = self._storage.create_trial(self._study, trial, self._stored)
+        trial.number = self._stored
+        self._stored += 1
+        return trial
+
+    def _say(self, number: int, key: str, value: Any) -> None:
+        """Store an attribute of a trial's newest attempt."""
+        trial = self._trials[number]
+        self._storage.attribute(trial.id, key, value)
+        trial.newest.user_attrs[key] = value
 
     def _attributes(self, params: Params) -> dict[str, str]:
         try:
@@ -290,29 +286,34 @@ class CellStudy:
 
     def _is_twin(self, number: int) -> bool:
         """Whether an earlier trial is equal; then this trial ends when that one does."""
-        mine = self._trials[number].fingerprint
-        for twin in self._trials[:number]:
-            if twin.fingerprint == mine:
-                if twin.ended:
-                    self._copy(twin, number)
-                else:
-                    self._twins.setdefault(twin.number, []).append(number)
-                return True
-        return False
+        twin = self._trials[self._first[self._trials[number].fingerprint]]
+        if twin.number == number:
+            return False
+        if twin.ended:
+            self._copy(twin, number)
+        else:
+            self._twins.setdefault(twin.number, []).append(number)
+        return True
 
     def _copy(self, twin: Trial, number: int) -> None:
-        identity = self._id(number)
-        self._storage.set_trial_user_attr(identity, "copied_from", twin.number)
+        mine = self._trials[number]
+        self._say(number, "copied_from", twin.number)
         for key in ("reason", "repeatable"):
             if key in twin.newest.user_attrs:
-                self._storage.set_trial_user_attr(identity, key, twin.newest.user_attrs[key])
+                self._say(number, key, twin.newest.user_attrs[key])
         for epoch, score in twin.newest.intermediate_values.items():
-            self._storage.set_trial_intermediate_value(identity, epoch, score)
+            self._storage.report(mine.id, epoch, score)
+            mine.newest.intermediate_values[epoch] = score
         self._tell(number, twin.state, twin.newest.value if twin.state == TrialState.COMPLETE else None)
 
     def _tell(self, number: int, state: TrialState, score: float | None = None) -> None:
-        self._study.tell(self._trials[number].newest.number, score, state, skip_if_finished=True)
-        self._trials = _trials(self._study)
+        trial = self._trials[number]
+        if not trial.ended:
+            reports = trial.newest.intermediate_values
+            if state == TrialState.PRUNED and reports and not math.isnan(last := reports[max(reports)]):
+                score = last  # as Optuna does
+            self._storage.end(trial.id, state, score)
+            trial.newest.state, trial.newest.value, trial.newest.datetime_complete = state, score, datetime.now()
         for follower in self._twins.pop(number, []):
             self._copy(self._trials[number], follower)
 
@@ -334,7 +335,7 @@ class CellStudy:
         return self._rungs[trial.number]
 
 
-def counts_of(definition: Definition, storage: BaseStorage) -> dict[str, int]:
+def counts_of(definition: Definition, storage: Storage) -> dict[str, int]:
     """Return a stored study's trials by state, without creating anything; empty if there is no such study.
 
     Trials that the next run repeats are "missing", not "fail".
@@ -342,107 +343,72 @@ def counts_of(definition: Definition, storage: BaseStorage) -> dict[str, int]:
     Raises:
         InputError: the stored study cannot be read.
     """
-    name = _newest_name(definition, storage)
-    if name is None:
+    study = _newest(definition, storage)
+    if study is None:
         return {}
-    trials = _read(optuna.load_study(study_name=name, storage=storage), definition)[: definition.total]
+    trials = _read(definition, storage, study)[0][: definition.total]
     states = ["missing" if trial.missing else trial.state.name.lower() for trial in trials]
     return {name: states.count(name) for name in (*(state.name.lower() for state in TrialState), "missing")}
 
 
-def _open(definition: Definition, storage: BaseStorage) -> optuna.Study:
-    name = _newest_name(definition, storage) or definition.name
-    return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+def _open(definition: Definition, storage: Storage) -> int:
+    """Return the id of the stored study, which is created if there is none."""
+    study = _newest(definition, storage)
+    return storage.create_study(definition.name) if study is None else study
 
 
-def _newest_name(definition: Definition, storage: BaseStorage) -> str | None:
-    """Return the name of the stored study, or None if there is none.
+def _newest(definition: Definition, storage: Storage) -> int | None:
+    """Return the id of the stored study, or None if there is none.
 
     Earlier versions started a study `name.2`, `name.3` and so on if all trials of the last one had crashed.
     """
     found = None
     for attempt in itertools.count(1):
-        name = definition.name if attempt == 1 else f"{definition.name}.{attempt}"
-        try:
-            storage.get_study_id_from_name(name)
-        except KeyError:
+        study = storage.study(definition.name if attempt == 1 else f"{definition.name}.{attempt}")
+        if study is None:
             break
-        found = name
+        found = study
     return found
 
 
-def _read(study: optuna.Study, definition: Definition) -> list[Trial]:
-    """Return the trials of a study that has just been opened.
+def _read(definition: Definition, storage: Storage, study: int) -> tuple[list[Trial], list[FrozenTrial]]:
+    """Return the trials of a study that has just been opened, and those stored that must not count.
 
     Raises:
         InputError: it is damaged, or something else wrote into it.
     """
     try:
-        trials = _trials(study)
+        trials, stray = _arrange(storage.trials(study))
         for trial in trials:
             if trial.params.keys() != definition.space.keys() or "fingerprint" not in trial.newest.user_attrs:
                 raise ValueError(f"trial {trial.newest.number} lacks values that `mept run` writes")
+    except InputError:
+        raise
     except (ValueError, LookupError, TypeError) as error:
         raise InputError(
-            f"study {study.study_name!r} of the Optuna storage cannot be read: {str(error) or type(error).__name__}; "
+            f"study {definition.name!r} of the Optuna storage cannot be read: {str(error) or type(error).__name__}; "
             "restore the database, or delete the study with `optuna delete-study` to search the cell again "
             "(trials that MLflow holds are not trained again)"
         ) from error
-    return trials
+    return trials, stray
 
 
-def _trials(study: optuna.Study) -> list[Trial]:
-    trials: list[Trial] = []
-    for stored in study.get_trials(deepcopy=False):
-        if REPEATS in stored.user_attrs:
-            trials[stored.user_attrs[REPEATS]].attempts.append(stored)
-        else:
-            trials.append(Trial(len(trials), [stored]))
-    return trials
+def _arrange(stored: Iterable[FrozenTrial]) -> tuple[list[Trial], list[FrozenTrial]]:
+    """Return trials with their attempts, and strays.
 
-
-def propose(
-    definition: Definition,
-    space: Mapping[str, BaseDistribution],
-    number: int,
-    settled: Sequence[FrozenTrial],
-    companions: Iterable[Params],
-) -> Params:
-    """Return the values of trial `number`, in the form in which Optuna stores them.
-
-    Args:
-        definition: the study's definition.
-        space: the definition's distributions as Optuna's.
-        number: the trial's number.
-        settled: the trials of earlier rounds, in order.
-        companions: values of the trials with lower numbers in the same round; TPE avoids them (constant liar).
+    A stray is a second trial in the same place: a driver that lost its lease wrote it with its last breath.
     """
-    companions = list(companions)
-    if definition.sampler == "grid":
-        tried = {same(decode(params)) for params in (*(trial.params for trial in settled), *companions)}
-        point = next(point for point in definition.points() if same(point) not in tried)
-        return {name: _stored(value, space[name]) for name, value in point.items()}
-    sampler = SAMPLERS[definition.sampler](definition.seed_of("trial", number))
-    study = optuna.create_study(direction="maximize", sampler=sampler)
-    study.add_trials(settled)
-    study.add_trials(
-        create_trial(state=TrialState.RUNNING, params=params, distributions=dict(space)) for params in companions
-    )
-    return study.ask(dict(space)).params
-
-
-def _to_optuna(one: Distribution) -> BaseDistribution:
-    match one:
-        case Choice(values):
-            return CategoricalDistribution([encode(value) for value in values])
-        case Uniform(low, high):
-            return FloatDistribution(low, high)
-        case LogUniform(low, high):
-            return FloatDistribution(low, high, log=True)
-        case IntRange(low, high, step):
-            return IntDistribution(low, high, step=step)
-    raise AssertionError(one)
-
-
-def _stored(value: Any, distribution: BaseDistribution) -> Any:
-    return among(distribution.choices, value) if isinstance(distribution, CategoricalDistribution) else value
+    trials: list[Trial] = []
+    stray: list[FrozenTrial] = []
+    for one in stored:
+        place = one.user_attrs.get(PLACE)
+        number = one.user_attrs.get(REPEATS, len(trials) if place is None else place[0])
+        if number > len(trials):
+            raise ValueError(f"trial {number} is missing")
+        if number == len(trials):
+            trials.append(Trial(number, []))
+        if place is not None and place[1] < len(trials[number].attempts):
+            stray.append(one)
+        else:
+            trials[number].attempts.append(one)
+    return trials, stray

@@ -42,7 +42,7 @@ class Worker(tune.Trainable):
         self._evaluations: Iterator[Evaluation] | None = None
         self._files: str | None = None
         self._job = Job.model_validate_json(config["job"])
-        self._cpus = max(1, int(config["cpus"]))
+        self._cpus, self._gpu = max(1, int(config["cpus"])), bool(config.get("gpu"))
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next job."""
@@ -97,18 +97,23 @@ class Worker(tune.Trainable):
             self._files, evaluations = whole
             return iter([Evaluation(**one) for one in evaluations])
         self._place, self._files = Workplace(store, job.fingerprint, job.attempt), job.attempt
-        return self.evaluations(job, self._cpus, self._place)
+        return self.evaluations(job, self._place)
 
-    def evaluations(self, job: Job, cpus: int, place: Workplace) -> Iterator[Evaluation]:
+    def evaluations(self, job: Job, place: Workplace) -> Iterator[Evaluation]:
         """Train the trial that a job describes, or continue it from its newest checkpoint."""
         import torch
 
         from mept.train import train
         from mept.trial import TrialConfig
 
-        torch.set_num_threads(cpus)
+        torch.set_num_threads(self._cpus)
         config = TrialConfig.from_flat(job.config)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        if self._gpu and not torch.cuda.is_available():
+            raise Unfit(
+                f"Ray counts GPUs on {platform.node()}, but torch cannot use one there; install a CUDA build of torch, "
+                "or train on CPUs with `resources: {gpus: 0}`"
+            )
+        device = "cuda" if self._gpu else "cpu"
         backbone = backbone_of(config.backbone, job.model_dir, device, job.revision)
         data = data_of(config.task, config.data, job.data_dir)
         for what, found, planned in (

@@ -246,9 +246,9 @@ def check_storage(options: Options) -> Iterator[Finding]:
     if silence := _silence(url, PORTS.get(url.partition(":")[0].partition("+")[0], 0)):
         yield error(f"nothing answers at {public(url)}: {silence}", "start the database, or give another address")
         return
-    from orchestration.run.search import open_storage
+    from orchestration.run.storage import open_storage
 
-    studies = len(open_storage(url).get_all_studies())
+    studies = open_storage(url).number_of_studies()
     yield ok(f"{public(url)}, {studies} studies")
 
 

@@ -24,6 +24,7 @@ from orchestration.record.names import CHAMPION, CONFIRM, DEV_SCORE
 from orchestration.record.roots import open_root
 from orchestration.record.store import Store
 from orchestration.report.summary import CellSummary, Summary
+from orchestration.run.submission import from_metadata, job_metadata
 
 if TYPE_CHECKING:
     from mept.backbones import BackboneInfo
@@ -78,6 +79,8 @@ def next_steps(grid: Grid, options: Options, summary: Summary, shape: Shape) -> 
 
 def mept() -> str:
     """Return how to call this program from here: by its name if the shell finds it, otherwise by its path."""
+    if job_metadata() is not None:  # the commands are for another machine than this one
+        return "mept"
     given = Path(sys.argv[0])
     if given.name == "cli.py":
         return f"{_python()} -m orchestration.cli"
@@ -86,6 +89,8 @@ def mept() -> str:
 
 def _script(name: str, path: Path | None = None) -> str:
     """Return how to call a console script of this Python's environment."""
+    if job_metadata() is not None:
+        return name
     path = path or Path(sys.executable).with_name(name)
     found = shutil.which(name)
     if found is not None and os.path.abspath(found) == os.path.abspath(path):
@@ -94,6 +99,8 @@ def _script(name: str, path: Path | None = None) -> str:
 
 
 def _python() -> str:
+    if job_metadata() is not None:
+        return "python3"
     for name in ("python", "python3"):
         found = shutil.which(name)
         # Links are not followed: an environment's Python is a link to the system's.
@@ -119,8 +126,11 @@ def _path(path: Path) -> str:
 
 def _again(grid: Grid, options: Options) -> Callable[..., str]:
     """Return a function that makes a command line for the grid from a verb and further ``--set`` arguments."""
+    submission = from_metadata(job_metadata())
 
     def line(verb: str, *sets: str) -> str:
+        if submission is not None:
+            return submission.command(*sets) if verb == "run" else submission.look(verb, *sets)
         words = [mept(), verb, _grid_name(grid), *_stores(options), *_folders(options, ("data", "model"))]
         if verb == "run" and options.num_cpus is not None:
             words.append(f"--num-cpus {options.num_cpus}")
@@ -186,7 +196,7 @@ def _champion(cell: CellSummary, summary: Summary, options: Options) -> str | No
             tracking = f"--tracking-uri {shlex.quote(public(options.tracking))}"
             return f"{shlex.quote(f'models:/{model_name(summary.results.grid, cell.id)}@{CHAMPION}')} {tracking}"
         adapter = Store(open_root(options.folder)).adapter(fingerprint)
-        return None if adapter is None else _path(adapter)
+        return None if adapter is None else _path(adapter.parent)
     return None
 
 

@@ -20,16 +20,16 @@ def train_here(campaign: Campaign, lot: Lot = lambda key: None) -> list[str]:
     while (job := campaign.next()) is not None:
         trained.append(job.key)
         worker.setup({"job": job.model_dump_json(), "cpus": 1})
-        campaign.started(job.key)
+        campaign.started(job.key, job.attempt)
         if (reason := lot(job.key)) is not None:
-            campaign.failed(job.key, reason, False)
+            campaign.failed(job.key, job.attempt, reason, False)
             continue
         while True:
             step = worker.step()
             if "failure" in step:
-                campaign.failed(job.key, step["failure"], step["repeatable"])
+                campaign.failed(job.key, job.attempt, step["failure"], step["repeatable"])
                 break
-            if campaign.evaluated(job.key, json.loads(step["evaluation"])):
+            if campaign.evaluated(job.key, job.attempt, json.loads(step["evaluation"]), step["files"]):
                 break
             campaign.tick()
         worker.cleanup()

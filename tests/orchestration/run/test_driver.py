@@ -17,9 +17,11 @@ import typer
 from mept.errors import InputError
 from orchestration import cli
 from orchestration.options import Options
-from orchestration.record.store import prepare_root
+from orchestration.record.roots import open_root
+from orchestration.record.store import Store, prepare_root
 from orchestration.run.campaign import Campaign
-from orchestration.run.driver import Interrupted, _interruption
+from orchestration.run.interruption import Interrupted, interruptible
+from orchestration.run.limit import Limit, TimeOver
 from orchestration.run.progress import Progress
 from orchestration.screens import doctor
 from tests.models import save_backbone
@@ -74,7 +76,7 @@ def test_help_is_fast() -> None:
 def test_a_new_run_directory_gets_its_layout_and_an_old_one_is_kept(tmp_path: Path) -> None:
     prepare_root(tmp_path / "runs")
     prepare_root(tmp_path / "runs")
-    assert json.loads((tmp_path / "runs" / "mept.json").read_text()) == {"layout": 1}
+    assert json.loads((tmp_path / "runs" / "mept.json").read_text()) == {"layout": 2}
 
 
 @pytest.mark.parametrize(
@@ -146,8 +148,13 @@ def test_doctor_has_lines_of_its_own_for_paths_that_are_no_folders(
 def test_the_line_of_a_run_works_with_the_verbs_that_look() -> None:
     commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
     taken = {name: {item.name for item in command.params} for name, command in commands.items()}
-    assert taken["plan"] == taken["run"] == taken["status"] == taken["report"]
-    assert taken["run"] - taken["submit"] == {"num_cpus"}
+    assert (
+        taken["plan"]
+        == taken["run"] - {"limit"}
+        == taken["status"] - {"address"}
+        == taken["report"] - {"to", "address"}
+    )
+    assert taken["run"] - taken["submit"] == {"num_cpus", "limit"}
 
 
 def test_report_hands_the_options_of_a_run_on(
@@ -155,7 +162,7 @@ def test_report_hands_the_options_of_a_run_on(
 ) -> None:
     given: list[Options] = []
 
-    def shown(grid: Any, options: Options, console: Any) -> bool:
+    def shown(grid: Any, options: Options, console: Any, to: Path | None) -> bool:
         given.append(options)
         return True
 
@@ -215,15 +222,41 @@ def test_a_signal_stops_at_the_next_safe_moment_and_a_second_one_at_once(number:
         trouble = ""
 
     before = signal.getsignal(number)
-    with _interruption() as interruption:
+    with interruptible() as interruption:
         progress = Progress([], cli_console())
-        campaign = Campaign([], Tracker(), progress, Options(), interruption.check)  # type: ignore[arg-type]
+        campaign = Campaign([], Tracker(), progress, Options(), Store(open_root(Options().root)), interruption.check)  # type: ignore[arg-type]
         campaign.tick()
         os.kill(os.getpid(), number)
         assert signal.getsignal(number) is before
         with pytest.raises(Interrupted) as caught:
             campaign.tick()
     assert caught.value.number == number
+
+
+def test_the_time_of_a_run_ends_it_at_the_next_safe_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit, now = Limit("1h30m"), time.monotonic()
+    with interruptible(limit) as interruption:
+        monkeypatch.setattr(time, "monotonic", lambda: now + 5399)
+        interruption.check()
+        monkeypatch.setattr(time, "monotonic", lambda: now + 5401)
+        with pytest.raises(TimeOver, match="1h30m"):
+            interruption.check()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("30m", 1800), ("8h", 28800), ("1d12h", 129600), ("90s", 90), ("2h5m1s", 7501), (" 8H ", 28800)],
+)
+def test_times_are_read_with_their_units(text: str, seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 0.0)
+    assert Limit(text)._end == seconds
+
+
+@pytest.mark.parametrize("text", ["", "8", "h", "-1h", "0s", "1m1h", "1.5h", "8 h", "1h1h", "9999999h", "٣h", "8h\n5"])
+def test_other_times_are_one_message(text: str, call: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert call("run", tmp_path / "none.yaml", f"--for={text}") == 2
+    error = capfd.readouterr().err
+    assert error.startswith("error: `--for` must be a time with units, such as 30m") and error.count("\n") == 1
 
 
 def cli_console() -> Any:

@@ -67,7 +67,7 @@ class Site:
         while time.monotonic() < deadline:
             assert process.poll() is None, (self.root.parent / "output.txt").read_text()
             results, checkpoints = (
-                list(self.root.glob(f"trials/*/{name}")) for name in ("result.json", "checkpoint.pt")
+                list(self.root.glob(f"trials/*/*/{name}")) for name in ("result.json", "checkpoint-*.pt")
             )
             if len(results) >= 2 and checkpoints:
                 return
@@ -76,7 +76,7 @@ class Site:
 
     def finished(self) -> dict[str, str]:
         """Results of the trials that have ended, with the times at which their evaluations were made."""
-        return {path.parent.name: path.read_text() for path in self.root.glob("trials/*/result.json")}
+        return {path.parent.parent.name: path.read_text() for path in self.root.glob("trials/*/*/result.json")}
 
     def table(self) -> list[dict[str, str]]:
         with open(self.root / "reports" / "killed" / "table.csv") as file:

@@ -91,7 +91,7 @@ def test_a_run_that_cannot_have_a_cluster_trains_nothing(
 
 def test_plan_and_status_find_the_databases_of_addresses_with_parameters(mept: Any, tmp_path: Path, capfd: Any) -> None:
     from orchestration.record.client import connect
-    from orchestration.run.search import open_storage
+    from orchestration.run.storage import open_storage
 
     uri, storage = (f"sqlite:///{tmp_path}/{name}.db?timeout=60" for name in ("mlflow", "optuna"))
     connect(uri)

@@ -18,15 +18,15 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from mept.errors import InputError
 from orchestration.grid.forms import Choice, IntRange, LogUniform, Uniform
+from orchestration.record.trouble import database_reason
 from orchestration.run.definition import Definition, Proposal
 from orchestration.run.halving import Halving
-from orchestration.run.search import CellStudy, counts_of, open_storage
-from orchestration.run.trouble import database_reason
+from orchestration.run.search import CellStudy, counts_of
+from orchestration.run.storage import Storage, open_storage
 
 CONTINUOUS = Definition(
     grid="table",
@@ -61,12 +61,12 @@ def curve(params: dict[str, Any]) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def storage() -> BaseStorage:
-    return optuna.storages.InMemoryStorage()
+def storage() -> Storage:
+    return Storage()
 
 
 @pytest.fixture
-def open_study(storage: BaseStorage, request: pytest.FixtureRequest) -> Callable[..., CellStudy]:
+def open_study(storage: Storage, request: pytest.FixtureRequest) -> Callable[..., CellStudy]:
     """Open a study of this test's own; `place` tells apart studies with the same definition."""
 
     def build(definition: Definition, place: str = "") -> CellStudy:
@@ -96,16 +96,16 @@ def run(study: CellStudy, pick: Callable[[list[Proposal]], Proposal]) -> None:
             train(study, chosen)
 
 
-def record(study: CellStudy, storage: BaseStorage) -> list[tuple[Any, ...]]:
+def record(study: CellStudy, storage: Storage) -> list[tuple[Any, ...]]:
     """Everything the storage holds of a study that a user would call its result."""
-    stored = optuna.load_study(study_name=study.definition.name, storage=storage)
+    stored = optuna.load_study(study_name=study.definition.name, storage=storage.backend)
     return [(t.number, t.state, t.value, t.params, t.intermediate_values) for t in stored.get_trials()]
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 @pytest.mark.parametrize("pruner", [None, Halving(1, 3)], ids=["all", "halving"])
 def test_the_order_in_which_trials_end_changes_nothing(
-    sampler: str, pruner: Halving | None, open_study: Open, storage: BaseStorage
+    sampler: str, pruner: Halving | None, open_study: Open, storage: Storage
 ) -> None:
     definition = replace(CONTINUOUS, sampler=sampler, pruner=pruner)
     records = []
@@ -121,7 +121,7 @@ def test_the_order_in_which_trials_end_changes_nothing(
     assert records[0] == records[1] == records[2]
 
 
-def test_reports_that_arrive_interleaved_prune_the_same_trials(open_study: Open, storage: BaseStorage) -> None:
+def test_reports_that_arrive_interleaved_prune_the_same_trials(open_study: Open, storage: Storage) -> None:
     definition = replace(CONTINUOUS, sampler="random", pruner=Halving(1, 3))
     alone, together = open_study(definition, "a"), open_study(definition, "b")
     run(alone, lambda asked: asked[0])
@@ -138,7 +138,7 @@ def test_reports_that_arrive_interleaved_prune_the_same_trials(open_study: Open,
     assert together.counts()["pruned"] > 0
 
 
-def test_the_first_trials_are_the_same_whatever_the_total(open_study: Open, storage: BaseStorage) -> None:
+def test_the_first_trials_are_the_same_whatever_the_total(open_study: Open, storage: Storage) -> None:
     run(short := open_study(replace(CONTINUOUS, total=6)), lambda asked: asked[0])
     few = record(short, storage)
     run(longer := open_study(replace(CONTINUOUS, total=9)), lambda asked: asked[0])
@@ -147,7 +147,7 @@ def test_the_first_trials_are_the_same_whatever_the_total(open_study: Open, stor
 
 
 @pytest.mark.parametrize("cut", range(0, 36, 5))
-def test_a_killed_driver_continues_with_the_same_trials(cut: int, open_study: Open, storage: BaseStorage) -> None:
+def test_a_killed_driver_continues_with_the_same_trials(cut: int, open_study: Open, storage: Storage) -> None:
     definition = replace(CONTINUOUS, total=8, pruner=Halving(1, 2))
     whole = open_study(definition, "whole")
     run(whole, lambda asked: asked[0])
@@ -216,7 +216,7 @@ def test_trials_compete_within_their_cell_only(open_study: Open) -> None:
     assert not weak.report(trial.number, 1, 0.2)
 
 
-def test_a_pruned_trial_is_told_pruned(open_study: Open, storage: BaseStorage) -> None:
+def test_a_pruned_trial_is_told_pruned(open_study: Open, storage: Storage) -> None:
     study = open_study(replace(CONTINUOUS, pruner=Halving(1, 3)))
     run(study, lambda asked: asked[0])
     states = [state for _, state, *_ in record(study, storage)]
@@ -383,10 +383,10 @@ class Fragile:
 
     WRITES = ("create_new_trial", "set_trial_user_attr", "set_trial_state_values", "set_trial_intermediate_value")
 
-    def __init__(self, storage: BaseStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
         self.left = math.inf
         for name in self.WRITES:
-            monkeypatch.setattr(storage, name, self._counted(getattr(storage, name)))
+            monkeypatch.setattr(storage.backend, name, self._counted(getattr(storage.backend, name)))
 
     def _counted(self, write: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*args: Any, **kwargs: Any) -> Any:
@@ -409,8 +409,8 @@ def test_a_driver_killed_before_any_write_of_a_repetition_changes_nothing(
     def logical(study: CellStudy) -> Any:
         return [(t.number, t.state, t.newest.value, t.params, t.newest.intermediate_values) for t in study._trials]
 
-    def crashed() -> BaseStorage:
-        storage = optuna.storages.InMemoryStorage()
+    def crashed() -> Storage:
+        storage = Storage()
         crash(CellStudy(definition, storage, fingerprint), {0, 1, 3})
         return storage
 
@@ -435,13 +435,13 @@ def test_a_driver_killed_before_any_write_of_a_repetition_changes_nothing(
     assert writes > 10
 
 
-def test_an_attempt_study_of_an_earlier_version_is_continued(open_study: Open, storage: BaseStorage) -> None:
+def test_an_attempt_study_of_an_earlier_version_is_continued(open_study: Open, storage: Storage) -> None:
     """Such versions left a study all of whose trials had crashed and began `name.2`."""
     definition = replace(CONTINUOUS, total=2)
     crash(study := open_study(definition), {0, 1})
     name = study.definition.name
-    second = optuna.create_study(storage=storage, study_name=f"{name}.2", direction="maximize")
-    for trial in optuna.load_study(study_name=name, storage=storage).get_trials()[:1]:
+    second = optuna.create_study(storage=storage.backend, study_name=f"{name}.2", direction="maximize")
+    for trial in optuna.load_study(study_name=name, storage=storage.backend).get_trials()[:1]:
         second.add_trial(
             optuna.trial.create_trial(
                 value=0.5, params=trial.params, distributions=trial.distributions, user_attrs=trial.user_attrs
@@ -454,7 +454,7 @@ def test_an_attempt_study_of_an_earlier_version_is_continued(open_study: Open, s
     assert again.finished
 
 
-def test_the_counts_of_a_stored_study_are_of_trials_not_of_attempts(open_study: Open, storage: BaseStorage) -> None:
+def test_the_counts_of_a_stored_study_are_of_trials_not_of_attempts(open_study: Open, storage: Storage) -> None:
     definition = replace(CONTINUOUS, total=4)
     assert counts_of(definition, storage) == {}
     crash(study := open_study(definition), {1, 2})
@@ -469,7 +469,7 @@ def test_the_counts_of_a_stored_study_are_of_trials_not_of_attempts(open_study: 
     assert {name: count for name, count in found.items() if count} == {"complete": 4}
 
 
-def test_equal_trials_are_trained_once(open_study: Open, storage: BaseStorage) -> None:
+def test_equal_trials_are_trained_once(open_study: Open, storage: Storage) -> None:
     study = open_study(replace(POINTS, sampler="random", total=20))
     trained = []
     run(study, lambda asked: trained.append(asked[-1].fingerprint) or asked[-1])
@@ -498,7 +498,7 @@ def test_the_grid_sampler_visits_every_candidate_once_in_seeded_order(open_study
     assert replace(POINTS, seed=1).points() != POINTS.points()
 
 
-def test_values_that_exclude_each_other_are_a_failed_trial_that_is_not_run(storage: BaseStorage) -> None:
+def test_values_that_exclude_each_other_are_a_failed_trial_that_is_not_run(storage: Storage) -> None:
     def refuse(params: dict[str, Any]) -> str:
         if params["num_experts"] > 10:
             raise InputError("`top_k` <= `num_experts` must hold")
@@ -606,7 +606,7 @@ def test_a_damaged_study_is_one_clear_message(damage: str, reason: str, database
         counts_of(definition, storage)
 
 
-def test_a_database_holds_what_the_search_did(open_study: Open, storage: BaseStorage, tmp_path: Path) -> None:
+def test_a_database_holds_what_the_search_did(open_study: Open, storage: Storage, tmp_path: Path) -> None:
     """The other tests search in memory."""
     study = open_study(replace(CONTINUOUS, total=6, pruner=Halving(1, 2)))
     database = open_storage(f"sqlite:///{tmp_path}/optuna.db?timeout=60")
@@ -624,7 +624,9 @@ def test_an_unusable_storage_is_one_clear_message(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "module", "package"),
     [
-        ("postgresql+psycopg", "psycopg", "psycopg[binary]"),
+        ("postgresql", "psycopg", "mept-bench[postgres]"),
+        ("postgresql+psycopg", "psycopg", "mept-bench[postgres]"),
+        ("postgresql+psycopg2", "psycopg2", "psycopg2-binary"),
         ("mysql", "MySQLdb", "mysqlclient"),
         ("mysql+pymysql", "pymysql", "pymysql"),
     ],
@@ -633,7 +635,7 @@ def test_a_missing_driver_of_a_database_is_named(
     url: str, module: str, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(InputError, match=re.escape(f"`pip install '{package}'` provides its driver; check --optuna")):
+    with pytest.raises(InputError, match=re.escape(f"`pip install '{package}'` provides it; check --optuna")):
         open_storage(f"{url}://user:secret@localhost/optuna")
 
 

@@ -17,6 +17,7 @@ from orchestration.options import Options
 from orchestration.plan.cells import Cell
 from orchestration.plan.cells import plan as plan_cells
 from orchestration.record.past import finished_runs
+from orchestration.record.roots import open_root
 from orchestration.record.store import Store
 from orchestration.run import driver
 from orchestration.run.campaign import Campaign
@@ -52,7 +53,7 @@ class Site:
 
     @property
     def store(self) -> Store:
-        return Store(self.options.root)
+        return Store(open_root(self.options.root))
 
     def read(self, name: str, rates: str) -> tuple[Any, list[Cell]]:
         path = self.folder / f"{name}.yaml"
@@ -68,17 +69,17 @@ class Site:
     def train(self, campaign: Campaign, *_: Any) -> None:
         worker = object.__new__(Worker)  # Ray's constructor wants a cluster
         while (job := campaign.next()) is not None:
-            self.trained.append(job.directory.name)
+            self.trained.append(job.fingerprint)
             worker.setup({"job": job.model_dump_json(), "cpus": 1})
-            campaign.started(job.key)
+            campaign.started(job.key, job.attempt)
             evaluation = json.loads(worker.step()["evaluation"])
             if self.score is not None:
                 evaluation["best"] = self.score(job.config["learning_rate"])
-            assert campaign.evaluated(job.key, evaluation)
+            assert campaign.evaluated(job.key, job.attempt, evaluation, job.attempt)
             worker.cleanup()
 
     def adapters(self) -> set[str]:
-        return {path.parent.name for path in self.options.root.glob("trials/*/adapter")}
+        return {path.parent.parent.name for path in self.options.root.glob("trials/*/*/adapter")}
 
     def runs(self, stage: str) -> dict[str, float]:
         found = finished_runs(self.options.tracking)
@@ -106,7 +107,7 @@ def test_a_loser_s_evaluations_are_kept_and_no_training_state_is(site: Site) -> 
     for fingerprint in (*site.runs("search"), *site.runs("confirm")):
         (passed,) = site.store.passed(fingerprint)
         assert passed.done
-    assert not list(site.options.root.glob("trials/*/checkpoint*"))
+    assert not list(site.options.root.glob("trials/**/checkpoint*"))
 
 
 def test_a_second_run_trains_nothing_and_keeps_the_adapters(site: Site) -> None:
@@ -117,7 +118,7 @@ def test_a_second_run_trains_nothing_and_keeps_the_adapters(site: Site) -> None:
 
 def test_plan_says_the_space_that_the_adapters_take(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     (fingerprint,) = site.runs("confirm")
-    file = site.options.root / "trials" / fingerprint / "adapter" / "adapter_model.safetensors"
+    (file,) = site.options.root.glob(f"trials/{fingerprint}/*/adapter/adapter_model.safetensors")
     header = 8 + int.from_bytes(file.read_bytes()[:8], "little")
     kept = 2 * (file.stat().st_size - header)
     grid, cells = site.read("fresh", "[0.1, 0.2]")

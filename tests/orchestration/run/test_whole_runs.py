@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,6 +115,26 @@ def test_a_long_grid_is_recorded_whole_and_its_seeds_are_those_of_the_table(plac
     assert kept.read_text() == (place.folder / "small.yaml").read_text()
 
 
+def test_a_run_whose_time_is_over_ends_cleanly_and_the_same_command_continues(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained, begun = [], time.monotonic()
+
+    def third_comes_too_late(key: str) -> None:
+        trained.append(key)
+        if len(trained) == 3:
+            monkeypatch.setattr(time, "monotonic", lambda: begun + 8 * 3600 + 1)
+
+    assert place.call("run", "--for", "8h", lot=third_comes_too_late) == 124
+    monkeypatch.undo()
+    assert place.said.splitlines()[-1] == "stopped after 8h, as --for says; run the same command again to continue"
+    assert "Traceback" not in place.said and not (place.folder / "runs" / "reports").exists()
+    client, experiment = place.client()
+    assert "RUNNING" not in {run.info.status for run in client.search_runs([experiment])}
+    assert place.call("run", "--for", "8h") == 0, place.said
+    assert place.row()["n"] == "2" and not set(trained[:2]) & set(place.trained)
+
+
 def test_a_file_that_mlflow_has_not_is_named_and_is_exit_code_1(place: Place) -> None:
     assert place.call("run") == 0, place.said
     run = place.confirmed(2)
@@ -216,8 +237,8 @@ def test_cells_that_leave_the_table_are_named(place: Place) -> None:
 
 def test_only_the_best_trial_of_a_search_keeps_its_adapter(place: Place) -> None:
     assert place.call("run") == 0, place.said
-    trials = {path.parent.name for path in place.folder.glob("runs/trials/*/result.json")}
-    kept = {path.parent.name for path in place.folder.glob("runs/trials/*/adapter")}
+    trials = {path.parent.parent.name for path in place.folder.glob("runs/trials/*/*/result.json")}
+    kept = {path.parent.parent.name for path in place.folder.glob("runs/trials/*/*/adapter")}
     assert (len(trials), len(kept)) == (4, 3)
 
 

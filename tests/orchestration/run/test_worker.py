@@ -33,8 +33,8 @@ def folder(tmp_path: Path) -> Path:
 
 def first_step(folder: Path, **job: Any) -> dict[str, Any]:
     worker = object.__new__(Worker)  # Ray's constructor wants a cluster
-    directory = folder.parent / "trial"
-    given = Job(key="x", config=CONFIG, directory=directory, cache_dir=folder.parent / "cache", model_dir=folder, **job)
+    place = {"root": folder.parent, "fingerprint": "trial", "attempt": "1-00000000"}
+    given = Job(key="x", config=CONFIG, model_dir=folder, **place | job)
     worker.setup({"job": given.model_dump_json(), "cpus": 1})
     result = worker.step()
     worker.cleanup()
@@ -58,17 +58,16 @@ def test_other_weights_than_planned_fail_before_training_with_both_contents(fold
     weights["embeddings.word_embeddings.weight"] += 1
     save_file(weights, path, {"format": "pt"})
     result = first_step(folder, **expected)
-    assert result["repeatable"] is False
-    assert "backbone 'tiny' differs from what the run was planned with" in result["failure"]
-    assert planned(folder)["backbone_identity"] in result["failure"]
-    assert expected["backbone_identity"] in result["failure"]
-    assert [path.name for path in (folder.parent / "trial").iterdir()] == [".lock"]
+    assert "backbone 'tiny' differs from what the run was planned with" in result["unfit"]
+    assert planned(folder)["backbone_identity"] in result["unfit"]
+    assert expected["backbone_identity"] in result["unfit"]
+    assert not [path for path in (folder.parent / "trials").rglob("*") if path.is_file()]
 
 
 def test_other_data_than_planned_fail_before_training(folder: Path) -> None:
     result = first_step(folder, **planned(folder) | {"data_identity": "others"})
-    assert "the data of task 'cb' differs from what the run was planned with" in result["failure"]
-    assert "planned others" in result["failure"] and result["repeatable"] is False
+    assert "the data of task 'cb' differs from what the run was planned with" in result["unfit"]
+    assert "planned others" in result["unfit"]
 
 
 def test_a_backbone_planned_as_a_commit_is_not_taken_from_a_directory(folder: Path) -> None:

@@ -19,7 +19,7 @@ from mept.errors import InputError
 from orchestration import cli
 from orchestration.options import Options, own_tracking
 from orchestration.record.client import connect
-from orchestration.run.search import open_storage
+from orchestration.run.storage import open_storage
 from orchestration.screens import doctor
 from orchestration.screens.doctor import CHECKS, Check, Finding, examine
 from tests.models import save_backbone
