@@ -34,12 +34,26 @@ def missing_files(uri: str, results: Results) -> list[str]:
     lines = []
     with one_message(uri):
         for run in confirmed.to_dict("records"):
-            if lacking := [path for path in _wanted(run) if path not in _files(client, run["run_id"], path)]:
-                lines.append(
-                    f"{run['cell']}, seed {run['seed']}: MLflow has no {', '.join(lacking)} of run {run['run_id']}; "
-                    "delete that run in MLflow, and the next `mept run` records it anew"
-                )
+            lacking = _lacking(client, run)
+            if not lacking:
+                continue
+            follow = client.get_run(run["run_id"]).data.tags.get(names.FILES) == names.PENDING
+            then = (
+                "they wait to be recorded, which the next `mept run` goes on with; if it does not, delete that run in "
+                "MLflow, and the one after it records it anew"
+                if follow
+                else "delete that run in MLflow, and the next `mept run` records it anew"
+            )
+            lines.append(
+                f"{run['cell']}, seed {run['seed']}: MLflow has no {', '.join(lacking)} of run {run['run_id']}; {then}"
+            )
     return lines
+
+
+def _lacking(client: MlflowClient, run: Mapping[str, Any]) -> list[str]:
+    wanted = list(_wanted(run))
+    present = {path for folder in {_folder(path) for path in wanted} for path in _files(client, run["run_id"], folder)}
+    return [path for path in wanted if path not in present]
 
 
 def _wanted(run: Mapping[str, Any]) -> Iterator[str]:
@@ -50,6 +64,9 @@ def _wanted(run: Mapping[str, Any]) -> Iterator[str]:
         yield names.STATES_FILE
 
 
-def _files(client: MlflowClient, run_id: str, path: str) -> set[str]:
-    """Return the files beside one that is looked for."""
-    return {item.path for item in client.list_artifacts(run_id, path.rpartition("/")[0] or None)}
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
+def _files(client: MlflowClient, run_id: str, folder: str) -> set[str]:
+    return {item.path for item in client.list_artifacts(run_id, folder or None)}

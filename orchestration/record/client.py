@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import warnings
 from collections.abc import Callable, Iterator
@@ -25,6 +26,8 @@ PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 """Default ports of databases, for addresses without one."""
 PAGE = 1000
 """Number of items requested at once."""
+REFUSED = {"UNAUTHENTICATED", "PERMISSION_DENIED"}
+"""Error codes of MLflow for a wrong password, and for a right one that does not suffice."""
 NOISE = (r"The ``noload`` loader strategy is deprecated", r".*Any type hint is inferred as AnyType")
 """Warnings about itself that importing MLflow 3 causes."""
 
@@ -45,9 +48,7 @@ def connect(uri: str) -> MlflowClient:
         )
     _quiet()
     with one_message(uri), _impatient():
-        if scheme in ("http", "https"):
-            _probe(uri, 443 if scheme == "https" else 80)
-        elif scheme != "databricks":
+        if scheme not in ("http", "https", "databricks"):  # a server may be behind a proxy that only requests know
             _probe_database(uri)
         from mlflow import MlflowClient
 
@@ -137,6 +138,11 @@ def one_message(uri: str) -> Iterator[None]:
     except Exception as error:
         if missing := missing_module(error):
             raise InputError(f"MLflow at {public(uri)} cannot be used: {missing}") from error
+        if getattr(error, "error_code", "") in REFUSED or re.search(r"error code 40[13]\b", str(error)):
+            raise InputError(
+                f"MLflow at {public(uri)} refuses access: {one_line(error)}; set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to those of a user who may write there"
+            ) from error
         hint = "repair or move the file, or" if sqlite_file(uri) else "start it, or"
         raise InputError(
             f"MLflow at {public(uri)} cannot be used: {one_line(error)}; {hint} give another --tracking-uri"
@@ -159,6 +165,9 @@ def _quiet() -> None:
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        # A server that serves artifacts would send clients to a store that they may not reach.
+        "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false",
+        "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false",
         "GIT_PYTHON_REFRESH": "quiet",
     }
     for name, value in settings.items():

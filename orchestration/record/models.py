@@ -6,7 +6,7 @@ import functools
 import hashlib
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from mept.errors import InputError, one_line, unknown_name
 from orchestration.options import public
 from orchestration.record import names
 from orchestration.record.client import look, pages
+from orchestration.record.pump import Rejected
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -34,33 +35,58 @@ def model_name(grid: str, cell: str) -> str:
     return name if grid.isascii() else f"{name}-{hashlib.sha256(grid.encode()).hexdigest()[:8]}"
 
 
-def register(client: MlflowClient, name: str, run: Run, adapter: Path, example: Mapping[str, str]) -> None:
-    """Register a run's adapter as the new champion of a model, unless the same adapter is already registered."""
+def register(
+    client: MlflowClient, name: str, run: Run, adapter: Callable[[Path], Path], example: Mapping[str, str]
+) -> None:
+    """Register a run's adapter as the new champion of a model, unless the same adapter is already registered.
+
+    Args:
+        client: the store.
+        name: the model's.
+        run: the run whose adapter it is; the model is kept among its artifacts.
+        adapter: returns the folder with the adapter's files; it may put them into the empty folder that it is given.
+        example: the task's fields with their values.
+
+    Raises:
+        Rejected: no model can be made of the adapter.
+    """
     from mlflow.exceptions import MlflowException
 
-    digest = _digest(adapter)
     try:
         client.create_registered_model(name)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    versions = _versions(client, name)
-    same = [
-        item for item in versions if item.run_id == run.info.run_id and item.tags.get(names.ADAPTER_DIGEST) == digest
-    ]
-    if same:
-        version = same[0]
-    else:
-        from orchestration.record.served import save_model
-
-        with tempfile.TemporaryDirectory() as directory:
-            save_model(Path(directory) / names.MODEL, adapter, example)
-            client.log_artifacts(run.info.run_id, str(Path(directory) / names.MODEL), names.MODEL)
-        source = f"{run.info.artifact_uri}/{names.MODEL}"
-        version = client.create_model_version(name, source, run.info.run_id, tags={names.ADAPTER_DIGEST: digest})
+    with tempfile.TemporaryDirectory() as directory:
+        files = adapter(Path(directory))
+        digest = _digest(files)
+        same = [
+            item
+            for item in _versions(client, name)
+            if item.run_id == run.info.run_id and item.tags.get(names.ADAPTER_DIGEST) == digest
+        ]
+        version = same[0] if same else _new_version(client, name, run, files, digest, example)
     registered = client.get_registered_model(name)
     if str(registered.aliases.get(names.CHAMPION, "")) != str(version.version):
         client.set_registered_model_alias(name, names.CHAMPION, version.version)
+
+
+def _new_version(
+    client: MlflowClient, name: str, run: Run, adapter: Path, digest: str, example: Mapping[str, str]
+) -> ModelVersion:
+    from orchestration.record.served import save_model
+
+    with tempfile.TemporaryDirectory() as directory:
+        model = Path(directory) / names.MODEL
+        try:
+            save_model(model, adapter, example)
+        except OSError:
+            raise  # a full disk, which may have room later
+        except Exception as error:  # nothing of this asks the store, so another attempt would end the same way
+            raise Rejected(f"no model can be made of {adapter}: {one_line(error)}") from error
+        client.log_artifacts(run.info.run_id, str(model), names.MODEL)
+    source = f"{run.info.artifact_uri}/{names.MODEL}"
+    return client.create_model_version(name, source, run.info.run_id, tags={names.ADAPTER_DIGEST: digest})
 
 
 def registered_adapter(address: str, uri: str, directory: Path) -> Path:

@@ -35,6 +35,11 @@ BACKBONE_IDENTITY = "mept.backbone_identity"
 """Of a cell: hash of the content of the weights, or hub id and commit."""
 ADAPTER_DIGEST = "mept.adapter"
 """Of a version of a registered model: hash of its adapter's files."""
+ATTEMPT = "mept.attempt"
+"""Of a trial: the attempt that was started last or gave the result, whose files are in
+``trials/<fingerprint>/<attempt>/`` below the root. Absent if the trial was not trained by this grid."""
+FILES, PENDING, COMPLETE = "mept.files", "pending", "complete"
+"""Of a trial whose files are kept: whether MLflow has all of them; numbers do not wait for files."""
 PARENT = "mlflow.parentRunId"
 
 # Metrics

@@ -12,6 +12,7 @@ import logging
 import re
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,9 @@ class Store:
             return None
 
     def fail(self, fingerprint: str, reason: str) -> None:
-        """Record that a trial fails every time."""
-        self.root.write(f"trials/{fingerprint}/{FAILURE}", (json.dumps({"reason": reason}) + "\n").encode())
+        """Record that a trial fails every time; without it, the next grid that has the trial finds out itself."""
+        with _tolerant(f"that trial {fingerprint} fails each time was not kept"):
+            self.root.write(f"trials/{fingerprint}/{FAILURE}", (json.dumps({"reason": reason}) + "\n").encode())
 
     def passed(self, fingerprint: str) -> list[Passed]:
         """Return the evaluations of a finished trial; none if its files are not here."""
@@ -93,20 +95,23 @@ class Store:
         except (OSError, ValueError, KeyError, TypeError):
             return []
 
+    def adapter_name(self, fingerprint: str) -> str | None:
+        """Return the name, below the root, of the folder with a trial's adapter, if there is one."""
+        for attempt, files in reversed(self.attempts(fingerprint).items()):
+            if f"{names.ADAPTER}/adapter_config.json" in files:
+                return f"{self.attempt(fingerprint, attempt)}/{names.ADAPTER}"
+        return None
+
     def adapter(self, fingerprint: str) -> Path | None:
         """Return the directory of a trial's adapter, if it is in a folder of this machine."""
-        if self.root.folder is None:
-            return None
-        for attempt in reversed(self.attempts(fingerprint)):
-            directory = self.root.folder / self.attempt(fingerprint, attempt) / names.ADAPTER
-            if (directory / "adapter_config.json").is_file():
-                return directory
-        return None
+        name = None if self.root.folder is None else self.adapter_name(fingerprint)
+        return None if self.root.folder is None or name is None else self.root.folder / name
 
     def drop_adapter(self, fingerprint: str) -> None:
         """Delete the adapter of a trial that lost: nothing reads it, and it may be as large as the backbone."""
-        for attempt in self.attempts(fingerprint):
-            self.root.remove(f"{self.attempt(fingerprint, attempt)}/{names.ADAPTER}")
+        with _tolerant(f"the adapter of trial {fingerprint} is left"):
+            for attempt in self.attempts(fingerprint):
+                self.root.remove(f"{self.attempt(fingerprint, attempt)}/{names.ADAPTER}")
 
     def drop_training(self, fingerprint: str, beside: str | None = None) -> None:
         """Delete what only continuing a trial would need.
@@ -117,14 +122,15 @@ class Store:
         """
         from mept.checkpoint import epoch_of
 
-        for attempt, files in self.attempts(fingerprint).items():
-            folder = self.attempt(fingerprint, attempt)
-            if beside is not None and attempt not in (beside, ""):
-                self.root.remove(folder)
-                continue
-            for name in files:
-                if epoch_of(name) is not None:
-                    self.root.remove(f"{folder}/{name}")
+        with _tolerant(f"files of trial {fingerprint} that nothing needs are left"):
+            for attempt, files in self.attempts(fingerprint).items():
+                folder = self.attempt(fingerprint, attempt)
+                if beside is not None and attempt not in (beside, ""):
+                    self.root.remove(folder)
+                    continue
+                for name in files:
+                    if epoch_of(name) is not None:
+                        self.root.remove(f"{folder}/{name}")
 
     def _evaluations(self, folder: str) -> list[Any]:
         """Return a finished attempt's evaluations; none if its file is damaged, which is as if it had not ended."""
@@ -137,6 +143,15 @@ class Store:
             reason = one_line(error)
         log.warning("result %s/%s/%s is damaged (%s); it is not used", self.root.address, folder, RESULT, reason)
         return []
+
+
+@contextmanager
+def _tolerant(what: str) -> Iterator[None]:
+    """Go on where a root does not answer, or refuses: no result depends on what is done here."""
+    try:
+        yield
+    except OSError as error:
+        log.warning("%s, because the root refused: %s", what, one_line(error))
 
 
 def _age(attempt: str) -> tuple[int, str]:

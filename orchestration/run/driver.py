@@ -28,7 +28,7 @@ from orchestration.run.campaign import Campaign, CellWork
 from orchestration.run.database import Waiting
 from orchestration.run.definition import Definition
 from orchestration.run.halving import Halving
-from orchestration.run.interruption import Interrupted, interruptible
+from orchestration.run.interruption import Interrupted, Interruption, interruptible
 from orchestration.run.lease import Lease, Lost
 from orchestration.run.limit import TIME_OVER, Limit, TimeOver
 from orchestration.run.places import check_places
@@ -78,22 +78,10 @@ def run(
     _check_ray()
     store = Store(prepare_root(options.root))
     data = read_data(grid, cells, options)
-    record = GridRecord(grid.name, grid.title, grid.report, grid.effective_text)
-    tracker = Tracker(
-        record, options, lambda message: console.print(f"warning: {message}", markup=False, soft_wrap=True)
-    )
-    failures: dict[str, str] = {}
     try:
-        with _lease(grid, options, console) as lease, tracker.fenced(lease.confirm), _marked(store.root) as mark:
-            # What it says about a failed call in paragraphs, `tracker.trouble` says in one line.
-            logging.getLogger("mlflow").setLevel(logging.CRITICAL)
-            try:
-                session = _Session(grid, cells, data, options, console, tracker, store, lease, mark, limit)
-                failures = _work(session)
-                trouble = _flush(tracker, lease)
-            except Lost:
-                tracker.abandon()
-                raise
+        with _opened(grid, cells, data, options, console, store, limit) as session:
+            failures = _work(session)
+            trouble = _flush(session)
     except Lost as lost:
         console.print(f"error: {lost}", markup=False, soft_wrap=True)
         return Ending(1, reportable=False)
@@ -116,8 +104,70 @@ def run(
         full = any(sign in trouble.casefold() for sign in DISK_FULL)
         what = f"the disk of {options.root} is full; make room, then" if full else "MLflow does not accept the rest;"
         console.print(f"error: {what} run the same command again to record it and report", markup=False, soft_wrap=True)
-        return Ending(1, reportable=False, failures=failures, lost=tracker.lost)
-    return Ending(int(bool(failures or tracker.lost)), True, failures, tracker.lost)
+        return Ending(1, reportable=False, failures=failures, lost=session.tracker.lost)
+    return Ending(int(bool(failures or session.tracker.lost)), True, failures, session.tracker.lost)
+
+
+@dataclass(frozen=True)
+class _Session:
+    """What a run has opened, for as long as it lasts."""
+
+    grid: Grid
+    cells: Sequence[Cell]
+    data: Mapping[str, TaskData | MixtureData]
+    """Of every task."""
+    options: Options
+    """With absolute paths."""
+    console: Console
+    tracker: Tracker
+    store: Store
+    lease: Lease
+    mark: str
+    """Name of a file below the root by which machines recognise it."""
+    interruption: Interruption
+
+    def tell(self, message: str) -> None:
+        """Print a line."""
+        self.console.print(message, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _opened(
+    grid: Grid,
+    cells: Sequence[Cell],
+    data: Mapping[str, TaskData | MixtureData],
+    options: Options,
+    console: Console,
+    store: Store,
+    limit: Limit | None,
+) -> Iterator[_Session]:
+    """Take the grid's lease and open what a run writes to."""
+
+    def tell(message: str) -> None:
+        console.print(message, markup=False, soft_wrap=True)
+
+    record = GridRecord(grid.name, grid.title, grid.report, grid.effective_text)
+    with (
+        interruptible(limit) as interruption,
+        Lease(options.storage, grid.name, str(options.root), tell, check=interruption.check) as lease,
+        Tracker(
+            record,
+            options,
+            lambda message: tell(f"warning: {message}"),
+            root=store.root,
+            generation=lease.generation,
+            check=interruption.check,
+            fence=lease.confirm,
+        ) as tracker,
+        _marked(store.root) as mark,
+    ):
+        # What it says about a failed call in paragraphs, `tracker.trouble` says in one line.
+        logging.getLogger("mlflow").setLevel(logging.CRITICAL)
+        try:
+            yield _Session(grid, cells, data, options, console, tracker, store, lease, mark, interruption)
+        except Lost:
+            tracker.abandon()
+            raise
 
 
 @contextmanager
@@ -204,41 +254,18 @@ def _absolute(options: Options) -> Options:
     return replace(options, root=options.folder or options.root, data_dir=data_dir, model_dir=model_dir)
 
 
-@dataclass(frozen=True)
-class _Session:
-    """What a run has opened, for as long as it lasts."""
-
-    grid: Grid
-    cells: Sequence[Cell]
-    data: Mapping[str, TaskData | MixtureData]
-    """Of every task."""
-    options: Options
-    """With absolute paths."""
-    console: Console
-    tracker: Tracker
-    store: Store
-    lease: Lease
-    mark: str
-    """Name of a file below the root by which machines recognise it."""
-    limit: Limit | None
-
-    def tell(self, message: str) -> None:
-        """Print a line."""
-        self.console.print(message, markup=False, soft_wrap=True)
-
-
 def _work(session: _Session) -> dict[str, str]:
     """Do the remaining work and return why cells failed, by their ids."""
     storage, lease, cells = open_storage(session.options.storage), session.lease, session.cells
     rows = [(cell.id, cell.search_trials + cell.confirm_trials, cell.epochs) for cell in cells]
     session.tracker.cells(cell.id for cell in cells)
-    with Progress(rows, session.console) as progress, interruptible(session.limit) as interruption:
-        waiting = Waiting(progress.storage_away, interruption.check, math.inf)
+    with Progress(rows, session.console) as progress:
+        waiting = Waiting(progress.storage_away, session.interruption.check, math.inf)
         lease.attend(waiting)
         storage.attend(waiting, lease.check)
 
         def check() -> None:
-            interruption.check()
+            session.interruption.check()
             lease.check()
 
         works = list(_cell_works(session, storage, progress))
@@ -264,15 +291,6 @@ def _cell_works(session: _Session, storage: Storage, progress: Progress) -> Iter
         known = definition(subject)
         study = CellStudy(known, storage, subject.search_fingerprint) if cell.search_trials else None
         yield CellWork(subject, record, data.row, study)
-
-
-def _lease(grid: Grid, options: Options, console: Console) -> Lease:
-    return Lease(
-        options.storage,
-        grid.name,
-        str(options.root),
-        lambda message: console.print(message, markup=False, soft_wrap=True),
-    )
 
 
 def _schedule(campaign: Campaign, session: _Session, progress: Progress, subjects: Sequence[Subject]) -> None:
@@ -309,15 +327,20 @@ def _schedule(campaign: Campaign, session: _Session, progress: Progress, subject
         cluster.stop_ray()
 
 
-def _flush(tracker: Tracker, lease: Lease) -> str:
-    """Wait until MLflow holds everything; return its trouble after a minute without it, or if its disk is full."""
+def _flush(session: _Session) -> str:
+    """Wait until MLflow holds everything, for a minute if it is in trouble, or not at all if its disk is full.
+
+    Returns:
+        Why it has not all numbers; empty if it has them. Files that are missing are named when the tracker closes.
+    """
     tries = TRIES
-    while not tracker.flush(5.0):
-        lease.check()
-        trouble = tracker.trouble
+    while not session.tracker.flush(5.0):
+        session.interruption.check()
+        session.lease.check()
+        trouble = session.tracker.trouble
         tries = tries - 1 if trouble else TRIES
         if not tries or any(sign in trouble.casefold() for sign in DISK_FULL):
-            return trouble
+            return trouble if session.tracker.pending else ""
     return ""
 
 

@@ -106,15 +106,23 @@ class Lease:
         root: where this driver keeps its files, for messages.
         tell: called with one line when there is something to wait for.
         patience: after how many seconds of silence a lease is taken over.
+        check: called while the lease is waited for; raises an exception to stop.
 
     Attributes:
         generation: a number that grows with each new holder of the grid's lease; at least 1.
     """
 
     def __init__(
-        self, url: str, grid: str, root: str, tell: Callable[[str], None] = print, patience: float = PATIENCE
+        self,
+        url: str,
+        grid: str,
+        root: str,
+        tell: Callable[[str], None] = print,
+        patience: float = PATIENCE,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self._url, self._grid, self._root, self._tell, self._patience = url, grid, root, tell, patience
+        self._check = check
         self._token = secrets.token_hex(8)
         self.generation = 0
         self._confirmed = 0.0
@@ -220,6 +228,7 @@ class Lease:
                             f"{_holder(row)} holds grid {self._grid!r} since {row.since}; waiting for up to "
                             f"{self._patience:.0f} s to see whether that run is alive"
                         )
+                    self._check()
                     time.sleep(min(1.0, self._patience / 20))
                 seen = row
             except Away as error:

@@ -13,14 +13,16 @@ from pathlib import Path
 import pytest
 
 from mept.errors import InputError
-from orchestration.record.journal import Event, Journal, Pump, Rejected, decode, encode
+from orchestration.record.journal import NUMBERS, Event, decode, encode
+from orchestration.record.lines import FileJournal
+from orchestration.record.pump import Pump, Rejected
 
 ROOT = Path(__file__).parents[3]
 WRITER = """
 import sys
 from pathlib import Path
-from orchestration.record.journal import Journal
-journal = Journal(Path(sys.argv[1]), "grid", print)
+from orchestration.record.lines import FileJournal
+journal = FileJournal(Path(sys.argv[1]), "grid", print)
 n = journal._last
 while True:
     n += 1
@@ -35,14 +37,14 @@ def warnings() -> list[str]:
 
 
 @pytest.fixture
-def reopen(tmp_path: Path, warnings: list[str]) -> Iterator[Callable[[], Journal]]:
+def reopen(tmp_path: Path, warnings: list[str]) -> Iterator[Callable[[], FileJournal]]:
     """Close the journal that is open, if any, and open it again."""
-    current: list[Journal] = []
+    current: list[FileJournal] = []
 
-    def again() -> Journal:
+    def again() -> FileJournal:
         while current:
             current.pop().close()
-        current.append(Journal(tmp_path, "grid", warnings.append))
+        current.append(FileJournal(tmp_path, "grid", warnings.append))
         return current[0]
 
     yield again
@@ -50,11 +52,11 @@ def reopen(tmp_path: Path, warnings: list[str]) -> Iterator[Callable[[], Journal
         journal.close()
 
 
-def numbers(journal: Journal) -> list[int]:
-    return [entry.event["n"] for entry in journal.peek(1000)]
+def numbers(journal: FileJournal) -> list[int]:
+    return [entry.event["n"] for entry in journal.peek(NUMBERS, 1000)]
 
 
-def test_events_survive_reopening_in_order(reopen: Callable[[], Journal], warnings: list[str]) -> None:
+def test_events_survive_reopening_in_order(reopen: Callable[[], FileJournal], warnings: list[str]) -> None:
     journal = reopen()
     for n in range(5):
         journal.append({"n": n, "text": "ü\n", "value": 0.1})
@@ -62,19 +64,19 @@ def test_events_survive_reopening_in_order(reopen: Callable[[], Journal], warnin
     assert warnings == []
 
 
-def test_events_behind_the_cursor_are_not_offered_again(reopen: Callable[[], Journal]) -> None:
+def test_events_behind_the_cursor_are_not_offered_again(reopen: Callable[[], FileJournal]) -> None:
     journal = reopen()
     for n in range(5):
         journal.append({"n": n})
-    journal.advance(journal.peek(3)[-1])
+    journal.advance(NUMBERS, journal.peek(NUMBERS, 3)[-1])
     assert numbers(journal) == [3, 4]
     journal = reopen()
-    assert (numbers(journal), journal.pending) == ([3, 4], 2)
+    assert (numbers(journal), journal.lanes.waiting(NUMBERS)) == ([3, 4], 2)
 
 
 @pytest.mark.parametrize("cut", [1, 5, 30], ids=["only the line's end", "the last characters", "half of the line"])
 def test_a_torn_last_line_is_set_aside_and_named(
-    reopen: Callable[[], Journal], warnings: list[str], tmp_path: Path, cut: int
+    reopen: Callable[[], FileJournal], warnings: list[str], tmp_path: Path, cut: int
 ) -> None:
     journal = reopen()
     for n in range(3):
@@ -92,7 +94,7 @@ def test_a_torn_last_line_is_set_aside_and_named(
     "damage", [b'{"seq": 2}\n', b"\x00\xff not JSON\n", b"\n"], ids=["no checksum", "noise", "empty"]
 )
 def test_a_damaged_middle_line_is_set_aside_and_named(
-    reopen: Callable[[], Journal], warnings: list[str], tmp_path: Path, damage: bytes
+    reopen: Callable[[], FileJournal], warnings: list[str], tmp_path: Path, damage: bytes
 ) -> None:
     journal = reopen()
     for n in range(4):
@@ -107,7 +109,7 @@ def test_a_damaged_middle_line_is_set_aside_and_named(
     assert numbers(journal) == [0, 2, 3, 4]
 
 
-def test_a_changed_value_is_detected_by_its_checksum(reopen: Callable[[], Journal], warnings: list[str]) -> None:
+def test_a_changed_value_is_detected_by_its_checksum(reopen: Callable[[], FileJournal], warnings: list[str]) -> None:
     journal = reopen()
     for n in (10, 11, 12):
         journal.append({"n": n})
@@ -117,7 +119,7 @@ def test_a_changed_value_is_detected_by_its_checksum(reopen: Callable[[], Journa
 
 
 def test_missing_lines_are_named_until_they_are_behind_the_cursor(
-    reopen: Callable[[], Journal], warnings: list[str]
+    reopen: Callable[[], FileJournal], warnings: list[str]
 ) -> None:
     journal = reopen()
     for n in range(4):
@@ -127,36 +129,36 @@ def test_missing_lines_are_named_until_they_are_behind_the_cursor(
     journal = reopen()
     assert numbers(journal) == [0, 3]
     assert "events 2 to 3 are missing" in warnings[0]
-    journal.advance(journal.peek(10)[-1])
+    journal.advance(NUMBERS, journal.peek(NUMBERS, 10)[-1])
     warnings.clear()
     reopen()
     assert warnings == []
 
 
 def test_a_damaged_cursor_is_set_aside_and_everything_is_offered_again(
-    reopen: Callable[[], Journal], warnings: list[str], tmp_path: Path
+    reopen: Callable[[], FileJournal], warnings: list[str], tmp_path: Path
 ) -> None:
     journal = reopen()
     for n in range(3):
         journal.append({"n": n})
-    journal.advance(journal.peek(2)[-1])
+    journal.advance(NUMBERS, journal.peek(NUMBERS, 2)[-1])
     (tmp_path / "grid.cursor").write_bytes(b"")
     assert numbers(reopen()) == [0, 1, 2]
     assert "grid.cursor" in warnings[0]
 
 
-def test_a_lost_journal_continues_behind_its_cursor(reopen: Callable[[], Journal]) -> None:
+def test_a_lost_journal_continues_behind_its_cursor(reopen: Callable[[], FileJournal]) -> None:
     journal = reopen()
     for n in range(3):
         journal.append({"n": n})
-    journal.advance(journal.peek(3)[-1])
+    journal.advance(NUMBERS, journal.peek(NUMBERS, 3)[-1])
     journal.path.unlink()
     journal = reopen()
     assert journal.append({"n": 3}) == 4
     assert numbers(reopen()) == [3]
 
 
-def test_events_that_are_not_finite_numbers_are_refused(reopen: Callable[[], Journal]) -> None:
+def test_events_that_are_not_finite_numbers_are_refused(reopen: Callable[[], FileJournal]) -> None:
     with pytest.raises(ValueError):
         reopen().append({"n": float("nan")})
 
@@ -168,7 +170,7 @@ def test_a_line_decodes_to_what_was_encoded() -> None:
 
 @pytest.mark.parametrize("room", [0, 10], ids=["nothing fits", "a part fits"])
 def test_a_full_disk_is_one_message_and_leaves_the_journal_as_it_was(
-    reopen: Callable[[], Journal], warnings: list[str], room: int
+    reopen: Callable[[], FileJournal], warnings: list[str], room: int
 ) -> None:
     journal = reopen()
     journal.append({"n": 0})
@@ -184,7 +186,7 @@ def test_a_full_disk_is_one_message_and_leaves_the_journal_as_it_was(
     assert warnings == []
 
 
-def test_a_second_process_is_refused(tmp_path: Path, reopen: Callable[[], Journal]) -> None:
+def test_a_second_process_is_refused(tmp_path: Path, reopen: Callable[[], FileJournal]) -> None:
     reopen()
     done = subprocess.run([sys.executable, "-c", WRITER, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0
@@ -192,7 +194,9 @@ def test_a_second_process_is_refused(tmp_path: Path, reopen: Callable[[], Journa
 
 
 @pytest.mark.chaos
-def test_no_acknowledged_event_is_lost_when_the_writer_is_killed(tmp_path: Path, reopen: Callable[[], Journal]) -> None:
+def test_no_acknowledged_event_is_lost_when_the_writer_is_killed(
+    tmp_path: Path, reopen: Callable[[], FileJournal]
+) -> None:
     acknowledged = 0
     for delay in (0.0, 0.013, 0.029):
         command = [sys.executable, "-c", WRITER, str(tmp_path)]
@@ -205,7 +209,7 @@ def test_no_acknowledged_event_is_lost_when_the_writer_is_killed(tmp_path: Path,
         process.wait()
         process.stdout.close()
         acknowledged = max([acknowledged, *map(int, rest)])
-    found = [entry.event["n"] for entry in reopen().peek(100_000)]
+    found = [entry.event["n"] for entry in reopen().peek(NUMBERS, 100_000)]
     assert found == list(range(1, len(found) + 1))
     assert len(found) >= acknowledged > 0
 
@@ -226,32 +230,30 @@ class Store:
 
 
 @pytest.fixture
-def pumped(reopen: Callable[[], Journal], warnings: list[str]) -> Iterator[tuple[Journal, Pump, Store]]:
+def pumped(reopen: Callable[[], FileJournal], warnings: list[str]) -> Iterator[tuple[FileJournal, Pump, Store]]:
     journal, store = reopen(), Store()
-    pump = Pump(journal, store.apply, warnings.append, batch=7)
+    pump = Pump(journal, NUMBERS, store.apply, warnings.append, batch=7)
     pump.start()
     yield journal, pump, store
     pump.stop()
 
 
-def test_the_pump_applies_events_in_order_and_moves_the_cursor(pumped: tuple[Journal, Pump, Store]) -> None:
+def test_the_pump_applies_events_in_order_and_moves_the_cursor(pumped: tuple[FileJournal, Pump, Store]) -> None:
     journal, pump, store = pumped
     for n in range(50):
         journal.append({"n": n})
-        pump.wake()
     assert pump.flush(10)
     assert [event["n"] for event in store.events] == list(range(50))
-    assert (journal.pending, journal.applied) == (0, 50)
+    assert (journal.lanes.waiting(NUMBERS), journal.lanes.applied()[NUMBERS]) == (0, 50)
 
 
 def test_events_wait_while_the_store_is_away_and_follow_when_it_is_back(
-    pumped: tuple[Journal, Pump, Store], warnings: list[str]
+    pumped: tuple[FileJournal, Pump, Store], warnings: list[str]
 ) -> None:
     journal, pump, store = pumped
     store.away.set()
     for n in range(20):
         journal.append({"n": n})
-        pump.wake()
     assert not pump.flush(0.2)
     assert "refused" in pump.trouble
     store.away.clear()
@@ -262,12 +264,11 @@ def test_events_wait_while_the_store_is_away_and_follow_when_it_is_back(
 
 
 def test_an_event_that_is_refused_is_set_aside_and_the_others_follow(
-    pumped: tuple[Journal, Pump, Store], warnings: list[str], tmp_path: Path
+    pumped: tuple[FileJournal, Pump, Store], warnings: list[str], tmp_path: Path
 ) -> None:
     journal, pump, store = pumped
     for n in (1, 2, "poison", 3):
         journal.append({"n": n})
-    pump.wake()
     assert pump.flush(10)
     assert [event["n"] for event in store.events] == [1, 2, 3]
     assert decode((tmp_path / "grid.rejected.jsonl").read_bytes()) == (3, {"n": "poison"})

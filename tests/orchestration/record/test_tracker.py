@@ -21,11 +21,14 @@ from mlflow.exceptions import MlflowException
 from mept.errors import InputError
 from orchestration.options import Options, own_tracking, public
 from orchestration.record.client import connect
-from orchestration.record.journal import Event, Journal
+from orchestration.record.journal import Event, has_files
+from orchestration.record.lines import FileJournal
 from orchestration.record.models import model_name
 from orchestration.record.past import FinishedRun, finished_runs
 from orchestration.record.records import TrialRecord
+from orchestration.record.roots import open_root
 from orchestration.record.tracker import Tracker
+from orchestration.record.uploads import Uploader
 from orchestration.record.writer import Writer
 from tests.orchestration.driver import (
     CELL,
@@ -406,10 +409,18 @@ class Fragile:
 
 
 def recorded_events(root: Path) -> list[Event]:
-    journal = Journal(root / "journal", "grid", print)
+    journal = FileJournal(root / "journal", "grid", print)
     lines = journal.path.read_text().splitlines()
     journal.close()
     return [json.loads(line)["event"] for line in lines]
+
+
+def replay(client: Any, grid: str, root: Path, events: list[Event]) -> None:
+    """Apply a journal from its beginning: numbers, then files."""
+    Writer(client, grid, (root / grid).as_uri(), print, print).apply(events)
+    uploader = Uploader(client, grid, open_root(root), print)
+    uploader.check(GRID.text)
+    uploader.apply([event for event in events if has_files(event)])
 
 
 @pytest.mark.parametrize(
@@ -434,9 +445,9 @@ def test_a_crash_after_a_call_changes_nothing_in_the_end(
         grid = f"crash-{calls}"
         fragile = Fragile(client, calls)
         try:
-            Writer(fragile, grid, (root / grid).as_uri(), print, print).apply(events)  # type: ignore[arg-type]
+            replay(fragile, grid, root, events)
         except Crash:
-            Writer(client, grid, (root / grid).as_uri(), print, print).apply(events)
+            replay(client, grid, root, events)
         assert snapshot(client, grid) == wanted, f"after call {calls}"
         if fragile.left > 0:
             return
