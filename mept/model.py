@@ -421,7 +421,10 @@ class PromptModel(nn.Module):
         backbone, num_labels = _beside(model, rebuilt, saved.num_labels, tokenizer)
         weights = directory / WEIGHTS_NAME
         check_fits(
-            weights, backbone, lambda beside: Adapter(build_method(rebuilt, beside), beside.hidden_size, num_labels)
+            weights,
+            backbone,
+            lambda beside: Adapter(build_method(rebuilt, beside), beside.hidden_size, num_labels),
+            only_torch=saved.method != "peft",
         )
         prompt_model = PromptModel(backbone, rebuilt, num_labels)
         prompt_model.method_config = config

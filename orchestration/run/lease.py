@@ -28,7 +28,7 @@ from sqlalchemy import BigInteger, Boolean, Column, Integer, String, Table, Text
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
-from mept.errors import InputError
+from mept.errors import InputError, without_password_of
 from orchestration.options import public
 from orchestration.record.trouble import database_reason, is_disk_full
 from orchestration.run.database import Away, Waiting, arguments, prepare
@@ -150,9 +150,7 @@ class Lease:
         except (SQLAlchemyError, Away, ImportError) as error:
             if is_disk_full(error):
                 raise
-            raise InputError(
-                f"cannot use the Optuna storage {public(self._url)!r}: {database_reason(error)}; check --optuna-storage"
-            ) from error
+            raise InputError(_unusable(self._url, error)) from error
         self._thread.start()
         return self
 
@@ -322,10 +320,13 @@ def holders(url: str) -> list[str]:
                 rows = connection.execute(sqlalchemy.select(LEASES).where(LEASES.c.held).order_by(LEASES.c.grid)).all()
         engine.dispose()
     except (SQLAlchemyError, Away, ImportError) as error:
-        raise InputError(
-            f"cannot use the Optuna storage {public(url)!r}: {database_reason(error)}; check --optuna-storage"
-        ) from error
+        raise InputError(_unusable(url, error)) from error
     return [f"grid {row.grid!r} by {_holder(row)} since {row.since}" for row in rows if not _holder(row).is_dead()]
+
+
+def _unusable(url: str, error: BaseException) -> str:
+    reason = without_password_of(database_reason(error), url)
+    return f"cannot use the Optuna storage {public(url)!r}: {reason}; check --optuna-storage"
 
 
 def _engine(url: str) -> sqlalchemy.Engine:
