@@ -21,7 +21,7 @@ from tests.models import FAMILIES, save_backbone
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-FOLDERS = ("mept", "orchestration", "search_spaces", "tests")
+FOLDERS = ("mept", "orchestration", "search_spaces", "tests", "docker")
 READMES = [README, *sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("README.md"))]
 
 

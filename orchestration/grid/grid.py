@@ -195,6 +195,8 @@ def _title(document: Document) -> str:
     title = document.data.get("title")
     if not isinstance(title, str) or not title.strip():
         _fail(document, ("title",), f"`title` must be text that names the table, but got {shown(title)}")
+    if any(unicodedata.category(character) == "Cc" and not character.isspace() for character in title):
+        _fail(document, ("title",), f"`title` must not hold control characters, but got {shown(title)}")
     if len(title) > LONGEST_TITLE:
         wanted = f"`title` must have at most {LONGEST_TITLE} characters"
         _fail(document, ("title",), f"{wanted}, but got {len(title)}: {shown(title)}")

@@ -12,6 +12,7 @@ import logging
 import re
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,9 @@ class Store:
             return None
 
     def fail(self, fingerprint: str, reason: str) -> None:
-        """Record that a trial fails every time."""
-        self.root.write(f"trials/{fingerprint}/{FAILURE}", (json.dumps({"reason": reason}) + "\n").encode())
+        """Record that a trial fails every time; without it, the next grid that has the trial finds out itself."""
+        with _tolerant(f"that trial {fingerprint} fails each time was not kept"):
+            self.root.write(f"trials/{fingerprint}/{FAILURE}", (json.dumps({"reason": reason}) + "\n").encode())
 
     def passed(self, fingerprint: str) -> list[Passed]:
         """Return the evaluations of a finished trial; none if its files are not here."""
@@ -107,8 +109,9 @@ class Store:
 
     def drop_adapter(self, fingerprint: str) -> None:
         """Delete the adapter of a trial that lost: nothing reads it, and it may be as large as the backbone."""
-        for attempt in self.attempts(fingerprint):
-            self.root.remove(f"{self.attempt(fingerprint, attempt)}/{names.ADAPTER}")
+        with _tolerant(f"the adapter of trial {fingerprint} is left"):
+            for attempt in self.attempts(fingerprint):
+                self.root.remove(f"{self.attempt(fingerprint, attempt)}/{names.ADAPTER}")
 
     def drop_training(self, fingerprint: str, beside: str | None = None) -> None:
         """Delete what only continuing a trial would need.
@@ -119,14 +122,15 @@ class Store:
         """
         from mept.checkpoint import epoch_of
 
-        for attempt, files in self.attempts(fingerprint).items():
-            folder = self.attempt(fingerprint, attempt)
-            if beside is not None and attempt not in (beside, ""):
-                self.root.remove(folder)
-                continue
-            for name in files:
-                if epoch_of(name) is not None:
-                    self.root.remove(f"{folder}/{name}")
+        with _tolerant(f"files of trial {fingerprint} that nothing needs are left"):
+            for attempt, files in self.attempts(fingerprint).items():
+                folder = self.attempt(fingerprint, attempt)
+                if beside is not None and attempt not in (beside, ""):
+                    self.root.remove(folder)
+                    continue
+                for name in files:
+                    if epoch_of(name) is not None:
+                        self.root.remove(f"{folder}/{name}")
 
     def _evaluations(self, folder: str) -> list[Any]:
         """Return a finished attempt's evaluations; none if its file is damaged, which is as if it had not ended."""
@@ -139,6 +143,15 @@ class Store:
             reason = one_line(error)
         log.warning("result %s/%s/%s is damaged (%s); it is not used", self.root.address, folder, RESULT, reason)
         return []
+
+
+@contextmanager
+def _tolerant(what: str) -> Iterator[None]:
+    """Go on where a root does not answer, or refuses: no result depends on what is done here."""
+    try:
+        yield
+    except OSError as error:
+        log.warning("%s, because the root refused: %s", what, one_line(error))
 
 
 def _age(attempt: str) -> tuple[int, str]:

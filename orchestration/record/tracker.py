@@ -18,7 +18,8 @@ from mept.errors import InputError
 from orchestration.options import Options, public
 from orchestration.record import names
 from orchestration.record.client import artifact_location, check_experiment, connect, one_message
-from orchestration.record.journal import FILES, NUMBERS, Event, Journal, open_journal
+from orchestration.record.journal import FILES, NUMBERS, Event, Journal
+from orchestration.record.journals import open_journal
 from orchestration.record.past import FinishedRun, own_tags, read_finished
 from orchestration.record.pump import Pump
 from orchestration.record.records import CellRecord, GridRecord, TrialRecord, winner_text

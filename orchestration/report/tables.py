@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from mept.errors import printable
 from orchestration.report.contents import Report
 from orchestration.report.main_table import COST_COLUMNS, DASH, Entry, MainTable, percent
 from orchestration.report.summary import CellSummary, Summary
@@ -62,8 +63,8 @@ def _markdown_table(table: MainTable) -> list[str]:
 
 
 def markdown_escape(text: str) -> str:
-    """Return ``text`` so that Markdown shows it as it is, on one line, without links or HTML."""
-    text = re.sub(r"([\\`*\[\]|])", r"\\\1", " ".join(text.split()))
+    """Return ``text`` so that Markdown shows it as it is, on one line, without links, HTML or control characters."""
+    text = re.sub(r"([\\`*\[\]|])", r"\\\1", printable(" ".join(text.split())))
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)
 

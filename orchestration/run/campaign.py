@@ -11,6 +11,7 @@ from mept.trial import TrialConfig
 from orchestration.options import Options
 from orchestration.plan.cells import Cell
 from orchestration.plan.fingerprints import Subject
+from orchestration.record import names
 from orchestration.record.names import CONFIRM, SEARCH, Stage
 from orchestration.record.past import FinishedRun
 from orchestration.record.records import CellRecord, TrialRecord
@@ -123,6 +124,8 @@ class Campaign:
         self._attempts: dict[str, str] = {}
         """The attempt at each trial that was handed out last: the only one whose messages count."""
         self._crashes: dict[str, list[str]] = {}
+        self._adapters: dict[str, str] = {}
+        """Where the results of confirmed runs have their adapters, below the root."""
         self._works = {work.cell.id: work for work in cells}
         self._asked: deque[CellTrial] = deque()
 
@@ -150,7 +153,7 @@ class Campaign:
         return Job(
             key=trial.key,
             config=trial.config.flat(),
-            root=self._options.root,
+            root=str(self._options.root),
             fingerprint=trial.fingerprint,
             attempt=attempt,
             mark=self._mark,
@@ -335,6 +338,8 @@ class Campaign:
         """
         folder = self._store.attempt(trial.fingerprint, files) if trial.record.stage == CONFIRM else None
         self._tracker.trial_ended(trial.record, "complete", best=best, summary=summary, artifacts=folder, attempt=files)
+        if folder is not None:
+            self._adapters[trial.key] = f"{folder}/{names.ADAPTER}"
         study = self._works[trial.cell.id].study
         if trial.number is not None and study is not None:
             before = study.winner()
@@ -384,8 +389,8 @@ class Campaign:
         score = ""
         if work.confirmed:
             best, trial = max(work.confirmed.values(), key=lambda one: (one[0], -one[1].config.seed))
-            # None where the result was trained below another root: MLflow has its files.
-            self._tracker.champion(trial.record, self._store.adapter_name(trial.fingerprint), work.example)
+            # None where an earlier run trained it: MLflow has its files, the root perhaps others of a stale attempt.
+            self._tracker.champion(trial.record, self._adapters.get(trial.key), work.example)
             count = len(work.confirmed)
             score = f"best dev {100 * best:.1f} over {count} seed{'s' if count > 1 else ''}"
         elif work.study is not None and (winner := work.study.winner()) is not None:

@@ -179,16 +179,19 @@ class Lease:
         Raises:
             Lost: another driver holds the grid.
         """
+        waited = False
         while True:
             try:
                 self.confirm()
             except Unconfirmed as error:
+                waited = True
                 with self._changed:
                     self._hurried = True
                     self._changed.notify_all()
                 self._waiting.away(str(error), 0.1)
             else:
-                self._waiting.back()
+                if waited:  # otherwise someone else may be waiting for the same database, and it is not back
+                    self._waiting.back()
                 return
 
     def confirm(self) -> None:
@@ -303,6 +306,26 @@ class Lease:
             return
         holder = "nobody (its row is gone)" if row is None else f"{_holder(row)}, since {row.since}, root {row.root}"
         self._lost = f"grid {self._grid!r} was lost to {holder}: this run was silent for {self._patience:.0f} s or more"
+
+
+def holders(url: str) -> list[str]:
+    """Return who runs a grid, as far as the database tells, a line each; processes known to have ended are left out.
+
+    Raises:
+        InputError: the database cannot be used.
+    """
+    try:
+        engine = _engine(url)
+        with _disposed_on_error(engine):
+            _create_table(engine)
+            with engine.connect() as connection:
+                rows = connection.execute(sqlalchemy.select(LEASES).where(LEASES.c.held).order_by(LEASES.c.grid)).all()
+        engine.dispose()
+    except (SQLAlchemyError, Away, ImportError) as error:
+        raise InputError(
+            f"cannot use the Optuna storage {public(url)!r}: {database_reason(error)}; check --optuna-storage"
+        ) from error
+    return [f"grid {row.grid!r} by {_holder(row)} since {row.since}" for row in rows if not _holder(row).is_dead()]
 
 
 def _engine(url: str) -> sqlalchemy.Engine:

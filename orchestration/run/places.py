@@ -33,7 +33,7 @@ def check_places(root: str | None, tracking_uri: str | None, optuna_storage: str
         got = "none was given" if root is None else f"got {root}"
         raise InputError(
             "a job's --root must be a folder that all machines of the cluster share, by its absolute path "
-            f"(/shared/runs), or an address (s3://bucket/runs), but {got}; Ray deletes what a job leaves elsewhere"
+            f"(/mnt/runs), or an address (s3://bucket/runs), but {got}; Ray deletes what a job leaves elsewhere"
         )
     given = {"--tracking-uri": tracking_uri, "--optuna-storage": optuna_storage}
     for option, address in given.items():

@@ -279,6 +279,9 @@ class _Events(tune.Callback):
         self._silence.ended(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        # Tune is about to show the result of a trial that has none, asks the dead worker for one, and expects no answer
+        # but the death of an actor: a worker killed by the memory monitor would end the experiment.
+        trial._default_result_or_future = None
         self._guard("crashed", *attempt_of(trial), self._silence.ended(trial) or _reason(trial))
 
 
@@ -303,6 +306,9 @@ class _Stop(tune.Stopper):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Stop:
         return self
+
+    def __reduce__(self) -> Any:
+        return _no_guard, ()
 
 
 def attempt_of(trial: Trial) -> tuple[str, str]:

@@ -29,8 +29,14 @@ SENT = (
     "HF_HUB_DOWNLOAD_TIMEOUT",
 )
 """Settings of the environment that a job takes along, besides this project's own: none is a secret or a path."""
-AS_OPTIONS = ("MEPT_DATA_DIR", "MEPT_MODEL_DIR", "MEPT_ROOT", "MEPT_OPTUNA_STORAGE")
-"""Settings that arrive as options."""
+AS_OPTIONS = {
+    "MEPT_ROOT": "--root",
+    "MLFLOW_TRACKING_URI": "--tracking-uri",
+    "MEPT_OPTUNA_STORAGE": "--optuna-storage",
+    "MEPT_DATA_DIR": "--data-dir",
+    "MEPT_MODEL_DIR": "--model-dir",
+}
+"""Settings that a job gets as options."""
 STOP_SECONDS = 120
 """How long a stopped run may take to record what it has, before Ray kills it; Ray's own limit is 3."""
 CREDENTIALS = {
@@ -60,9 +66,8 @@ def submit(grid: Grid, named: str, address: str, options: Mapping[str, str | Non
     Raises:
         InputError: the options do not suit a cluster, or the job server cannot be reached or refuses access.
     """
-    tracking = options.get("--tracking-uri") or os.environ.get("MLFLOW_TRACKING_URI", "").strip() or None
-    storage = options.get("--optuna-storage") or os.environ.get("MEPT_OPTUNA_STORAGE", "").strip() or None
-    wanted = {**options, "--tracking-uri": tracking, "--optuna-storage": storage}
+    known = {option: os.environ.get(name, "").strip() or None for name, option in AS_OPTIONS.items()}
+    wanted = {name: options.get(name) or value for name, value in known.items()}
     check_places(*(wanted.get(name) for name in ("--root", "--tracking-uri", "--optuna-storage")))
     given = dict(_public({name: value for name, value in wanted.items() if value is not None}))
     environment = _environment()

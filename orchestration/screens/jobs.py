@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mept.errors import InputError
 from orchestration.grid.shipped import find_grid
-from orchestration.options import ROOT, Options
+from orchestration.options import ROOT, Options, parse_root
 from orchestration.run.jobs import Client, JobDetails, connect, exit_code, jobs_of, stop, trouble
 from orchestration.run.places import without_secrets
 from orchestration.run.submission import from_metadata
@@ -83,10 +83,9 @@ def show_jobs(named: str, address: str, options: Options) -> Options:
 
 
 def _completed(options: Options, submitted: Mapping[str, str]) -> Options:
-    root = submitted.get("--root", "")
     return replace(
         options,
-        root=Path(root) if options.root == ROOT and root.startswith("/") else options.root,
+        root=parse_root(submitted["--root"]) if options.root == ROOT and "--root" in submitted else options.root,
         tracking_uri=options.tracking_uri or submitted.get("--tracking-uri"),
         optuna_storage=options.optuna_storage or submitted.get("--optuna-storage"),
     )

@@ -69,6 +69,9 @@ def show_status(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
     except InputError as error:
         data = {}
         console.print(f"note: searches are not shown: {error}", highlight=False, markup=False, soft_wrap=True)
+    elsewhere = storage is None and bool(runs)
+    if elsewhere:
+        print("note: searches are not shown: their database is not here; give --optuna-storage", file=sys.stderr)
     rows = []
     for cell in cells:
         if cell.problem is not None:
@@ -81,14 +84,15 @@ def show_status(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
         own = _own(runs, cell, data.get(cell.task))
         seeds = len({run.tags.get(names.SEED) for run in own if run.stage == names.CONFIRM} & set(map(str, cell.seeds)))
         searched = max((run.best for run in own if run.stage == names.SEARCH), default=None)
-        state = "complete" if ended >= cell.search_trials and seeds >= len(cell.seeds) else "open"
+        searches_over = bool(seeds) if elsewhere else ended >= cell.search_trials
+        state = "complete" if searches_over and seeds >= len(cell.seeds) else "open"
         rows.append(
             [
                 cell.id,
-                state if ended or seeds else "not begun",
-                f"{ended}/{cell.search_trials}",
-                *(str(counts.get(name, 0)) for name in ("pruned", "fail")),
-                str(counts.get("running", 0) + counts.get("missing", 0)),
+                state if ended or own else "not begun",
+                "" if elsewhere else f"{ended}/{cell.search_trials}",
+                *("" if elsewhere else str(counts.get(name, 0)) for name in ("pruned", "fail")),
+                "" if elsewhere else str(counts.get("running", 0) + counts.get("missing", 0)),
                 f"{seeds}/{len(cell.seeds)}",
                 "" if searched is None else f"{100 * searched:.1f}",
             ]
