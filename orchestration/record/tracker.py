@@ -304,7 +304,8 @@ class Tracker:
         journal = self._journal
         try:
             self._append("closed", reason=reason)
-            self.flush(timeout)
+            # Whoever closes in trouble has waited already, or was interrupted.
+            self.flush(min(timeout, 5.0) if self.trouble else timeout)
         except InputError as error:
             self._lose(str(error))
         finally:
