@@ -88,7 +88,7 @@ class Bench:
         return self.folder / "template"
 
     def prepare(self, grids: Iterable[str]) -> None:
-        """Make the empty databases and run each grid undisturbed, one of them twice, to see that it is always the same."""
+        """Make the empty databases and run each grid undisturbed, one of them twice, to see that it is the same."""
         self.template.mkdir(parents=True)
         process = os.fork()
         if process == 0:
