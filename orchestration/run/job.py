@@ -16,8 +16,8 @@ class Job(Frozen):
     """Its identity within the run."""
     config: Mapping[str, Any]
     """The flat configuration."""
-    root: Path | str
-    """Where the files of trials are: a folder, or an address."""
+    root: str
+    """Where the files of trials are: a folder's path, or an address."""
     fingerprint: str
     """The trial's identity among all grids."""
     attempt: str

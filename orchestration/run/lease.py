@@ -179,16 +179,19 @@ class Lease:
         Raises:
             Lost: another driver holds the grid.
         """
+        waited = False
         while True:
             try:
                 self.confirm()
             except Unconfirmed as error:
+                waited = True
                 with self._changed:
                     self._hurried = True
                     self._changed.notify_all()
                 self._waiting.away(str(error), 0.1)
             else:
-                self._waiting.back()
+                if waited:  # otherwise someone else may be waiting for the same database, and it is not back
+                    self._waiting.back()
                 return
 
     def confirm(self) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ray import tune
 
 from mept.errors import InputError, NonFiniteLossError, one_line
+from orchestration.options import parse_root
 from orchestration.record.roots import open_root
 from orchestration.record.store import Store
 from orchestration.record.workplace import Workplace
@@ -87,7 +88,7 @@ class Worker(tune.Trainable):
         """Replay the trial if an attempt at it is whole; otherwise train it below this attempt's own name."""
         from mept.train import Evaluation
 
-        job, store = self._job, Store(open_root(self._job.root))
+        job, store = self._job, Store(open_root(parse_root(self._job.root)))
         if job.mark is not None and store.root.folder is not None and store.root.read(job.mark) is None:
             raise Unfit(
                 f"--root must be a folder that all machines share, but {store.root.folder} on {platform.node()} is "

@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 
 def first_step(folder: Path, **job: Any) -> dict[str, Any]:
     worker = object.__new__(Worker)  # Ray's constructor wants a cluster
-    place = {"root": folder.parent, "fingerprint": "trial", "attempt": "1-00000000"}
+    place = {"root": str(folder.parent), "fingerprint": "trial", "attempt": "1-00000000"}
     given = Job(key="x", config=CONFIG, model_dir=folder, **place | job)
     worker.setup({"job": given.model_dump_json(), "cpus": 1})
     result = worker.step()
