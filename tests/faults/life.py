@@ -184,7 +184,7 @@ def _live(site: Site, chance: random.Random, disturb: Disturb, ready: Callable[[
 
 
 def _report(site: Site, cells: list[str], out: Any) -> bool:
-    """Write the table as `mept run` does, without figures; return whether nothing is missing. The checker sees files."""
+    """Write the table as `mept run` does, without figures; return whether nothing is missing."""
     from orchestration.record.results import load_results
     from orchestration.report import make_report, unexplained
     from orchestration.report.tables import markdown, tidy_csv
