@@ -18,7 +18,8 @@ from mept.errors import InputError
 from orchestration.options import Options, public
 from orchestration.record import names
 from orchestration.record.client import artifact_location, check_experiment, connect, one_message
-from orchestration.record.journal import FILES, NUMBERS, Event, Journal, open_journal
+from orchestration.record.journal import FILES, NUMBERS, Event, Journal
+from orchestration.record.journals import open_journal
 from orchestration.record.past import FinishedRun, own_tags, read_finished
 from orchestration.record.pump import Pump
 from orchestration.record.records import CellRecord, GridRecord, TrialRecord, winner_text
@@ -303,7 +304,8 @@ class Tracker:
         journal = self._journal
         try:
             self._append("closed", reason=reason)
-            self.flush(timeout)
+            # Whoever closes in trouble has waited already, or was interrupted.
+            self.flush(min(timeout, 5.0) if self.trouble else timeout)
         except InputError as error:
             self._lose(str(error))
         finally:
