@@ -31,7 +31,7 @@ from tests.faults.life import PATIENCE, UNEXPECTED, Site
 from tests.faults.slots import now
 from tests.faults.writes import DRIVER, WRITES, Write
 
-LONGEST = 120.0
+LONGEST = 300.0
 """Seconds after which a life counts as hanging."""
 TURNS = {"searched": 30, "listed": 30}
 """About how many turns an undisturbed life takes."""
