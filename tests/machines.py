@@ -49,7 +49,18 @@ class Machine:
         _ip("-n", self.name, "route", "add", "default", "via", gateway)
         mount = f"mount --bind '{disk}' /tmp && echo && exec sleep infinity"
         # The kernel ends it if the tests die without doing so.
-        command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private", "sh", "-c", mount]
+        command = [
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            mount,
+        ]
         self._holder = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
         assert self._holder.stdout is not None and self._holder.stdout.readline() == b"\n", "its /tmp is not mounted"
 
