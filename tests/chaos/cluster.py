@@ -6,6 +6,7 @@ user, who has the token's file and an account of MLflow, and nothing else.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -272,7 +273,7 @@ def cluster() -> Iterator[Cluster]:
         variables["MLFLOW_URL"] = mlflow.address
         account = "ann", secrets.token_hex(12)
         _run_service("account", variables, head)
-        _run_service("account", variables, head, JOB_USERNAME=account[0], JOB_PASSWORD=account[1])
+        _make_account(mlflow.address, variables["MLFLOW_ADMIN_PASSWORD"], account)
         made = Cluster(folder, head, workers, user, variables, database, store, mlflow, account)
         _settle_in(made)
         made.start_cluster()
@@ -292,6 +293,14 @@ def _run_service(name: str, variables: Mapping[str, str], machine: Machine, **mo
     found = service(name, variables)
     code, output = machine.run(found.command, environment("/tmp") | found.environment | more)
     assert code == 0, output
+
+
+def _make_account(address: str, password: str, account: tuple[str, str]) -> None:
+    """Make an account of MLflow, as its administrator."""
+    body = json.dumps(dict(zip(("username", "password"), account, strict=True))).encode()
+    login = base64.b64encode(f"admin:{password}".encode()).decode()
+    headers = {"Authorization": f"Basic {login}", "Content-Type": "application/json"}
+    urlopen(Request(f"{address}/api/2.0/mlflow/users/create", body, headers), timeout=PATIENCE).close()
 
 
 def _settle_in(made: Cluster) -> None:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,9 +40,9 @@ class Disturbed:
 
 @pytest.fixture(scope="module")
 def disturbed() -> Iterator[Disturbed]:
-    with cluster() as running:
+    with cluster() as running, ThreadPoolExecutor(1) as pool:
         running.write_grid(epochs=12)
-        undisturbed = running.undisturbed()
+        undisturbed = pool.submit(running.undisturbed)
         log = running.folder / "submit.log"
         process = running.submit(ROOT, log)
         lost, results = running.workers[1], running.results
@@ -60,7 +61,7 @@ def disturbed() -> Iterator[Disturbed]:
         assert process.poll() is None, log.read_text()
         running.mlflow.start()
         code = process.wait(2 * PATIENCE)
-        yield Disturbed(running, code, log.read_text(), undisturbed)
+        yield Disturbed(running, code, log.read_text(), undisturbed.result())
 
 
 def test_it_ends_as_if_nothing_had_happened(disturbed: Disturbed) -> None:
