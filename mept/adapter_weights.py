@@ -102,20 +102,22 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def check_fits(path: Path, backbone: Backbone, build: Callable[[Backbone], nn.Module]) -> None:
+def check_fits(path: Path, backbone: Backbone, build: Callable[[Backbone], nn.Module], only_torch: bool = True) -> None:
     """Check that a weight file holds exactly the tensors of an adapter, before the adapter is made.
 
     Args:
         path: the weight file.
         backbone: a loaded one.
         build: makes the adapter beside a backbone.
+        only_torch: whether nothing but torch makes anything of the sizes in the options. Otherwise no large tensor is
+            made even without memory: another library may fill it.
 
     Raises:
         InputError: a tensor is missing, has another shape or type, or is one too many; or the options describe
             something far larger than the file, or nothing that can be built.
     """
     held = read_header(path)
-    expected = _expected(path.parent, held, backbone, build)
+    expected = _expected(path.parent, held, backbone, build, only_torch)
     if problems := list(_differences(expected, held)):
         more = f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
         raise InputError(
@@ -124,14 +126,16 @@ def check_fits(path: Path, backbone: Backbone, build: Callable[[Backbone], nn.Mo
         )
 
 
-def _expected(folder: Path, held: Header, backbone: Backbone, build: Callable[[Backbone], nn.Module]) -> Header:
+def _expected(
+    folder: Path, held: Header, backbone: Backbone, build: Callable[[Backbone], nn.Module], only_torch: bool
+) -> Header:
     """Return the tensors that the options describe."""
     in_file, in_backbone = (
         sum(tensor.numel() for tensor in tensors) for tensors in (held.values(), backbone.model.parameters())
     )
     steps, largest = STEPS + STEPS_PER_TENSOR * len(held) + in_file // VALUES_PER_STEP, max(in_file, in_backbone)
     with torch.random.fork_rng(devices=[]):
-        guard = _Guard(steps, None)
+        guard = _Guard(steps, largest, spare_meta=only_torch)
         try:
             with torch.device("meta"), guard:
                 expected = build(_hollow(backbone)).float().state_dict()
@@ -139,12 +143,12 @@ def _expected(folder: Path, held: Header, backbone: Backbone, build: Callable[[B
             if guard.refused:
                 raise InputError(f"{folder}: {guard.refused}") from None
             # Some types of PEFT look at values while they are built. Wrong options fail once more.
-            guard, reason = _Guard(steps, largest), one_line(error, 160)
+            guard, reason = _Guard(steps, largest), _short(error)
             try:
                 with guard:
                     expected = build(backbone).float().state_dict()
             except InputError as again:
-                raise InputError(f"{folder}: {guard.refused or again}") from None
+                raise InputError(f"{folder}: {guard.refused or _short(again)}") from None
             except Exception:  # sizes beyond any machine cause errors of many types
                 told = guard.refused or f"no adapter can be built from its options: {reason}"
                 raise InputError(f"{folder}: {told}") from None
@@ -155,6 +159,11 @@ def _expected(folder: Path, held: Header, backbone: Backbone, build: Callable[[B
             f"have only {largest}"
         )
     return {name: tensor.to("meta") for name, tensor in expected.items()}
+
+
+def _short(error: Exception) -> str:
+    """Return an error's message without the stack of torch's own code that some have."""
+    return one_line(str(error).partition("Exception raised from")[0], 300)
 
 
 def _hollow(backbone: Backbone) -> Backbone:
@@ -179,16 +188,17 @@ def _differences(expected: Header, held: Header) -> Iterator[str]:
 
 
 class _Guard(TorchDispatchMode):
-    """Refuses a construction of too many steps or, with memory, of too large tensors.
+    """Refuses a construction of too many steps or of too large tensors that have memory.
 
     Args:
         steps: how many operations, and results of operations with several, are allowed.
-        largest: number of values that a new tensor may have; None for any, where tensors have no memory.
+        largest: number of values that a new tensor may have.
+        spare_meta: whether tensors without memory may be larger.
     """
 
-    def __init__(self, steps: int, largest: int | None) -> None:
+    def __init__(self, steps: int, largest: int, spare_meta: bool = False) -> None:
         super().__init__()
-        self._left, self._limit = steps, largest
+        self._left, self._limit, self._spare_meta = steps, largest, spare_meta
         self.largest = 0
         """Number of values of the largest tensor that was made."""
         self.refused = ""
@@ -207,7 +217,9 @@ class _Guard(TorchDispatchMode):
         if self._left < 0:
             what = f"a loop over {rows} parts of a tensor" if rows > 1 else "too many steps"
             self._refuse(f"its options describe far more than its weights hold: they need {what}")
-        if self._limit is not None and (size := _asked(given)) > self._limit:
+        where = given.get("device") or (first.device if isinstance(first, Tensor) else None)
+        spared = self._spare_meta and where is not None and torch.device(where).type == "meta"
+        if not spared and (size := _asked(given)) > self._limit:
             self._refuse(f"its options ask for a tensor of {size} values, but its weights hold far fewer")
         result = function(*args, **kwargs)
         for tensor in result if isinstance(result, list | tuple) else (result,):

@@ -5,6 +5,10 @@ from collections.abc import Iterable
 from difflib import SequenceMatcher, get_close_matches
 from os.path import commonprefix
 from typing import Any
+from urllib.parse import unquote
+
+LEAST_SECRET = 4
+"""Characters of a part of a password that is looked for: shorter ones stand in many words."""
 
 
 class InputError(ValueError):
@@ -53,8 +57,31 @@ def one_line(error: object, limit: int = 500) -> str:
     text = " ".join(str(error).split()).rstrip(".")
     if not text and isinstance(error, BaseException):
         text = type(error).__name__
-    text = re.sub(r"://[^/\s@]+@", "://***@", text)
+    text = without_passwords(text)
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def without_passwords(text: str) -> str:
+    """Return a text with the passwords in its addresses, before the host or among the parameters, as ``***``.
+
+    Passwords that should have been percent-encoded, with ``/``, ``?``, ``#`` or ``@``, are recognised, too.
+    """
+    # Not what only looks like a name and a password: the host, port and path of http://host:5000/a@b.
+    text = re.sub(r"://(?:[^/?#\s]*|[^:/?#\s]*:(?!\d+[/?#])\S*)@", "://***@", text)
+    return re.sub(r"(?i)\b((?:ssl)?password|passwd|pwd|token|secret)=[^&;\s'\"]*", r"\1=***", text)
+
+
+def without_password_of(text: str, address: str) -> str:
+    """Return a text without the password of an address, or parts of it, wherever they stand.
+
+    Clients split a password that should have been percent-encoded, and name a part of it as the host or the port.
+    """
+    given = re.search(r"://[^:/?#\s]*:(?!\d+[/?#])(\S*)@", address)
+    whole = given[1] if given else ""
+    parts = {whole, unquote(whole), *re.split(r"[/?#@:%]", whole)}
+    for part in sorted((part for part in parts if len(part) >= LEAST_SECRET), key=len, reverse=True):
+        text = text.replace(part, "***")
+    return text
 
 
 def printable(text: str) -> str:

@@ -20,7 +20,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from mept.adapter_weights import check_fits, read_text, read_weights
 from mept.backbones import Backbone, known_identity, wrap
 from mept.config import MethodConfig, describe
-from mept.errors import InputError, one_line
+from mept.errors import InputError
 from mept.injection import Injection
 from mept.inputs import binary_mask, check_inputs, check_question, check_readable
 from mept.methods import build_method, get_method, method_of
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 CONFIG_NAME = "adapter_config.json"
+
+LONGEST = 500
+"""Characters of a message about wrong keys."""
 
 Content = TypeVar("Content", bound=BaseModel)
 
@@ -421,7 +424,10 @@ class PromptModel(nn.Module):
         backbone, num_labels = _beside(model, rebuilt, saved.num_labels, tokenizer)
         weights = directory / WEIGHTS_NAME
         check_fits(
-            weights, backbone, lambda beside: Adapter(build_method(rebuilt, beside), beside.hidden_size, num_labels)
+            weights,
+            backbone,
+            lambda beside: Adapter(build_method(rebuilt, beside), beside.hidden_size, num_labels),
+            only_torch=saved.method != "peft",
         )
         prompt_model = PromptModel(backbone, rebuilt, num_labels)
         prompt_model.method_config = config
@@ -476,7 +482,9 @@ def _validated(kind: type[Content], content: Mapping[str, Any], path: Path) -> C
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise InputError(f"{path}: {one_line(describe(error))}; correct it, or save the adapter again") from None
+        raise InputError(
+            f"{path}: {' '.join(describe(error).split())[:LONGEST]}; correct it, or save the adapter again"
+        ) from None
 
 
 def last_unpadded(states: Tensor, attention_mask: Tensor | None) -> Tensor:

@@ -298,6 +298,19 @@ def predict(
 
 
 @app.command()
+def clean(
+    root: RootOption = str(ROOT),
+    tracking_uri: TrackingOption = None,
+    optuna_storage: StorageOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
+) -> None:
+    """Say what below --root no cell counts and nothing continues, and delete it if told so."""
+    from orchestration.screens.clean import clean as clean_root
+
+    clean_root(_options(root, tracking_uri, optuna_storage), yes)
+
+
+@app.command()
 def methods(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="Show this one's options.", autocompletion=_methods)

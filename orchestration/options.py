@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote
 
-from mept.errors import InputError
+from mept.errors import InputError, without_passwords
 
 ROOT = Path("runs")
 NOT_IN_ROOT = "?%"
@@ -131,12 +130,4 @@ def cluster_address() -> str | None:
 
 def public(uri: str) -> str:
     """Return an address without its password, whether it is before the host or among the parameters."""
-    try:
-        parts = urlsplit(uri)
-    except ValueError:  # such as half a bracket; whoever connects says so
-        return re.sub(r"://[^/\s]*@", "://***@", uri)
-    _, at, host = parts.netloc.rpartition("@")
-    query = re.sub(r"(?i)\b(password|passwd|pwd|token|secret)=[^&;]*", r"\1=***", parts.query)
-    if not at and query == parts.query:
-        return uri
-    return urlunsplit(parts._replace(netloc=f"***@{host}" if at else parts.netloc, query=query))
+    return without_passwords(uri)

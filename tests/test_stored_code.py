@@ -33,6 +33,7 @@ ALLOWED = {
     ("mept/checkpoint.py", "torch.load"): "tensors, numbers and text alone (weights_only); a checksum comes first",
     ("mept/weights.py", "torch.load"): "the names and shapes of a backbone's own .bin file, with weights_only",
     ("mept/__init__.py", "import_module"): "names from a table in that file",
+    ("orchestration/run/cluster.py", "import joblib"): "counts processors; nothing is loaded with it",
     ("orchestration/run/schedule.py", "ray.cloudpickle.load"): (
         "the error file that Tune has just written into a temporary directory of this driver; no store holds it"
     ),

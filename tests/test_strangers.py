@@ -55,7 +55,7 @@ def test_no_inflated_option_of_any_method_takes_memory_or_time(tmp_path: Path) -
     for row in rows:
         assert row["kib"] < MEMORY and row["seconds"] < SECONDS, row
         assert row["outcome"] == "loaded" or row["outcome"].startswith(("the adapter in /", "/")), row
-        assert "\n" not in row["outcome"] and len(row["outcome"]) < 2000, row
+        assert "\n" not in row["outcome"] and len(row["outcome"]) < 1000, row
     harmless = {(row["adapter"], row["what"].split("=")[0]) for row in rows if row["outcome"] == "loaded"}
     assert harmless == {("p_tuning_v2-bert", "reparameterization_size"), ("peft-adamss-bert", "peft_options.r")}
 

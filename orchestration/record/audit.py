@@ -39,8 +39,7 @@ def missing_files(uri: str, results: Results) -> list[str]:
                 continue
             follow = client.get_run(run["run_id"]).data.tags.get(names.FILES) == names.PENDING
             then = (
-                "they wait to be recorded, which the next `mept run` goes on with; if it does not, delete that run in "
-                "MLflow, and the one after it records it anew"
+                "the next `mept run` brings them"
                 if follow
                 else "delete that run in MLflow, and the next `mept run` records it anew"
             )

@@ -40,7 +40,7 @@ class ObjectJournal:
         lose: Callable[[str], None] | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        """Open the journal and read what earlier drivers left; see :func:`~orchestration.record.journal.open_journal`.
+        """Open the journal and read what earlier drivers left; see :func:`~orchestration.record.journals.open_journal`.
 
         Raises:
             InputError: the store does not answer.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from mept.errors import InputError, one_line
+from mept.errors import InputError, one_line, without_password_of
 from orchestration.options import is_missing, own_tracking, public, sqlite_file
 from orchestration.record.trouble import POSTGRES_SCHEME, missing_module
 
@@ -144,8 +144,9 @@ def one_message(uri: str) -> Iterator[None]:
                 "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to those of a user who may write there"
             ) from error
         hint = "repair or move the file, or" if sqlite_file(uri) else "start it, or"
+        reason = without_password_of(one_line(error), uri)
         raise InputError(
-            f"MLflow at {public(uri)} cannot be used: {one_line(error)}; {hint} give another --tracking-uri"
+            f"MLflow at {public(uri)} cannot be used: {reason}; {hint} give another --tracking-uri"
         ) from error
 
 

@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Protocol
 
-from orchestration.record.roots import Root
-
 Event = dict[str, Any]
 """JSON-able values by name; numbers must be finite."""
 NUMBERS, FILES = "numbers", "files"
@@ -138,36 +136,6 @@ class Journal(Protocol):
 
     def close(self) -> None:
         """Let another process open the journal."""
-
-
-def open_journal(
-    root: Root,
-    name: str,
-    generation: int = 0,
-    warn: Callable[[str], None] = print,
-    lose: Callable[[str], None] | None = None,
-    check: Callable[[], None] = lambda: None,
-) -> Journal:
-    """Open or create a grid's journal below a root, setting aside what is damaged.
-
-    Args:
-        root: where it is: one file in a folder, one object a batch of events elsewhere.
-        name: the grid's.
-        generation: number of the driver among the grid's drivers; greater than all before it. Only an object store
-            needs it: a driver that was given up never writes what a later one reads.
-        warn: called with one line for everything that is damaged, or that has to wait.
-        lose: called with one line for every event that can never be applied; by default `warn`.
-        check: called while the journal waits for its place to answer; raises an exception to give up.
-
-    Raises:
-        InputError: another process has this journal open, or it cannot be read and written.
-    """
-    from orchestration.record.batches import ObjectJournal
-    from orchestration.record.lines import FileJournal
-
-    if root.folder is not None:
-        return FileJournal(root.folder / "journal", name, warn, lose)
-    return ObjectJournal(root, name, generation, warn, lose, check)
 
 
 def encode(seq: int, event: Event) -> bytes:

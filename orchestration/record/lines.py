@@ -134,11 +134,12 @@ class FileJournal:
             applied: up to where all lanes have applied everything.
         """
         damaged, sound, last, expected = [], [], 0, None
+        behind = self.lanes.applied()[NUMBERS]
         for line in _lines(self.path):
             if line.seq is None or line.seq <= last:
                 damaged.append(line)
                 continue
-            if expected is not None and line.seq != expected and line.seq > applied + 1 and not damaged:
+            if expected is not None and line.seq != expected and line.seq > behind + 1 and not damaged:
                 self._warn(f"{self.path}: events {expected} to {line.seq - 1} are missing before line {line.number}")
             last, expected = line.seq, line.seq + 1
             if line.seq > applied:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -17,7 +18,8 @@ from mept.errors import InputError
 from orchestration.options import Options, public
 from orchestration.record import names
 from orchestration.record.client import artifact_location, check_experiment, connect, one_message
-from orchestration.record.journal import FILES, NUMBERS, Event, Journal, open_journal
+from orchestration.record.journal import FILES, NUMBERS, Event, Journal
+from orchestration.record.journals import open_journal
 from orchestration.record.past import FinishedRun, own_tags, read_finished
 from orchestration.record.pump import Pump
 from orchestration.record.records import CellRecord, GridRecord, TrialRecord, winner_text
@@ -113,10 +115,21 @@ class Tracker:
             uploader.check(self.grid.text)
             with one_message(self.uri):
                 self._finished, self._tags = read_finished(client), own_tags(client, name)
+                self._repeat_lost_files(self._journal)
         except InputError:
             self.close(timeout=0)
             raise
         self._pumps[FILES].start()
+
+    def _repeat_lost_files(self, journal: Journal) -> None:
+        """Let trials be done again whose files were refused for good: those neither in MLflow nor in the journal."""
+        events = [entry.event for entry in journal.peek(FILES, sys.maxsize, ready=False)]
+        waiting = {(event["cell"], event["stage"], event["fingerprint"]) for event in events}
+        for key, tags in self._tags.items():
+            lost = tags.get(names.FILES) == names.PENDING and key not in waiting
+            run = self._finished.get(key[2])
+            if lost and run is not None and (run.grid, run.cell, run.stage) == (self.grid.name, *key[:2]):
+                del self._finished[key[2]]
 
     def finished(self, fingerprints: Iterable[str]) -> dict[str, FinishedRun]:
         """Return the completed runs with these fingerprints, from any grid in the store, as known now."""
@@ -291,7 +304,8 @@ class Tracker:
         journal = self._journal
         try:
             self._append("closed", reason=reason)
-            self.flush(timeout)
+            # Whoever closes in trouble has waited already, or was interrupted.
+            self.flush(min(timeout, 5.0) if self.trouble else timeout)
         except InputError as error:
             self._lose(str(error))
         finally:

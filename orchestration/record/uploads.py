@@ -29,7 +29,7 @@ MALFORMED = (KeyError, TypeError, AttributeError)
 class Uploader:
     """Applies the events that bring files; applying one again writes the same files again.
 
-    It keeps nothing between events: another thread writes the same runs.
+    It keeps nothing of runs between events: another thread writes them.
     """
 
     def __init__(self, client: MlflowClient, grid: str, root: Root, lose: Callable[[str], None]) -> None:
@@ -43,6 +43,7 @@ class Uploader:
         """
         self._client, self._grid, self._root, self._lose = client, grid, root, lose
         self._failures = 0
+        self._experiment = ""
 
     def apply(self, events: list[Event]) -> None:
         """Bring the files of events, in order.
@@ -187,6 +188,7 @@ class Uploader:
     def _find(self, key: Key) -> Run | None:
         wanted: dict[str, Any] = dict(zip((names.KIND, names.CELL, names.STAGE, names.FINGERPRINT), key, strict=False))
         condition = " and ".join(f"tags.`{name}` = '{value}'" for name, value in wanted.items())
-        experiment = self._client.get_experiment_by_name(self._grid)
-        found = [] if experiment is None else runs_of(self._client, [experiment.experiment_id], condition)
+        if not self._experiment and (experiment := self._client.get_experiment_by_name(self._grid)) is not None:
+            self._experiment = experiment.experiment_id
+        found = runs_of(self._client, [self._experiment], condition) if self._experiment else []
         return min((run for run in found if key_of(run.data.tags) == key), key=preference, default=None)

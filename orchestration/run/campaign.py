@@ -389,7 +389,7 @@ class Campaign:
         score = ""
         if work.confirmed:
             best, trial = max(work.confirmed.values(), key=lambda one: (one[0], -one[1].config.seed))
-            # None where an earlier run trained it: MLflow has its files, the root perhaps others of a stale attempt.
+            # None where an earlier run trained it: MLflow has its files, the root perhaps those of a stale attempt.
             self._tracker.champion(trial.record, self._adapters.get(trial.key), work.example)
             count = len(work.confirmed)
             score = f"best dev {100 * best:.1f} over {count} seed{'s' if count > 1 else ''}"

@@ -41,6 +41,7 @@ from ray._private import ray_constants  # noqa: E402
 from ray._raylet import (  # type: ignore[attr-defined]  # noqa: E402
     GCS_AUTOSCALER_STATE_NAMESPACE,
     GCS_AUTOSCALER_V2_ENABLED_KEY,
+    Config,
 )
 from ray.experimental.internal_kv import _internal_kv_get  # noqa: E402
 from ray.util.placement_group import placement_group, remove_placement_group  # noqa: E402
@@ -48,6 +49,9 @@ from ray.util.placement_group import placement_group, remove_placement_group  # 
 from mept.errors import InputError, one_line  # noqa: E402
 from orchestration.grid.settings import Resources  # noqa: E402
 from orchestration.options import cluster_address  # noqa: E402
+
+if not ray.is_initialized():
+    Config.initialize("")  # reads the mode of tokens again, in case that Ray was imported before it was set
 
 LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
 """Longest path of a Unix socket, in bytes."""

@@ -28,7 +28,7 @@ from sqlalchemy import BigInteger, Boolean, Column, Integer, String, Table, Text
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
-from mept.errors import InputError
+from mept.errors import InputError, without_password_of
 from orchestration.options import public
 from orchestration.record.trouble import database_reason, is_disk_full
 from orchestration.run.database import Away, Waiting, arguments, prepare
@@ -150,9 +150,7 @@ class Lease:
         except (SQLAlchemyError, Away, ImportError) as error:
             if is_disk_full(error):
                 raise
-            raise InputError(
-                f"cannot use the Optuna storage {public(self._url)!r}: {database_reason(error)}; check --optuna-storage"
-            ) from error
+            raise InputError(_unusable(self._url, error)) from error
         self._thread.start()
         return self
 
@@ -179,16 +177,19 @@ class Lease:
         Raises:
             Lost: another driver holds the grid.
         """
+        waited = False
         while True:
             try:
                 self.confirm()
             except Unconfirmed as error:
+                waited = True
                 with self._changed:
                     self._hurried = True
                     self._changed.notify_all()
                 self._waiting.away(str(error), 0.1)
             else:
-                self._waiting.back()
+                if waited:  # otherwise someone else may be waiting for the same database, and it is not back
+                    self._waiting.back()
                 return
 
     def confirm(self) -> None:
@@ -303,6 +304,29 @@ class Lease:
             return
         holder = "nobody (its row is gone)" if row is None else f"{_holder(row)}, since {row.since}, root {row.root}"
         self._lost = f"grid {self._grid!r} was lost to {holder}: this run was silent for {self._patience:.0f} s or more"
+
+
+def holders(url: str) -> list[str]:
+    """Return who runs a grid, as far as the database tells, a line each; processes known to have ended are left out.
+
+    Raises:
+        InputError: the database cannot be used.
+    """
+    try:
+        engine = _engine(url)
+        with _disposed_on_error(engine):
+            _create_table(engine)
+            with engine.connect() as connection:
+                rows = connection.execute(sqlalchemy.select(LEASES).where(LEASES.c.held).order_by(LEASES.c.grid)).all()
+        engine.dispose()
+    except (SQLAlchemyError, Away, ImportError) as error:
+        raise InputError(_unusable(url, error)) from error
+    return [f"grid {row.grid!r} by {_holder(row)} since {row.since}" for row in rows if not _holder(row).is_dead()]
+
+
+def _unusable(url: str, error: BaseException) -> str:
+    reason = without_password_of(database_reason(error), url)
+    return f"cannot use the Optuna storage {public(url)!r}: {reason}; check --optuna-storage"
 
 
 def _engine(url: str) -> sqlalchemy.Engine:

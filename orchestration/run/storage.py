@@ -16,7 +16,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from mept.errors import InputError
+from mept.errors import InputError, without_password_of
 from orchestration.options import public
 from orchestration.record.trouble import database_reason, is_disk_full
 from orchestration.run.database import Away, Waiting, arguments, is_away, prepare
@@ -44,8 +44,9 @@ def open_storage(url: str) -> Storage:
                 continue
             if is_disk_full(error):
                 raise
+            reason = without_password_of(_reason(error), url)
             raise InputError(
-                f"cannot open the Optuna storage {public(url)!r}: {_reason(error)}; check --optuna-storage"
+                f"cannot open the Optuna storage {public(url)!r}: {reason}; check --optuna-storage"
             ) from error
         prepare(backend.engine)
         return Storage(backend, public(url))

@@ -27,6 +27,9 @@ ATTEMPT = re.compile(rb"\b[0-9]+-[0-9a-f]{8}\b")
 TIMES = re.compile(r"^(time/|memory/|started|ended|start_time|end_time|seconds)")
 """Metrics, and columns of ``table.csv``, that no two runs have in common."""
 
+UNFINISHED = ".artifact.uploading."
+"""What MLflow itself leaves of a file in a folder of artifacts when it is killed while it copies."""
+
 Key = tuple[str, str, str, str]
 """Kind, cell, stage and fingerprint of a run."""
 
@@ -238,7 +241,7 @@ def _files(place: str) -> Iterator[tuple[str, bytes]]:
         return
     folder = Path(place)
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and not re.search(r"\.db(-\w+)?$", path.name):
+        if path.is_file() and not re.search(r"\.db(-\w+)?$", path.name) and not path.name.startswith(UNFINISHED):
             yield path.relative_to(folder).as_posix(), path.read_bytes()
 
 

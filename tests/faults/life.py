@@ -185,7 +185,6 @@ def _live(site: Site, chance: random.Random, disturb: Disturb, ready: Callable[[
 
 def _report(site: Site, cells: list[str], out: Any) -> bool:
     """Write the table as `mept run` does, without figures; return whether nothing is missing."""
-    from orchestration.record.audit import missing_files
     from orchestration.record.results import load_results
     from orchestration.report import make_report, unexplained
     from orchestration.report.tables import markdown, tidy_csv
@@ -195,6 +194,6 @@ def _report(site: Site, cells: list[str], out: Any) -> bool:
     site.stores.tables.mkdir(exist_ok=True)
     (site.stores.tables / "table.md").write_text(markdown(made))
     (site.stores.tables / "table.csv").write_text(tidy_csv(made.summary))
-    holes = [*missing_files(site.options.tracking, results), *unexplained(made, cells)]
+    holes = unexplained(made, cells)
     out.writelines(f"not recorded: {line}\n" for line in holes)
     return not holes

@@ -9,7 +9,8 @@ import pytest
 
 from mept.errors import InputError
 from orchestration.record.batches import ObjectJournal
-from orchestration.record.journal import FILES, NUMBERS, Journal, open_journal
+from orchestration.record.journal import FILES, NUMBERS, Journal
+from orchestration.record.journals import open_journal
 from orchestration.record.roots import Bucket
 
 

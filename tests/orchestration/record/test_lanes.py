@@ -15,7 +15,8 @@ from mlflow import MlflowClient
 from mept.errors import InputError
 from orchestration.options import Options, own_tracking
 from orchestration.record.client import connect
-from orchestration.record.journal import FILES, NUMBERS, Journal, encode, open_journal
+from orchestration.record.journal import FILES, NUMBERS, Journal, encode
+from orchestration.record.journals import open_journal
 from orchestration.record.models import model_name
 from orchestration.record.roots import open_root
 from orchestration.record.tracker import Tracker

@@ -212,7 +212,7 @@ class Cluster:
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
-    for name in ("MLFLOW_TRACKING_URI", "HF_HUB_OFFLINE", "MEPT_DATA_DIR", "MEPT_MODEL_DIR"):
+    for name in (*module.SENT, *module.AS_OPTIONS):
         monkeypatch.delenv(name, raising=False)
     cluster = Cluster()
     monkeypatch.setattr(module, "connect", lambda address: cluster)
@@ -239,7 +239,7 @@ def test_settings_of_the_shell_go_along(grid: Grid, cluster: Cluster, monkeypatc
         "HF_HOME": "/home/me/hf",
         "AWS_ACCESS_KEY_ID": "x",
         "RAY_ADDRESS": "x",
-        "MEPT_DATA_DIR": "d",
+        "MEPT_DATA_DIR": "/d",
     }
     for name, value in {**taken, **left, "MLFLOW_TRACKING_URI": "http://mlflow:5000"}.items():
         monkeypatch.setenv(name, value)
@@ -247,7 +247,7 @@ def test_settings_of_the_shell_go_along(grid: Grid, cluster: Cluster, monkeypatc
     sent = cluster.sent["runtime_env"]["env_vars"]
     assert {name: value for name, value in sent.items() if not name.startswith("RAY_")} == taken
     assert set(sent) - set(taken) == {"RAY_JOB_STOP_WAIT_TIME_S"}
-    assert cluster.sent["entrypoint"].endswith("--tracking-uri http://mlflow:5000")
+    assert cluster.sent["entrypoint"].endswith("--root /shared --tracking-uri http://mlflow:5000 --data-dir /d")
 
 
 def test_a_folder_relative_to_the_job_is_refused(grid: Grid, cluster: Cluster) -> None:

@@ -268,3 +268,13 @@ def test_a_database_that_refuses_is_one_message(server: Postgres, tmp_path: Path
         with pytest.raises(InputError, match=f"cannot use the Optuna storage .*{reason}") as refused, lease(url):
             pass
         assert server.password not in str(refused.value)
+
+
+def test_a_lease_that_holds_does_not_say_that_the_database_is_back(url: str) -> None:
+    told: list[str] = []
+    waiting = Waiting(told.append)
+    with lease(url) as mine:
+        mine.attend(waiting)
+        waiting.away("refused", 0.0)
+        mine.check()
+        assert told == ["refused"]

@@ -34,6 +34,7 @@ class Step:
     best: float
     done: bool
     pid: int
+    gpu: bool
 
 
 class ArithmeticWorker(Worker):
@@ -45,9 +46,6 @@ class ArithmeticWorker(Worker):
             os.kill(os.getpid(), signal.SIGSTOP)
         return super().reset_config(new_config)
 
-    def step(self) -> dict[str, Any]:
-        return {**super().step(), "gpu": self.config["gpu"]}
-
     def _begin(self) -> Iterator[Step]:
         """Begin without files and without torch."""
         self._files = self._job.attempt
@@ -57,7 +55,7 @@ class ArithmeticWorker(Worker):
         for epoch in range(1, EPOCHS + 1):
             if epoch == 2:
                 self.misbehave(job)
-            yield Step(epoch, job.config["factor"] * epoch, epoch == EPOCHS, os.getpid())
+            yield Step(epoch, job.config["factor"] * epoch, epoch == EPOCHS, os.getpid(), self.config["gpu"])
 
     def misbehave(self, job: Job) -> None:
         event = job.config["event"]
@@ -108,6 +106,7 @@ class ListOfJobs:
     attempts: dict[str, int] = field(default_factory=dict)
     files: dict[str, list[str | None]] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
+    gpus: set[bool] = field(default_factory=set)
     seen: dict[str, list[int]] = field(default_factory=dict)
     processes: set[int] = field(default_factory=set)
     ended: dict[str, Any] = field(default_factory=dict)
@@ -151,6 +150,7 @@ class ListOfJobs:
         self.seen.setdefault(key, []).append(evaluation["epoch"])
         self.files.setdefault(key, []).append(files)
         self.processes.add(evaluation["pid"])
+        self.gpus.add(evaluation["gpu"])
         if evaluation["done"]:
             self.end(key, evaluation["best"])
         return evaluation["done"]
@@ -208,6 +208,7 @@ def test_every_job_is_run_once_on_reused_workers(tmp_path: Path) -> None:
     assert all(files == ["1-abc"] * EPOCHS for files in work.files.values())
     assert set(work.starts.values()) == {1}
     assert len(work.processes) <= 2 * SLOTS
+    assert work.gpus == {False}  # so that a worker leaves GPUs alone which others may use
 
 
 def test_jobs_that_wait_for_others_come_after_them(tmp_path: Path) -> None:

@@ -179,12 +179,12 @@ def test_nothing_secret_is_sent(user: User) -> None:
         "print(details.model_dump_json())\n"
     )
     told = user.call(code)
-    assert "secret" not in told
+    assert not re.search(r"secret\d", told)
     details = json.loads(told)
     assert details["runtime_env"]["env_vars"]["MEPT_SERVER"] == "http://server"
     assert "--tracking-uri http://127.0.0.1:9" in details["entrypoint"]
     assert "--optuna-storage postgresql://me@127.0.0.1:9/db" in details["entrypoint"]
-    assert "secret" not in output.replace("is not sent", "")
+    assert not re.search(r"secret\d", output)
 
 
 @pytest.mark.slow
@@ -281,16 +281,15 @@ def send(user: User, entrypoint: str) -> str:
 
 @pytest.mark.slow
 def test_a_log_goes_on_after_a_broken_connection_without_repeating_a_line(user: User) -> None:
-    job, cable = send(user, COUNT), Cable(user.head.address)
-    process = user.start("logs", job, "--address", cable.address)
-    assert process.stdout is not None
-    lines = []
-    for line in process.stdout:
-        lines.append(line.strip())
-        if line.strip() in ("line 10", "line 40"):
-            cable.break_for(4)
+    job, cable, lines = send(user, COUNT), Cable(user.head.address), []
+    with user.start("logs", job, "--address", cable.address) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line.strip())
+            if line.strip() in ("line 10", "line 40"):
+                cable.break_for(4)
     cable.close()
-    assert process.wait(60) == 7
+    assert process.returncode == 7, lines
     assert [line for line in lines if line.startswith("line")] == [f"line {i}" for i in range(60)]
     assert any("does not answer; the job goes on; trying again" in line for line in lines)
 
@@ -298,14 +297,14 @@ def test_a_log_goes_on_after_a_broken_connection_without_repeating_a_line(user: 
 @pytest.mark.slow
 def test_an_interrupt_detaches_and_says_how_to_come_back(user: User) -> None:
     job = send(user, COUNT)
-    process = user.start("logs", job, "--address", user.head.address)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.strip() == "line 3":
-            process.send_signal(signal.SIGINT)
-            break
-    rest = process.stdout.read()
-    assert process.wait(30) == 130
+    with user.start("logs", job, "--address", user.head.address) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.strip() == "line 3":
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.stdout.read()
+    assert process.returncode == 130, rest
     assert rest.splitlines()[-1] == (f"the job goes on; to come back: mept logs {job} --address {user.head.address}")
     code, output = user.mept("logs", job, "--address", user.head.address)
     assert code == 7 and "line 59" in output

@@ -171,6 +171,24 @@ def test_what_mlflow_refuses_is_named_is_exit_code_1_and_is_recorded_by_the_next
     assert place.row()["n"] == "2"
 
 
+def test_files_that_are_late_are_named_are_exit_code_1_and_are_brought_by_the_next_run(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("AccessDenied when calling PutObject")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_artifacts", refuse)
+        patch.setattr(driver, "TRIES", 1)
+        assert place.call("run") == 1
+    assert "the files of linear_head-tiny-cb, confirm" in place.said and "AccessDenied" in place.said
+    assert place.row()["n"] == "2"  # the numbers are all there
+    assert place.confirmed(1).data.tags["mept.files"] == "pending"
+    assert place.call("run") == 0, place.said
+    assert place.trained == []
+    assert place.confirmed(1).data.tags["mept.files"] == "complete"
+
+
 def test_a_crashed_trial_leaves_a_note_and_is_repeated_by_the_next_run(place: Place) -> None:
     crashed = []
 
