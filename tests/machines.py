@@ -37,6 +37,7 @@ class Machine:
         """Make it and plug it in."""
         self.name, self.address, self.disk = f"{bridge}-{number}", address, disk
         self._cable = f"{bridge}v{number}"
+        self._started: list[subprocess.Popen[bytes]] = []
         disk.mkdir(mode=0o1777)
         disk.chmod(0o1777)
         _ip("netns", "add", self.name)
@@ -49,7 +50,18 @@ class Machine:
         _ip("-n", self.name, "route", "add", "default", "via", gateway)
         mount = f"mount --bind '{disk}' /tmp && echo && exec sleep infinity"
         # The kernel ends it if the tests die without doing so.
-        command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private", "sh", "-c", mount]
+        command = [
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            mount,
+        ]
         self._holder = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
         assert self._holder.stdout is not None and self._holder.stdout.readline() == b"\n", "its /tmp is not mounted"
 
@@ -76,9 +88,11 @@ class Machine:
         """
         words = [*self.inside, "env", f"--chdir={cwd}", *map(str, command)]
         with open(log, "ab") if isinstance(log, Path) else contextlib.nullcontext(log) as out:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 words, env=dict(environment), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
             )
+        self._started.append(process)
+        return process
 
     def run(
         self, command: Sequence[str | Path], environment: Mapping[str, str], timeout: float = 600, cwd: str = "/"
@@ -126,6 +140,8 @@ class Machine:
     def remove(self) -> None:
         """End what runs here, and the machine."""
         self.kill()
+        for process in self._started:
+            process.wait(60)
         self._holder.kill()
         self._holder.communicate()
         for command in (("netns", "del", self.name), ("link", "del", self._cable)):

@@ -1,7 +1,8 @@
 """Throw-away servers for tests: an object store that speaks S3, and MLflow's tracking server on any backend.
 
-Both listen on loopback alone, on free ports, and end with the tests even if those are killed. The object store is
-moto's, which forgets everything when it ends; here it also asks for a key and can be told to refuse or to hang.
+Both listen on loopback alone unless told otherwise, on free ports, and end with the tests even if those are killed. The
+object store is moto's, which forgets everything when it ends; here it also asks for a key and can be told to refuse or
+to hang.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,13 +41,19 @@ class Server:
     """A command that is started and ended by hand.
 
     Attributes:
-        port: its TCP port on 127.0.0.1.
-        address: ``http://127.0.0.1:<port>``.
+        port: its TCP port.
+        address: ``http://<host>:<port>``.
         log: what it prints.
     """
 
     def __init__(
-        self, command: Callable[[int], list[str]], folder: Path, environment: Mapping[str, str], alive: str
+        self,
+        command: Callable[[int], list[str]],
+        folder: Path,
+        environment: Mapping[str, str],
+        alive: str,
+        host: str = "127.0.0.1",
+        prefix: Sequence[str] = (),
     ) -> None:
         """Prepare it without starting it.
 
@@ -55,9 +62,12 @@ class Server:
             folder: its working directory.
             environment: its environment.
             alive: a path that it answers, whatever the status, once it is ready.
+            host: where it is reached.
+            prefix: the beginning of a command that runs another one there.
         """
         self.port, self._folder, self._environment, self._alive = free_port(), folder, dict(environment), alive
-        self.address = f"http://127.0.0.1:{self.port}"
+        self._prefix = list(prefix)
+        self.address = f"http://{host}:{self.port}"
         self.log = folder / "log"
         self._command = command(self.port)
         self._process: subprocess.Popen[bytes] | None = None
@@ -65,7 +75,8 @@ class Server:
     def start(self) -> None:
         """Start it and wait until it answers."""
         # The kernel ends it if the tests die without doing so.
-        command = ["setpriv", "--pdeathsig", "TERM", *self._command] if shutil.which("setpriv") else self._command
+        guard = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
+        command = [*guard, *self._prefix, *self._command]
         with open(self.log, "ab") as log:
             self._process = subprocess.Popen(
                 command, cwd=self._folder, env=self._environment, stdout=log, stderr=log, start_new_session=True
@@ -156,25 +167,31 @@ class S3:
 
 
 @contextmanager
-def s3_server(folder: Path, bucket: str = "bucket") -> Iterator[S3]:
+def s3_server(
+    folder: Path, bucket: str = "bucket", host: str = "127.0.0.1", prefix: Sequence[str] = ()
+) -> Iterator[S3]:
     """Give a running object store; skip the test where moto or boto3 is not installed.
 
     Args:
         folder: an empty or new folder for its log.
-        bucket: the name of the bucket it starts with.
+        bucket: the name of the bucket it starts with; "" for none.
+        host: where it listens.
+        prefix: the beginning of a command that runs another one there.
     """
     for module in ("boto3", "moto.server"):
         pytest.importorskip(module)
     folder.mkdir(parents=True, exist_ok=True)
     key, flag = f"key{secrets.token_hex(4)}", folder / "refuse"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "tests.servers", host]
     server = Server(
-        lambda port: [sys.executable, "-m", "tests.servers", str(port), str(flag), key], folder, environment, "/"
+        lambda port: [*command, str(port), str(flag), key], folder, environment, "/", host=host, prefix=prefix
     )
     store = S3(server, bucket, flag, key, secrets.token_hex(8))
     try:
         server.start()
-        store.client().create_bucket(Bucket=bucket)
+        if bucket:
+            store.client().create_bucket(Bucket=bucket)
         yield store
     finally:
         server.kill()
@@ -255,7 +272,7 @@ def mlflow_server(
         server.kill()
 
 
-def _serve_s3(port: int, flag: Path, key: str) -> None:
+def _serve_s3(host: str, port: int, flag: Path, key: str) -> None:
     """Serve moto's S3 behind a check of the access key (its signature is not checked) and of `flag`."""
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import run_simple
@@ -274,8 +291,8 @@ def _serve_s3(port: int, flag: Path, key: str) -> None:
         environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         return [f"<Error><Code>{code}</Code><Message>refused for a test</Message></Error>".encode()]
 
-    run_simple("127.0.0.1", port, serve, threaded=True)
+    run_simple(host, port, serve, threaded=True)
 
 
 if __name__ == "__main__":
-    _serve_s3(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    _serve_s3(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])

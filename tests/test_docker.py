@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import importlib.metadata
 import json
 import os
@@ -172,6 +173,12 @@ def test_mlflow_takes_its_command() -> None:
     assert options["serve_artifacts"]
     assert options["artifacts_destination"] == "s3://mept/mlflow"
     assert "*" not in options["allowed_hosts"]
+
+
+def test_mlflow_does_not_hash_a_password_for_every_request() -> None:
+    settings = configparser.ConfigParser()
+    settings.read(DOCKER / "mlflow-auth.ini")
+    assert 0 < settings.getint("mlflow", "auth_cache_ttl_seconds") <= 60
 
 
 @pytest.mark.parametrize("name", ["head", "worker"])

@@ -214,11 +214,11 @@ def test_ray_is_healthy_and_refuses_whoever_has_no_token(variables, tmp_path) ->
                 assert call(ports["object-manager-port"], "ObjectManagerService/Push") == refused
 
 
-def call(port: int, method: str) -> str:
+def call(port: int, method: str, host: str = "127.0.0.1") -> str:
     """The status of a call without a token."""
     import grpc
 
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+    with grpc.insecure_channel(f"{host}:{port}") as channel:
         try:
             channel.unary_unary(f"/ray.rpc.{method}")(b"", timeout=10)
         except grpc.RpcError as error:

@@ -58,7 +58,10 @@ def register(
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     with tempfile.TemporaryDirectory() as directory:
-        files = adapter(Path(directory))
+        # MLflow keeps a folder under its own name, and the model's is this one.
+        folder = Path(directory) / names.ADAPTER
+        folder.mkdir()
+        files = adapter(folder)
         digest = _digest(files)
         same = [
             item

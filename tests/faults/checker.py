@@ -25,7 +25,7 @@ LOST, TWICE, STALE, RUNNING, TABLE, OTHER = "lost", "twice", "stale", "running",
 KINDS = (LOST, TWICE, STALE, RUNNING, TABLE, OTHER)
 ATTEMPT = re.compile(rb"\b[0-9]+-[0-9a-f]{8}\b")
 TIMES = re.compile(r"^(time/|memory/|started|ended|start_time|end_time|seconds)")
-"""Columns of ``table.csv`` that no two runs have in common."""
+"""Metrics, and columns of ``table.csv``, that no two runs have in common."""
 
 UNFINISHED = ".artifact.uploading."
 """What MLflow itself leaves of a file in a folder of artifacts when it is killed while it copies."""
@@ -46,6 +46,10 @@ class Stores:
     grid: str
     tables: Path
     """The folder with ``table.csv`` and ``table.md``."""
+    artifacts: str = ""
+    """Where MLflow's server keeps what it serves as ``mlflow-artifacts:/``: a folder, or ``s3://bucket/folder``."""
+    moved: tuple[str, str] = ("", "")
+    """How folders that MLflow's database names begin, and how they begin here."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +127,8 @@ def read(stores: Stores) -> Contents:
     """Read everything."""
     files = dict(_files(stores.root))
     with _database(stores.mlflow) as connection:
-        runs = _runs(connection, stores.grid)
-        champions, versions = _models(connection)
+        runs = _runs(connection, stores)
+        champions, versions = _models(connection, stores)
     with _database(stores.optuna) as connection:
         trials = list(_trials(connection, stores.grid))
     tables = {name: path.read_bytes() for name in ("table.csv", "table.md") if (path := stores.tables / name).exists()}
@@ -139,12 +143,12 @@ def _rows(connection: Any, query: str, **values: Any) -> list[Any]:
     return list(connection.execute(sqlalchemy.text(query), values))
 
 
-def _runs(connection: Any, grid: str) -> list[Run]:
+def _runs(connection: Any, stores: Stores) -> list[Run]:
     rows = _rows(
         connection,
         "SELECT r.run_uuid, r.status, r.artifact_uri FROM runs r JOIN experiments e "
         "ON e.experiment_id = r.experiment_id WHERE e.name = :grid AND r.lifecycle_stage = 'active'",
-        grid=grid,
+        grid=stores.grid,
     )
     found = []
     for id, status, place in rows:
@@ -162,12 +166,14 @@ def _runs(connection: Any, grid: str) -> list[Run]:
                 connection, "SELECT key, step, value, is_nan FROM metrics WHERE run_uuid = :id", id=id
             )
         ]
-        artifacts = dict(_files(place)) if key[0] == "trial" else {}
+        artifacts = dict(_files(_kept(place, stores))) if key[0] == "trial" else {}
         found.append(Run(id, status, key, tags, params, points, artifacts))  # type: ignore[arg-type]
     return found
 
 
-def _models(connection: Any) -> tuple[dict[str, tuple[str, dict[str, bytes]]], Counter[tuple[str, str, str]]]:
+def _models(
+    connection: Any, stores: Stores
+) -> tuple[dict[str, tuple[str, dict[str, bytes]]], Counter[tuple[str, str, str]]]:
     champions: dict[str, tuple[str, dict[str, bytes]]] = {}
     versions: Counter[tuple[str, str, str]] = Counter()
     digests = {
@@ -186,9 +192,8 @@ def _models(connection: Any) -> tuple[dict[str, tuple[str, dict[str, bytes]]], C
     for name, version, run, source in _rows(connection, query):
         versions[name, run, digests.get((name, version), "")] += 1
         if (name, version) in aliases:
-            inside = {
-                path.rpartition("adapter/")[2]: content for path, content in _files(source) if "/adapter/" in path
-            }
+            files = _files(_kept(source, stores))
+            inside = {path.rpartition("adapter/")[2]: content for path, content in files if "/adapter/" in path}
             champions[name] = run, inside
     return champions, versions
 
@@ -220,12 +225,21 @@ def _trials(connection: Any, grid: str) -> Iterator[Trial]:
         yield Trial(study, number, str(state), value, {name: repr(one) for name, one in params}, text, named)
 
 
+def _kept(place: str, stores: Stores) -> str:
+    """Return where artifacts are that MLflow says are at a place."""
+    served, (there, here) = "mlflow-artifacts:/", stores.moved
+    if place.startswith(served):
+        return f"{stores.artifacts}/{place.removeprefix(served)}"
+    place = unquote(urlsplit(place).path) if place.startswith("file:") else place
+    return here + place.removeprefix(there) if there and place.startswith(there) else place
+
+
 def _files(place: str) -> Iterator[tuple[str, bytes]]:
     """Yield the files below a folder or an address, by their names below it."""
     if place.startswith("s3://"):
         yield from _objects(place)
         return
-    folder = Path(unquote(urlsplit(place).path)) if place.startswith("file:") else Path(place)
+    folder = Path(place)
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not re.search(r"\.db(-\w+)?$", path.name) and not path.name.startswith(UNFINISHED):
             yield path.relative_to(folder).as_posix(), path.read_bytes()
@@ -281,7 +295,7 @@ def _check_failing(found: Contents, failing: Collection[str]) -> Iterator[Violat
 
 
 def _check_points(found: Contents, reference: Contents) -> Iterator[Violation]:
-    wanted = {run.key: Counter(run.points) for run in reference.runs}
+    wanted = {run.key: _comparable(run) for run in reference.runs}
     for run in found.runs:
         steps = Counter((name, step) for name, step, _ in run.points)
         for (name, step), count in steps.items():
@@ -289,10 +303,15 @@ def _check_points(found: Contents, reference: Contents) -> Iterator[Violation]:
                 yield Violation(TWICE, f"{run.key}: {count} points of {name} at step {step}")
         if run.key not in wanted:
             continue
-        if missing := wanted[run.key].keys() - set(run.points):
+        if missing := wanted[run.key] - _comparable(run):
             yield Violation(LOST, f"{run.key} lacks points {sorted(missing)}")
-        if more := set(run.points) - wanted[run.key].keys():
+        if more := _comparable(run) - wanted[run.key]:
             yield Violation(OTHER, f"{run.key} has other points {sorted(more)}")
+
+
+def _comparable(run: Run) -> set[tuple[str, int, str]]:
+    """Return a run's points, those that no two runs have in common without their values."""
+    return {(name, step, "" if TIMES.match(name) else value) for name, step, value in run.points}
 
 
 def _check_artifacts(found: Contents, reference: Contents) -> Iterator[Violation]:

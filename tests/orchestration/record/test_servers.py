@@ -91,26 +91,28 @@ def confirmed(client: MlflowClient, grid: str) -> list[Any]:
     return client.search_runs([experiment.experiment_id], "tags.`mept.stage` = 'confirm'")
 
 
-def test_a_grid_is_recorded_with_its_files_and_its_model(service: Service, tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", ["root", "run"])
+def test_a_grid_is_recorded_with_its_files_and_its_model(service: Service, source: str, tmp_path: Path) -> None:
     warnings: list[str] = []
-    place = put_artifacts(service, "whole", tmp_path)
-    with tracker_of(service, "whole", warnings, generation=1) as tracker:
+    grid = f"whole-{source}"
+    place = put_artifacts(service, grid, tmp_path)
+    with tracker_of(service, grid, warnings, generation=1) as tracker:
         drive(tracker, place)  # type: ignore[arg-type]
-        tracker.champion(record("confirm", 1), None, EXAMPLE)
+        tracker.champion(record("confirm", 1), f"{place}/adapter" if source == "root" else None, EXAMPLE)
         assert tracker.flush(120), tracker.trouble
     assert warnings == []
     client = connect(service.mlflow.address)
-    for run in confirmed(client, "whole"):
+    for run in confirmed(client, grid):
         assert run.data.tags["mept.files"] == "complete"
         kept = {item.path for item in client.list_artifacts(run.info.run_id)} - {"model"}
         assert kept == {"adapter", "predictions.jsonl", "routing", "states"}
-    results = load_results(service.mlflow.address, "whole")
+    results = load_results(service.mlflow.address, grid)
     holes = missing_files(service.mlflow.address, results)
     assert all("adapter_model.safetensors" in line for line in holes)  # the test's adapters have no weights
-    found = registered_adapter(f"models:/{model_name('whole', CELL)}@champion", service.mlflow.address, tmp_path)
+    found = registered_adapter(f"models:/{model_name(grid, CELL)}@champion", service.mlflow.address, tmp_path)
     assert (found / "adapter_config.json").is_file()
-    names = [name for name in service.s3.names() if name.startswith("root-whole/journal/")]
-    assert names == ["root-whole/journal/whole/00000001/cursor"]  # everything that was applied is deleted
+    names = [name for name in service.s3.names() if name.startswith(f"root-{grid}/journal/")]
+    assert names == [f"root-{grid}/journal/{grid}/00000001/cursor"]  # everything that was applied is deleted
     secret = service.mlflow.password.encode()
     store = service.s3.client()
     for name in service.s3.names():
