@@ -61,7 +61,9 @@ def show_status(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
     if options.folder is not None and not options.folder.exists():
         print(f"note: there is no run directory at {options.root} yet; see --root", file=sys.stderr)
     check_root(options.root)
-    runs = own_runs(options.tracking, grid.name)
+    runs: dict[str, list[FinishedRun]] = {}
+    for run in own_runs(options.tracking, grid.name):
+        runs.setdefault(run.cell, []).append(run)
     possible = [cell for cell in cells if cell.problem is None]
     try:
         storage = _existing_storage(options)
@@ -85,7 +87,7 @@ def show_status(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
         if storage is not None and cell.task in data and cell.search_trials:
             counts = counts_of(definition(Subject(cell, data[cell.task])), storage)
         ended = sum(counts.get(name, 0) for name in ("complete", "pruned", "fail"))
-        own = _own(runs, cell, data.get(cell.task))
+        own = _own(runs.get(cell.id, []), cell, data.get(cell.task))
         seeds = len({run.tags.get(names.SEED) for run in own if run.stage == names.CONFIRM} & set(map(str, cell.seeds)))
         searched = max((run.best for run in own if run.stage == names.SEARCH), default=None)
         searches_over = bool(seeds) if elsewhere else ended >= cell.search_trials
@@ -116,12 +118,11 @@ def _existing_storage(options: Options) -> Storage | None:
 
 
 def _own(runs: Sequence[FinishedRun], cell: Cell, data: str | None) -> list[FinishedRun]:
-    """Return the runs that are the cell's as it is now; where the data cannot be read, also those of its past."""
-    own = [run for run in runs if run.cell == cell.id]
+    """Return those of a cell's runs that are its own as it is now; where the data cannot be read, all of them."""
     if data is None:
-        return own
+        return list(runs)
     now = definition(Subject(cell, data)).digest
-    return [run for run in own if run.tags.get(names.DEFINITION, now) == now]
+    return [run for run in runs if run.tags.get(names.DEFINITION, now) == now]
 
 
 def _sizes(grid: Grid, options: Options) -> Sizes:
