@@ -340,7 +340,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         tracker = Tracker(described, Options(root), warn=print, clock=lambda: float(next(clock)))
         tracker.check()
         trackers.append(tracker)
-        recorders.append(Recorder(tracker, root / "trials", tuple(seeds), **order))
+        # A folder for each grid: files follow the numbers, when the next grid is already being recorded.
+        recorders.append(Recorder(tracker, root / "trials" / name, tuple(seeds), **order))
         return recorders[-1]
 
     methods = ("prompt_tuning", "mept", "linear_head", "deep_prompt")
