@@ -123,7 +123,7 @@ class Cluster:
 
     def mept(self, *words: object, timeout: float = 2 * PATIENCE, **more: str) -> tuple[int, str]:
         """Run `mept` as the user, whose shell knows another cluster."""
-        return self.user.run(["mept", *map(str, words)], self._shell(**more), timeout, cwd="/tmp/work")
+        return self.user.run(["mept", *map(str, words)], self._shell(**more), timeout, cwd="/tmp/desk")
 
     def submit(self, root: str, log: Path, *words: str) -> subprocess.Popen[bytes]:
         """Start submitting the grid and following it."""
@@ -136,7 +136,7 @@ class Cluster:
         }
         flat = [word for pair in options.items() for word in pair]
         command = ["mept", "submit", f"{NAME}.yaml", *flat, *words]
-        return self.user.start(command, self._shell(), log, cwd="/tmp/work")
+        return self.user.start(command, self._shell(), log, cwd="/tmp/desk")
 
     def _shell(self, **more: str) -> dict[str, str]:
         stray = {"RAY_ADDRESS": "192.0.2.99:6379", "RAY_API_SERVER_ADDRESS": "http://192.0.2.98:8265"}
@@ -144,16 +144,16 @@ class Cluster:
 
     def write_grid(self, epochs: int, trials: int = 4, more: str = "") -> None:
         """Put the grid where the user is."""
-        (self.user.disk / "work" / f"{NAME}.yaml").write_text(GRID.format(epochs=epochs, trials=trials, more=more))
+        (self.user.disk / "desk" / f"{NAME}.yaml").write_text(GRID.format(epochs=epochs, trials=trials, more=more))
 
     def undisturbed(self, name: str = "undisturbed") -> Contents:
         """Run the grid on the user's machine alone, without any server, and return what it leaves."""
-        root = self.user.disk / "work" / name
+        root = self.user.disk / "desk" / name
         words = ["run", f"{NAME}.yaml", "--root", name, "--model-dir", self.folder / "models", "--num-cpus", 1]
         command = ["mept", *map(str, words)]
-        code, output = self.user.run(command, self.environment(self.user), 2 * PATIENCE, cwd="/tmp/work")
+        code, output = self.user.run(command, self.environment(self.user), 2 * PATIENCE, cwd="/tmp/desk")
         assert code == 0, output
-        left = self.left_alone(root, root / "reports" / NAME, "/tmp/work/")
+        left = self.left_alone(root, root / "reports" / NAME, "/tmp/desk/")
         assert all(run.artifacts for run in left.runs if run.key[2] == "confirm")
         return left
 
@@ -306,7 +306,7 @@ def _make_account(address: str, password: str, account: tuple[str, str]) -> None
 def _settle_in(made: Cluster) -> None:
     """Give the user their files."""
     home = made.user.disk / "home"
-    (made.user.disk / "work").mkdir()
+    (made.user.disk / "desk").mkdir()
     name, password = made.account
     files = {
         ".ray/auth_token": made.variables["RAY_AUTH_TOKEN"],

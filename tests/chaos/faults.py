@@ -343,7 +343,7 @@ def inject(running: Cluster, name: str, number: int, undisturbed: Contents) -> O
         outcome.wrong["report"] += 1
         outcome.told.append(output)
         return outcome
-    outcome.take(check(running.left(root, running.user.disk / "work" / words[-1]), undisturbed))
+    outcome.take(check(running.left(root, running.user.disk / "desk" / words[-1]), undisturbed))
     return outcome
 
 
@@ -362,7 +362,7 @@ def fill_disk(running: Cluster, number: int, undisturbed: Contents) -> Outcome:
         assert code == 0, output
 
     def mept(*words: object, full: bool) -> None:
-        code, output = user.run(["mept", *map(str, words)], running.environment(user), 2 * PATIENCE, cwd="/tmp/work")
+        code, output = user.run(["mept", *map(str, words)], running.environment(user), 2 * PATIENCE, cwd="/tmp/desk")
         refused = code == 1 and "full" in output and "Traceback" not in output
         if not (refused if full else code == 0):
             outcome.wrong["full disk" if full else "unfinished"] += 1
@@ -377,10 +377,10 @@ def fill_disk(running: Cluster, number: int, undisturbed: Contents) -> Outcome:
         mount(place, "1g", "remount,")
         mept(*command, full=False)
     outcome.total = time.monotonic() - begun
-    user.run(["cp", "-a", f"{disk}/root", f"{page}/report", "/tmp/work"], running.environment(user))
-    work = user.disk / "work"
+    user.run(["cp", "-a", f"{disk}/root", f"{page}/report", "/tmp/desk"], running.environment(user))
+    work = user.disk / "desk"
     outcome.take(check(running.left_alone(work / "root", work / "report", f"{disk}/"), undisturbed))
-    user.run(["rm", "-rf", "/tmp/work/root", "/tmp/work/report"], running.environment(user))
+    user.run(["rm", "-rf", "/tmp/desk/root", "/tmp/desk/report"], running.environment(user))
     return outcome
 
 

@@ -69,7 +69,7 @@ def test_it_ends_as_if_nothing_had_happened(disturbed: Disturbed) -> None:
     running = disturbed.cluster
     code, output = running.mept("report", f"{NAME}.yaml", "--tracking-uri", running.mlflow.address, "--to", "report")
     assert code == 0, output
-    wrong = check(running.left(ROOT, running.user.disk / "work" / "report"), disturbed.undisturbed)
+    wrong = check(running.left(ROOT, running.user.disk / "desk" / "report"), disturbed.undisturbed)
     assert not wrong, "\n".join(map(str, wrong)) + disturbed.output
 
 
@@ -81,7 +81,7 @@ def test_it_says_what_was_lost_and_what_works_where_the_user_is(disturbed: Distu
 
 def test_every_confirmed_run_has_its_files(disturbed: Disturbed) -> None:
     running = disturbed.cluster
-    left = running.left(ROOT, running.user.disk / "work" / "report")
+    left = running.left(ROOT, running.user.disk / "desk" / "report")
     confirmed = [run for run in left.runs if run.key[2] == "confirm"]
     assert len(confirmed) == 2 * len(METHODS)
     for run in confirmed:
@@ -95,7 +95,7 @@ def test_the_user_reads_the_status_and_asks_the_champion(disturbed: Disturbed) -
     code, output = running.mept("status", f"{NAME}.yaml", "--address", running.address, *models)
     assert code == 0 and "succeeded, exit code 0" in output, output
     assert all(f"{method}-tiny-cb" in output for method in METHODS)
-    (running.user.disk / "work" / "rows.jsonl").write_text(json.dumps(ROW) + "\n")
+    (running.user.disk / "desk" / "rows.jsonl").write_text(json.dumps(ROW) + "\n")
     for method in METHODS:
         champion = f"models:/{NAME}.{method}-tiny-cb@champion"
         code, output = running.mept(
@@ -106,7 +106,7 @@ def test_the_user_reads_the_status_and_asks_the_champion(disturbed: Disturbed) -
 
 def test_nothing_is_left_in_rays_copies(disturbed: Disturbed, tmp_path: Path) -> None:
     running = disturbed.cluster
-    _pack(tmp_path, load_grid(running.user.disk / "work" / f"{NAME}.yaml"))
+    _pack(tmp_path, load_grid(running.user.disk / "desk" / f"{NAME}.yaml"))
     sent = {path.relative_to(tmp_path) for path in tmp_path.rglob("*")}
     copies = [
         copy

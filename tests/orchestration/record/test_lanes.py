@@ -13,8 +13,7 @@ import pytest
 from mlflow import MlflowClient
 
 from mept.errors import InputError
-from orchestration.options import Options, own_tracking
-from orchestration.record.client import connect
+from orchestration.options import Options
 from orchestration.record.journal import FILES, NUMBERS, Journal, encode
 from orchestration.record.journals import open_journal
 from orchestration.record.models import model_name
@@ -23,31 +22,6 @@ from orchestration.record.tracker import Tracker
 from tests.orchestration.driver import CELL, GRID, cell, drive, make_artifacts, record, snapshot
 
 EXAMPLE = {"premise": "It rains.", "hypothesis": "It is wet."}
-
-
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("empty")
-    connect(own_tracking(root))
-    return root / "mlflow.db"
-
-
-@pytest.fixture
-def root(tmp_path: Path, empty_database: Path) -> Path:
-    directory = tmp_path / "runs"
-    directory.mkdir()
-    shutil.copy(empty_database, directory / "mlflow.db")
-    return directory
-
-
-@pytest.fixture
-def client(root: Path) -> MlflowClient:
-    return connect(own_tracking(root))
-
-
-@pytest.fixture
-def warnings() -> list[str]:
-    return []
 
 
 @pytest.fixture

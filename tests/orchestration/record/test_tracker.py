@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import signal
 import socket
 import subprocess
@@ -50,27 +49,6 @@ KEY: dict[str, Any] = TRIAL.key()
 ENDED = {"dev/score", "train/loss", "routing/layer_00/entropy", "time/train_seconds", "objective"}
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database without runs; making its tables takes seconds."""
-    root = tmp_path_factory.mktemp("empty")
-    connect(own_tracking(root))
-    return root / "mlflow.db"
-
-
-@pytest.fixture
-def root(tmp_path: Path, empty_database: Path) -> Path:
-    directory = tmp_path / "runs"
-    directory.mkdir()
-    shutil.copy(empty_database, directory / "mlflow.db")
-    return directory
-
-
-@pytest.fixture
-def warnings() -> list[str]:
-    return []
-
-
 @pytest.fixture
 def artifacts(tmp_path: Path) -> Path:
     return make_artifacts(tmp_path / "trial")
@@ -91,11 +69,6 @@ def track(root: Path, warnings: list[str]) -> Iterator[Callable[..., Tracker]]:
     yield open_one
     for tracker in opened:
         tracker.close()
-
-
-@pytest.fixture
-def client(root: Path) -> MlflowClient:
-    return connect(own_tracking(root))
 
 
 def runs(client: MlflowClient, grid: str = "grid", condition: str = "") -> list[Any]:

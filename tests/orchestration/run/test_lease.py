@@ -22,26 +22,12 @@ import sqlalchemy
 from mept.errors import InputError
 from orchestration.run.database import Waiting
 from orchestration.run.lease import LEASES, Holder, Lease, Lost, Unconfirmed
-from tests.postgres import Postgres, postgres
+from tests.postgres import Postgres
 
 SHORT = 3.0
 """Seconds of silence that these tests wait for."""
 SOON = 30.0
 """Seconds that stand for "without waiting": half of what waiting would take, on a busy machine."""
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    with postgres() as running:
-        yield running
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/optuna.db"
-    database = f"lease{abs(hash(request.node.nodeid))}"
-    return str(request.getfixturevalue("server").create(database))
 
 
 @dataclasses.dataclass

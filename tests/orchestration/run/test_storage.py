@@ -24,26 +24,13 @@ from orchestration.run.halving import Halving
 from orchestration.run.search import CellStudy
 from orchestration.run.storage import Storage, open_storage
 from tests.orchestration.run.test_search import CONTINUOUS, POINTS, crash, fingerprint, record, run, train
-from tests.postgres import Postgres, postgres
+from tests.postgres import Postgres
 
 DEFINITION = replace(CONTINUOUS, sampler="random", total=5, round=2, pruner=Halving(1, 2))
 COPIES = replace(POINTS, sampler="random", round=2, total=8)
 
 
 Opened = Callable[[str], Storage]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    with postgres() as running:
-        yield running
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/optuna.db"
-    return str(request.getfixturevalue("server").create(f"optuna{abs(hash(request.node.nodeid))}"))
 
 
 @pytest.fixture
