@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP
@@ -85,20 +85,19 @@ class Injection:
         """Take note of the moment before the fault."""
         self.known, self.begun = frozenset(self.cluster.objects(self.root)), time.monotonic()
 
-    def watch(self, again: bool) -> threading.Thread:
-        """Measure how long it takes until the work goes on.
+    def watch(self) -> threading.Thread:
+        """Measure how long it takes until struck work goes on: until a trial's second attempt, or a later one, has files.
 
-        Args:
-            again: whether trials must have been begun again, as after the death of their worker or driver: the first
-                file of another attempt at one of them counts. Otherwise the first new file of any trial does.
+        A driver counts attempts from 1, so after its death a trial has two whose number is 1.
         """
-        attempts = {tuple(name.split("/")[1:3]) for name in self.known if name.startswith("trials/")}
-        tried = {trial for trial, *_ in attempts}
+
+        def attempts(names: Iterable[str]) -> set[tuple[str, ...]]:
+            return {tuple(name.split("/")[1:3]) for name in names if name.startswith("trials/")}
 
         def recovered() -> bool:
-            names = self.cluster.objects(self.root) - self.known
-            new = [tuple(name.split("/")[1:3]) for name in names if name.startswith("trials/")]
-            return any(not again or (place not in attempts and place[0] in tried) for place in new)
+            now = attempts(self.cluster.objects(self.root))
+            times = Counter(trial for trial, _ in now)
+            return any(times[trial] > 1 or not name.startswith("1-") for trial, name in now - attempts(self.known))
 
         def look() -> None:
             while not self.over.is_set():
@@ -122,8 +121,6 @@ class Fault:
     what: str
     """For the table."""
     inject: Callable[[Injection], None]
-    again: bool = False
-    """Whether trials in training must begin another attempt."""
     when: Callable[[Injection], None] = Injection.middle
     more: str = ""
     """Added to the grid; changes no result."""
@@ -283,25 +280,23 @@ def _end(run: Injection) -> None:
 
 
 FAULTS: Mapping[str, Fault] = {
-    "worker-killed": Fault("SIGKILL of a worker in training", kill_worker, again=True),
+    "worker-killed": Fault("SIGKILL of a worker in training", kill_worker),
     "worker-stopped": Fault("SIGSTOP of a worker for 60 s", stop_worker),
-    "raylet-killed": Fault("SIGKILL of a machine's raylet", kill_raylet, again=True),
+    "raylet-killed": Fault("SIGKILL of a machine's raylet", kill_raylet),
     "raylet-stopped": Fault("SIGSTOP of a machine's raylet for 60 s", stop_raylet),
-    "driver-killed": Fault("SIGKILL of the driver; submitted again", kill_driver, again=True),
+    "driver-killed": Fault("SIGKILL of the driver; submitted again", kill_driver),
     "driver-stopped": Fault("SIGSTOP of the driver for 90 s", stop_driver),
-    "head-killed": Fault("SIGKILL of the whole head; restarted, submitted again", kill_head, again=True),
+    "head-killed": Fault("SIGKILL of the whole head; restarted, submitted again", kill_head),
     "head-stopped": Fault("SIGSTOP of the whole head for 45 s", stop_head),
-    "cut-off": Fault("a machine cut off for 150 s", cut_off, again=True),
-    "power-lost": Fault("a machine without power for 60 s", lose_power, again=True),
+    "cut-off": Fault("a machine cut off for 150 s", cut_off),
+    "power-lost": Fault("a machine without power for 60 s", lose_power),
     "mlflow-killed": Fault("MLflow killed, away for 60 s", kill_mlflow),
     "mlflow-killed-at-the-end": Fault("MLflow killed at the end, away for 60 s", kill_mlflow, when=_end),
     "postgres-killed": Fault("PostgreSQL killed, away for 30 s", kill_database),
     "postgres-killed-at-the-end": Fault("PostgreSQL killed at the end, away for 30 s", kill_database, when=_end),
     "s3-refusing": Fault("S3 refuses writes for 45 s", refuse_writes),
-    "checkpoint-truncated": Fault("every checkpoint truncated, and the worker killed", truncate_checkpoint, again=True),
-    "hanging": Fault(
-        "a trial that hangs (`longest_silence: 1`)", hang, again=True, more="resources: {longest_silence: 1}\n"
-    ),
+    "checkpoint-truncated": Fault("every checkpoint truncated, and the worker killed", truncate_checkpoint),
+    "hanging": Fault("a trial that hangs (`longest_silence: 1`)", hang, more="resources: {longest_silence: 1}\n"),
 }
 FULL_DISK = "disk-full"
 NAMES = {name: fault.what for name, fault in FAULTS.items()} | {FULL_DISK: "the root's disk full, then the report's"}
@@ -322,7 +317,7 @@ def inject(running: Cluster, name: str, number: int, undisturbed: Contents) -> O
     run = Injection(running, root, log, running.submit(root, log))
     fault.when(run)
     run.begin()
-    watcher = run.watch(fault.again)
+    watcher = run.watch()
     submissions = 1
     try:
         fault.inject(run)
