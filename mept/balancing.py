@@ -34,7 +34,7 @@ class BalancingLoss(nn.Module):
     def observe(self, probabilities: Tensor, indices: Tensor) -> None:
         """Record a training batch's probabilities [B, N_r] and chosen experts [B, k]."""
         num_experts = probabilities.shape[1]
-        share = torch.bincount(indices.flatten(), minlength=num_experts) / indices.numel()
+        share = _load(indices, num_experts) / indices.numel()
         self._loss = self.strength * num_experts * (share * probabilities.mean(0)).sum()
 
     def take_loss(self) -> Tensor | None:
@@ -68,12 +68,18 @@ class LossFreeBalancing(nn.Module):
     @torch.no_grad()
     def observe(self, probabilities: Tensor, indices: Tensor) -> None:
         """Update the bias from a training batch's chosen experts [B, k]; once per part if gradients are accumulated."""
-        load = torch.bincount(indices.flatten(), minlength=len(self.bias)).to(self.bias.dtype)
+        load = _load(indices, len(self.bias))
         self.bias += self.strength * torch.sign(load.mean() - load)
 
     def take_loss(self) -> Tensor | None:
         """Return None: there is no loss."""
         return None
+
+
+def _load(indices: Tensor, num_experts: int) -> Tensor:
+    """Return how often each expert was chosen, [N_r]; unlike ``bincount``, without reading the largest index first."""
+    chosen = indices.flatten()
+    return torch.zeros(num_experts, device=chosen.device).index_add_(0, chosen, torch.ones_like(chosen).float())
 
 
 def build_balancer(kind: Balancing, num_experts: int, strength: float) -> BalancingLoss | LossFreeBalancing | None:

@@ -10,6 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+Batch = dict[str, Any]
+"""A model's inputs and ``labels``: tensors, or None for what is not given."""
+
 BUCKET = 32
 """Number of batches whose examples are sorted by length together; more means less padding and less randomness."""
 STEP = 8
@@ -69,19 +72,32 @@ class Collator:
         self._labels = dataset["label"][:]
         self._pad_token_id, self._targets, self._device = pad_token_id, targets, device
 
-    def __call__(self, indices: list[int]) -> dict[str, Tensor]:
-        """Return ``input_ids``, ``attention_mask`` [B, S] and ``labels`` ([B], or [B, T] with -100 as padding)."""
+    def __call__(self, indices: list[int]) -> Batch:
+        """Return ``input_ids`` [B, S], ``attention_mask`` [B, S], and ``labels`` ([B], or [B, T] with -100 as padding).
+
+        Where no text is padded, the mask is None.
+        """
         rows = [row.values.to_numpy() for row in self._dataset[indices]["input_ids"]]
-        input_ids = _padded(rows, self._pad_token_id)
-        mask = _padded([np.ones(len(row), np.int64) for row in rows], 0)
-        batch = {"input_ids": input_ids.to(self._device), "attention_mask": mask.to(self._device)}
-        return batch | {"labels": self.targets(indices)}
+        lengths = [len(row) for row in rows]
+        padded = min(lengths) < max(lengths)
+        mask = _padded([np.ones(length, np.int64) for length in lengths], 0) if padded else None
+        return {
+            "input_ids": to_device(_padded(rows, self._pad_token_id), self._device),
+            "attention_mask": None if mask is None else to_device(mask, self._device),
+            "labels": self.targets(indices),
+        }
 
     def targets(self, indices: list[int]) -> Tensor:
         """Return ``labels`` alone."""
         labels = [self._labels[i] for i in indices]
         target = torch.tensor(labels) if self._targets is None else _padded([self._targets[i] for i in labels], -100)
-        return target.to(self._device)
+        return to_device(target, self._device)
+
+    def labelled(self, indices: list[int]) -> int:
+        """Return how many labels a batch has, over which its loss is a mean: one a text, or the tokens of its words."""
+        if self._targets is None:
+            return len(indices)
+        return sum(len(self._targets[self._labels[i]]) for i in indices)
 
 
 class StateCollator:
@@ -95,9 +111,25 @@ class StateCollator:
     def __init__(self, states: Tensor, collate: Collator) -> None:
         self._states, self._collate = states, collate
 
-    def __call__(self, indices: list[int]) -> dict[str, Tensor]:
-        """Return ``head_states`` [B, d] and ``labels`` [B]."""
-        return {"head_states": self._states[indices], "labels": self._collate.targets(indices)}
+    def __call__(self, indices: list[int]) -> Batch:
+        """Return ``head_states`` [B, d] and ``labels`` [B]; the texts are None."""
+        return {
+            "input_ids": None,
+            "attention_mask": None,
+            "labels": self._collate.targets(indices),
+            "head_states": self._states[indices],
+        }
+
+    def labelled(self, indices: list[int]) -> int:
+        """Return how many labels a batch has."""
+        return self._collate.labelled(indices)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the host on a device; a copy to a GPU goes on while the host does."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def _padded(rows: Sequence[Any], fill: int) -> Tensor:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from typing import Literal
 
 import numpy as np
 import torch
@@ -12,24 +10,20 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 from transformers.modeling_outputs import BaseModelOutput
 
-from mept.batches import evaluation_batches
+from mept.batches import Batch, evaluation_batches
 from mept.errors import InputError
 from mept.model import PromptModel
-
-
-def autocast(device: torch.device, precision: Literal["float32", "bf16"]) -> AbstractContextManager:
-    """Return the context in which the backbone computes in `precision`."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+from mept.precision import Precision, autocast
 
 
 @torch.no_grad()
 def score_examples(
     model: PromptModel,
-    collate: Callable[[list[int]], dict[str, Tensor]],
+    collate: Callable[[list[int]], Batch],
     lengths: Sequence[int],
     batch_size: int,
     label_ids: list[list[int]] | None,
-    precision: Literal["float32", "bf16"] = "float32",
+    precision: Precision = "float32",
     generate_with: PreTrainedTokenizerFast | None = None,
     generated: dict[int, str] | None = None,
 ) -> np.ndarray:
@@ -56,33 +50,34 @@ def score_examples(
     if label_ids is not None:
         check_words(label_ids, generate_with)
     model.eval()
-    scores: np.ndarray | None = None
+    order, scores = [], []
     for indices in evaluation_batches(lengths, batch_size):
         batch = collate(indices)
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
         with autocast(model.device, precision):
             if label_ids is None:
-                result = model(**inputs).logits.float().log_softmax(-1)
+                result = model.compute(**inputs).logits.float().log_softmax(-1)
             elif generate_with is None:
                 result = score_words(model, inputs["input_ids"], inputs["attention_mask"], label_ids)
             else:
                 result, texts = generated_labels(model, inputs, label_ids, generate_with)
                 if generated is not None:
                     generated |= zip(indices, texts, strict=True)
-        if scores is None:
-            scores = np.zeros((len(lengths), result.shape[1]))
-        scores[indices] = result.cpu().numpy()
-    assert scores is not None
-    return scores
+        order += indices
+        scores.append(result)
+    sorted_scores = torch.cat(scores).cpu().double().numpy()  # the only time that the device is waited for
+    found = np.empty_like(sorted_scores)
+    found[order] = sorted_scores
+    return found
 
 
 @torch.no_grad()
 def head_states(
     model: PromptModel,
-    collate: Callable[[list[int]], dict[str, Tensor]],
+    collate: Callable[[list[int]], Batch],
     lengths: Sequence[int],
     batch_size: int,
-    precision: Literal["float32", "bf16"] = "float32",
+    precision: Precision = "float32",
 ) -> Tensor:
     """Return the states the head reads for all examples, [N, d], in order; see :func:`score_examples`."""
     model.eval()
@@ -94,7 +89,7 @@ def head_states(
     return torch.stack([result[index] for index in range(len(lengths))])
 
 
-def score_words(model: PromptModel, input_ids: Tensor, attention_mask: Tensor, words: list[list[int]]) -> Tensor:
+def score_words(model: PromptModel, input_ids: Tensor, attention_mask: Tensor | None, words: list[list[int]]) -> Tensor:
     """Return the log-probability of each word after each text with a single pass through T5's encoder.
 
     The first decoder step is shared by all words and fills the cross-attention cache; after that, only the remaining
@@ -103,7 +98,7 @@ def score_words(model: PromptModel, input_ids: Tensor, attention_mask: Tensor, w
     Args:
         model: text-to-text.
         input_ids: [B, S].
-        attention_mask: [B, S].
+        attention_mask: 1 at text and 0 at padding, whole numbers [B, S]; None for no padding.
         words: token ids, each with its end of sequence.
 
     Returns:
@@ -111,7 +106,7 @@ def score_words(model: PromptModel, input_ids: Tensor, attention_mask: Tensor, w
     """
     batch = len(input_ids)
     start = input_ids.new_full((batch, 1), model.config.decoder_start_token_id)
-    first = model(input_ids=input_ids, attention_mask=attention_mask, decoder_input_ids=start, use_cache=True)
+    first = model.compute(input_ids, attention_mask, decoder_input_ids=start, use_cache=True)
     cache = first.past_key_values
     states = BaseModelOutput(last_hidden_state=first.encoder_last_hidden_state)
     first_log_probabilities = first.logits[:, 0].float().log_softmax(-1)
@@ -120,8 +115,9 @@ def score_words(model: PromptModel, input_ids: Tensor, attention_mask: Tensor, w
         score = first_log_probabilities[:, word[0]]
         if len(word) > 1:
             given = input_ids.new_tensor(word[:-1]).expand(batch, -1)
-            rest = model(
-                attention_mask=attention_mask,
+            rest = model.compute(
+                None,
+                attention_mask,
                 encoder_outputs=states,
                 decoder_input_ids=given,
                 past_key_values=cache,
@@ -155,7 +151,7 @@ def check_words(words: list[list[int]], tokenizer: PreTrainedTokenizerFast | Non
 
 
 def generated_labels(
-    model: PromptModel, inputs: dict[str, Tensor], words: list[list[int]], tokenizer: PreTrainedTokenizerFast
+    model: PromptModel, inputs: Batch, words: list[list[int]], tokenizer: PreTrainedTokenizerFast
 ) -> tuple[Tensor, list[str]]:
     """Return the labels' scores for the texts that the model generates, and the texts themselves.
 
@@ -172,6 +168,8 @@ def generated_labels(
         [B, words], 1 for the generated label and 0 for the others, or a row of NaN if the text is none of them; and the
         texts, up to the end of the sequence.
     """
+    if inputs["attention_mask"] is None:  # left out, it would be guessed from padding tokens
+        inputs = inputs | {"attention_mask": torch.ones_like(inputs["input_ids"])}
     known = [_text(tokenizer, word[:-1]) for word in words]
     longest = max(len(word) for word in words)
     output = model.generate(**inputs, max_new_tokens=longest, do_sample=False, num_beams=1)

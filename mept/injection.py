@@ -2,7 +2,7 @@
 
 During a call, hooks on the stack make room for m placeholders and hooks on its blocks fill them:
 
-1. before the stack: m placeholder embeddings, a wider 2-D mask, shifted positions;
+1. before the stack: m placeholder embeddings, a wider mask, shifted positions;
 2. before each prompted block: the m positions are replaced by that layer's prompts, and, if a method trains keys and
    values, so are the outputs of those projections at the m positions; the previous prompts are dropped after the
    attention of the block before, if the family's blocks allow it;
@@ -12,9 +12,11 @@ During a call, hooks on the stack make room for m placeholders and hooks on its 
 Modules that stand in for the backbone's own are part of its module tree for the same time.
 
 Below the first prompted layer the text may not attend to the placeholders, so those blocks compute what the frozen
-backbone computes; the same holds in every other layer without prompts if the method's prompts do not persist. The mask
-that hides them is built by transformers' own functions and is of the kind that the block uses: full, causal, or with a
-sliding window.
+backbone computes; the same holds in every other layer without prompts if the method's prompts do not persist.
+
+All masks are built here, by transformers' own functions and of the kind that each block uses: full, causal, or with a
+sliding window. Given one with two dimensions, a model would read it on the host in every pass, to see whether anything
+is padded, and so wait for the device.
 
 In a block with a sliding window, transformers treats prompts like any other prefix: a token ``window`` or more columns
 after the last prompt position no longer sees the prompt there, only what earlier tokens and layers took from it.
@@ -46,6 +48,12 @@ from transformers.masking_utils import (
 from mept.backbones import Backbone
 from mept.errors import InputError
 from mept.methods.base import PromptMethod
+
+BOTH, CAUSAL, WINDOW = create_bidirectional_mask, create_causal_mask, create_sliding_window_causal_mask
+KINDS = {BOTH: "full_attention", CAUSAL: "full_attention", WINDOW: "sliding_attention"}
+"""Kind of block, as transformers names it, that each function makes the mask for."""
+SKIP = {BOTH: "allow_is_bidirectional_skip", CAUSAL: "allow_is_causal_skip", WINDOW: "allow_is_causal_skip"}
+"""Their parameter that lets them read the mask, to return none where nothing is padded."""
 
 
 @dataclass
@@ -87,7 +95,7 @@ class Injection:
                 experts.
         """
         self._routing_mask = routing_mask
-        handles = list(self._register()) if self._method.prompted_layers else []
+        handles = list(self._register())
         try:
             with _standing_in(self._model, self._method.replacements()):
                 yield
@@ -97,10 +105,13 @@ class Injection:
             self._pass = self._routing_mask = None
 
     def _register(self) -> Iterator[torch.utils.hooks.RemovableHandle]:
-        yield self._stack.register_forward_pre_hook(self._before_stack, with_kwargs=True)
-        if self._family.text_to_text and self._method.decoder_sees_prompts:
+        if self._family.text_to_text:
             yield self._model.decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True)
-        else:
+        if not self._method.prompted_layers:
+            yield self._stack.register_forward_pre_hook(self._before_bare_stack, with_kwargs=True)
+            return
+        yield self._stack.register_forward_pre_hook(self._before_stack, with_kwargs=True)
+        if not (self._family.text_to_text and self._method.decoder_sees_prompts):
             yield self._stack.register_forward_hook(self._after_stack)
         for layer in self._hiding_layers():
             yield self._blocks[layer].register_forward_pre_hook(self._hide_prompts(layer), with_kwargs=True)
@@ -130,6 +141,19 @@ class Injection:
 
     # 1. Before the stack.
 
+    def _before_bare_stack(self, stack: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """Make the mask of a stack without prompts."""
+        kwargs = dict(zip(("input_ids", "attention_mask"), args, strict=False)) | kwargs
+        mask, cache = kwargs.get("attention_mask"), kwargs.get("past_key_values")
+        given = kwargs["input_ids"] if kwargs.get("inputs_embeds") is None else kwargs["inputs_embeds"]
+        length = given.shape[1] + (0 if cache is None else int(cache.get_seq_length()))
+        # Rows of several texts, which transformers knows by their positions, and static caches have masks of their own.
+        if kwargs.get("position_ids") is not None or (mask is not None and mask.shape != (len(given), length)):
+            return (), kwargs
+        embeds = stack.get_input_embeddings().weight.new_empty(*given.shape[:2], 0)  # only the shape counts
+        whole = mask if mask is not None else given.new_ones(len(given), length, dtype=torch.long)
+        return (), kwargs | {"attention_mask": self._ready_mask(stack.config, embeds, whole, cache, mask is not None)}
+
     def _before_stack(self, stack: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         kwargs = dict(zip(("input_ids", "attention_mask"), args, strict=False)) | kwargs
         input_ids, embeds = kwargs.pop("input_ids", None), kwargs.pop("inputs_embeds", None)
@@ -148,7 +172,8 @@ class Injection:
             shape = (len(embeds), self._method.num_virtual_tokens, embeds.shape[2])
             embeds = self._join(embeds.new_full(shape, float(self.prompt_dropout)), embeds)
         wide_mask = self._join(mask.new_ones(len(mask), self._method.num_virtual_tokens), mask)
-        kwargs |= {"inputs_embeds": embeds, "attention_mask": wide_mask}
+        ready = self._ready_mask(stack.config, embeds, wide_mask, cache, kwargs.get("attention_mask") is not None)
+        kwargs |= {"inputs_embeds": embeds, "attention_mask": ready}
         kwargs |= self._positions(kwargs, mask, length, seen == 0)
         read = mask if self._routing_mask is None else self._routing_mask
         self._pass = _Pass(
@@ -198,6 +223,20 @@ class Injection:
         segments = torch.zeros_like(positions) if segments is None else segments
         nowhere = positions.new_zeros(len(mask), m)
         return {"position_ids": self._join(nowhere, positions), "token_type_ids": self._join(nowhere, segments)}
+
+    def _ready_mask(self, config: Any, embeds: Tensor, mask: Tensor, cache: Any, padded: bool) -> Any:
+        """Return the mask for the stack: what its blocks use, or by kind of block if there are two kinds.
+
+        Other implementations of attention than the two that take any mask make their own of that with two dimensions.
+        """
+        if config._attn_implementation not in ("sdpa", "eager"):
+            return mask
+        if self._family.name != "llama" and not padded:
+            return None
+        kinds = {self._mask_function(config, layer) for layer in range(len(self._blocks))}
+        shared = {"config": config, "inputs_embeds": embeds, "attention_mask": mask, "past_key_values": cache}
+        masks = {KINDS[create]: create(**shared, **{SKIP[create]: False}) for create in kinds}
+        return masks if len(masks) > 1 else next(iter(masks.values()))
 
     def _hiding_masks(self, config: Any, embeds: Tensor, mask: Tensor, cache: Any, length: int) -> dict[int, Any]:
         """Return each layer's mask that hides the placeholders from the text, built as transformers builds its own.
@@ -306,14 +345,24 @@ class Injection:
         states, mask = kwargs.get("encoder_hidden_states"), kwargs.get("encoder_attention_mask")
         if states is None or mask is None:
             return args, kwargs
-        m = self._method.num_virtual_tokens
-        if states.shape[1] != m + mask.shape[1]:
+        m = self._method.num_virtual_tokens if self._method.decoder_sees_prompts else 0
+        if m and states.shape[1] != m + mask.shape[1]:
             raise InputError(
                 "`encoder_outputs` must be this model's own, whose prompt stands before the text of `attention_mask`: "
                 f"{m} + {mask.shape[1]} positions, but they have {states.shape[1]}; leave them out, or take them from "
                 "an earlier output of this model"
             )
-        return args, kwargs | {"encoder_attention_mask": self._join(mask.new_ones(len(mask), m), mask)}
+        mask = self._join(mask.new_ones(len(mask), m), mask)
+        if decoder.config._attn_implementation in ("sdpa", "eager"):
+            given = kwargs["input_ids"] if kwargs.get("inputs_embeds") is None else kwargs["inputs_embeds"]
+            mask = create_bidirectional_mask(
+                config=decoder.config,
+                inputs_embeds=states.new_empty(*given.shape[:2], 0),
+                attention_mask=mask,
+                encoder_hidden_states=states,
+                allow_is_bidirectional_skip=False,
+            )
+        return args, kwargs | {"encoder_attention_mask": mask}
 
 
 @contextmanager

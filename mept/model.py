@@ -236,28 +236,48 @@ class PromptModel(nn.Module):
         if self.family.name != "bert":
             kwargs.pop("token_type_ids", None)
         check_inputs(self.backbone, input_ids, kwargs)
-        output = self._run(input_ids, binary_mask(attention_mask), labels, kwargs)
+        attention_mask = binary_mask(attention_mask)
+        if self.adapter.head is None:
+            question = self._question(attention_mask, labels)
+            if question is not None and find_routers(self.adapter):
+                check_question(question)
+        elif "head_states" not in kwargs:
+            check_readable(self.backbone.config, self.family.prompts_first, input_ids, attention_mask)
+        return self.compute(input_ids, attention_mask, labels, **kwargs)
+
+    def compute(
+        self, input_ids: Tensor | None, attention_mask: Tensor | None, labels: Tensor | None = None, **kwargs: Any
+    ) -> Any:
+        """Do what ``forward`` does without looking at any value, so that nothing waits for the device.
+
+        Whoever calls it answers for what ``forward`` checks.
+
+        Args:
+            input_ids: as in ``forward``.
+            attention_mask: 1 at text and 0 at padding, whole numbers [B, S]; None for no padding.
+            labels: as in ``forward``.
+            **kwargs: as in ``forward``.
+        """
+        if self.adapter.head is not None:
+            output = self._classify(input_ids, attention_mask, labels, kwargs)
+        else:
+            if labels is not None:
+                kwargs.setdefault("use_cache", False)
+            with self._injection.installed(self._question(attention_mask, labels)):
+                output = self._call(
+                    "__call__", input_ids=input_ids, attention_mask=attention_mask, labels=labels, **kwargs
+                )
         if self.training and output.get("loss") is not None:
             auxiliary = self.adapter.method.auxiliary_loss()
             output.loss = output.loss if auxiliary is None else output.loss + auxiliary
         return output
 
-    def _run(
-        self, input_ids: Tensor | None, attention_mask: Tensor | None, labels: Tensor | None, kwargs: dict[str, Any]
-    ) -> Any:
-        if self.adapter.head is not None:
-            return self._classify(input_ids, attention_mask, labels, kwargs)
-        routing_mask = None
-        if labels is not None and not self.family.text_to_text:
-            routing_mask = labels == -100
-            if attention_mask is not None:
-                routing_mask = routing_mask & attention_mask.bool()
-            if find_routers(self.adapter):
-                check_question(routing_mask)
-        if labels is not None:
-            kwargs.setdefault("use_cache", False)
-        with self._injection.installed(routing_mask):
-            return self._call("__call__", input_ids=input_ids, attention_mask=attention_mask, labels=labels, **kwargs)
+    def _question(self, attention_mask: Tensor | None, labels: Tensor | None) -> Tensor | None:
+        """Return where a causal language model's routers may read, [B, S]; None for wherever the text is."""
+        if labels is None or self.family.text_to_text:
+            return None
+        unlabelled = labels == -100
+        return unlabelled if attention_mask is None else unlabelled & attention_mask.bool()
 
     def _classify(
         self, input_ids: Tensor | None, attention_mask: Tensor | None, labels: Tensor | None, kwargs: dict
@@ -282,7 +302,6 @@ class PromptModel(nn.Module):
         self, input_ids: Tensor | None, attention_mask: Tensor | None, kwargs: dict
     ) -> tuple[Tensor, Mapping[str, Any]]:
         """Return the states the head reads, [B, d], and the backbone's whole output."""
-        check_readable(self.backbone.config, self.family.prompts_first, input_ids, attention_mask)
         if self.family.name == "llama":
             kwargs.setdefault("use_cache", False)
         with self._injection.installed(), self._first_alone(kwargs):
@@ -300,13 +319,17 @@ class PromptModel(nn.Module):
         return self.adapter.head is not None and not acts and not self.backbone_dropout
 
     @torch.no_grad()
-    def head_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def head_states(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """Return the states the classification head reads, [B, d].
 
         Args:
-            input_ids: [B, S].
-            attention_mask: [B, S].
+            input_ids: [B, S], padded on the right for BERT.
+            attention_mask: [B, S]; None for no padding.
+
+        Raises:
+            InputError: the head would read padding.
         """
+        check_readable(self.backbone.config, self.family.prompts_first, input_ids, attention_mask)
         return self._head_states(input_ids, attention_mask, {})[0]
 
     @contextmanager
@@ -329,12 +352,12 @@ class PromptModel(nn.Module):
             handle.remove()
 
     @torch.no_grad()
-    def text_states(self, input_ids: Tensor, attention_mask: Tensor, tuned: bool = True) -> Tensor:
+    def text_states(self, input_ids: Tensor, attention_mask: Tensor | None, tuned: bool = True) -> Tensor:
         """Return the final states of the text in the prompted stack (T5: the encoder), [B, S, d].
 
         Args:
             input_ids: [B, S], padded on the right.
-            attention_mask: [B, S].
+            attention_mask: [B, S]; None for no padding.
             tuned: True for the states with the adapter, False for those of the frozen backbone alone.
         """
         function = "encoder" if self.family.text_to_text else "base_model"

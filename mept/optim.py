@@ -35,7 +35,9 @@ def build_optimizer(
     groups += [{"params": [trained[name]], "lr": rate} for name, rate in own.items()]
     groups = [group for group in groups if group["params"]]
     if name == "adamw":
-        return torch.optim.AdamW(groups, lr=learning_rate, weight_decay=weight_decay)
+        # Unfused, it reads each parameter's number of steps on the host; on a CPU that costs little.
+        fused = all(p.is_cuda for p in trained.values()) or None
+        return torch.optim.AdamW(groups, lr=learning_rate, weight_decay=weight_decay, fused=fused)
     return Adafactor(groups, lr=learning_rate, weight_decay=weight_decay, relative_step=False, scale_parameter=False)
 
 

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mept.backbones import LEAST_TEXT, Backbone, load_backbone
-from mept.batches import Collator
+from mept.batches import Batch, Collator
 from mept.errors import InputError, shown, unknown_name
 from mept.evaluate import score_examples
 from mept.model import CONFIG_NAME, AdapterFile, PromptModel, read_adapter_config
@@ -250,7 +250,7 @@ class _Recorder:
         self._collate = collate
         self.order: list[int] = []
 
-    def __call__(self, indices: list[int]) -> dict[str, Tensor]:
+    def __call__(self, indices: list[int]) -> Batch:
         self.order += indices
         return self._collate(indices)
 

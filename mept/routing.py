@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mept.balancing import Balancing, build_balancer
+from mept.precision import in_float32
 
 Routing = Literal["top_k", "stochastic", "dense", "gumbel"]
 
@@ -155,7 +156,7 @@ class Router(nn.Module):
         Returns:
             The chosen experts' indices and gates, [B, k] each; k = N_r where all experts take part.
         """
-        with torch.autocast(text.device.type, enabled=False):
+        with in_float32(text.device):
             # Always in float32: rounding must not decide between experts with nearly equal gates.
             bias = None if self.bias is None else self.bias.float()
             logits = F.linear(self.pool(text, text_mask), self.weight.float(), bias) / self.temperature

@@ -9,17 +9,15 @@ changes the order of t-SNE's sums, which after a thousand steps gives a differen
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import numpy as np
 import torch
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
-from torch import Tensor
 
-from mept.batches import evaluation_batches
-from mept.evaluate import autocast
+from mept.batches import Batch, evaluation_batches
 from mept.model import PromptModel
+from mept.precision import Precision, autocast
 from mept.routing import mean_text
 
 MAX_EXAMPLES = 200
@@ -37,10 +35,10 @@ def sample(number: int) -> list[int]:
 @torch.no_grad()
 def pooled_states(
     model: PromptModel,
-    collate: Callable[[list[int]], dict[str, Tensor]],
+    collate: Callable[[list[int]], Batch],
     lengths: Sequence[int],
     batch_size: int,
-    precision: Literal["float32", "bf16"],
+    precision: Precision,
     tuned: bool,
 ) -> np.ndarray:
     """Return the mean of each text's final states, [N, d], in the order of the examples.
@@ -57,9 +55,11 @@ def pooled_states(
     result: dict[int, np.ndarray] = {}
     for indices in evaluation_batches(lengths, batch_size):
         batch = collate(indices)
+        ids, mask = batch["input_ids"], batch["attention_mask"]
         with autocast(model.device, precision):
-            states = model.text_states(batch["input_ids"], batch["attention_mask"], tuned)
-        result |= zip(indices, mean_text(states, batch["attention_mask"]).cpu().numpy(), strict=True)
+            states = model.text_states(ids, mask, tuned)
+        mean = mean_text(states, torch.ones_like(ids) if mask is None else mask)
+        result |= zip(indices, mean.cpu().numpy(), strict=True)
     return np.stack([result[index] for index in range(len(lengths))])
 
 

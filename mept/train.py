@@ -16,17 +16,19 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from torch import Tensor
 
 from mept.artifacts import Loads, write_predictions, write_routing, write_states
 from mept.backbones import Backbone
 from mept.batches import Collator, StateCollator, parts, training_batches
 from mept.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
 from mept.errors import InputError, NonFiniteLossError
-from mept.evaluate import autocast, check_words, head_states, score_examples
+from mept.evaluate import check_words, head_states, score_examples
 from mept.files import set_aside, write_atomically
 from mept.memory import PeakMemory
 from mept.model import PromptModel, get_prompt_model
 from mept.optim import build_optimizer, build_schedule
+from mept.precision import autocast
 from mept.routing import RoutingStatistics, collect_routing, pooled
 from mept.seeding import random_state, restore_random_state, seed_everything
 from mept.states import map_settings, map_states, pooled_states, sample
@@ -306,9 +308,18 @@ class _Run:
         )
 
     def _train_epoch(self, epoch: int) -> list[float]:
+        """Take a step for each batch of an epoch; return their losses.
+
+        Raises:
+            NonFiniteLossError: a loss is NaN or infinite; found at the end of the epoch, as a step waits for no value.
+        """
         self._model.train()
         batches = training_batches(self._train.lengths, self._config.batch_size, self._config.seed, epoch)
-        return [self._train_batch(batch) for batch in batches]
+        losses = torch.stack([self._train_batch(batch) for batch in batches]).tolist()
+        for step, loss in enumerate(losses, self._step - len(losses) + 1):
+            if not math.isfinite(loss):
+                raise NonFiniteLossError(f"the loss is {loss} at step {step}")
+        return losses
 
     def _gradients(self, epoch: int) -> Iterator[None]:
         """Leave the gradients of each training batch in turn in the parameters, without taking a step."""
@@ -321,7 +332,7 @@ class _Run:
         finally:  # if the method does not go through all of them
             self._optimizer.zero_grad(set_to_none=True)
 
-    def _train_batch(self, batch: list[int]) -> float:
+    def _train_batch(self, batch: list[int]) -> Tensor:
         """Take one optimiser step on the mean loss of the batch; return that loss."""
         total = self._backward(batch)
         self._optimizer.step()
@@ -330,21 +341,18 @@ class _Run:
         self._step += 1
         return total
 
-    def _backward(self, batch: list[int]) -> float:
-        """Add the gradient of the mean loss of the batch; return that loss."""
-        chunks = [self._train.collate(part) for part in parts(batch, self._config.gradient_accumulation_steps)]
-        # The loss of a part is a mean over its labels (words have several tokens); the parts' weights restore the mean
-        # over the whole batch.
-        counts = [int((chunk["labels"] != -100).sum()) for chunk in chunks]
-        total = 0.0
-        for chunk, count in zip(chunks, counts, strict=True):
+    def _backward(self, batch: list[int]) -> Tensor:
+        """Add the gradient of the mean loss of the batch; return that loss, on the device."""
+        collate, losses = self._train.collate, []
+        for part in parts(batch, self._config.gradient_accumulation_steps):
+            # The loss of a part is a mean over its labels (words have several tokens); the parts' weights restore the
+            # mean over the whole batch.
+            weight = collate.labelled(part) / collate.labelled(batch)
             with autocast(self._model.device, self._config.precision):
-                loss = self._model(**chunk).loss * (count / sum(counts))
-            total += float(loss.detach())
-            if not math.isfinite(total):
-                raise NonFiniteLossError(f"the loss is {total} at step {self._step + 1}")
+                loss = self._model.compute(**collate(part)).loss * weight
             loss.backward()
-        return total
+            losses.append(loss.detach())
+        return torch.stack(losses).sum()
 
     def _score(self, splits: list[_Split], name: str) -> _Scored:
         """Score the examples of every task among the labels of that task; there is one split per task."""

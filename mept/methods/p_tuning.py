@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from mept.config import PromptConfig
 from mept.methods.base import Method, PromptMethod
+from mept.precision import in_float32
 
 if TYPE_CHECKING:
     from mept.backbones import Backbone
@@ -78,7 +79,7 @@ class EncodedPrompt(PromptMethod):
     def prompts(self, layer: int, text: Tensor, text_mask: Tensor) -> Tensor:
         """Return the prompt for every example, [B, m, d]."""
         indices = torch.arange(self.num_virtual_tokens, device=text.device)
-        with torch.autocast(text.device.type, enabled=False):  # CPUs without bf16 kernels have no LSTM in bf16
+        with in_float32(text.device):  # CPUs without bf16 kernels have no LSTM in bf16
             prompt = self.encoder(indices[None])
         return prompt.expand(len(text), -1, -1)
 

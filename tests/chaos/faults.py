@@ -86,7 +86,7 @@ class Injection:
         self.known, self.begun = frozenset(self.cluster.objects(self.root)), time.monotonic()
 
     def watch(self) -> threading.Thread:
-        """Measure how long it takes until struck work goes on: until a trial's second attempt, or a later one, has files.
+        """Measure how long it takes until struck work goes on: until a trial's second or a later attempt has files.
 
         A driver counts attempts from 1, so after its death a trial has two whose number is 1.
         """
