@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import datasets
 
 Batch = dict[str, Any]
 """A model's inputs and ``labels``: tensors, or None for what is not given."""
