@@ -341,7 +341,7 @@ class Injection:
             output.hidden_states = tuple(states[:, text] for states in output.hidden_states)
         return output
 
-    def _before_decoder(self, decoder: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    def _before_decoder(self, decoder: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         states, mask = kwargs.get("encoder_hidden_states"), kwargs.get("encoder_attention_mask")
         if states is None or mask is None:
             return args, kwargs

@@ -258,6 +258,7 @@ class PromptModel(nn.Module):
             labels: as in ``forward``.
             **kwargs: as in ``forward``.
         """
+        output: Any
         if self.adapter.head is not None:
             output = self._classify(input_ids, attention_mask, labels, kwargs)
         else:

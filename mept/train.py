@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mept.artifacts import Loads, write_predictions, write_routing, write_states
 from mept.backbones import Backbone
-from mept.batches import Collator, StateCollator, parts, training_batches
+from mept.batches import Batch, Collator, StateCollator, parts, training_batches
 from mept.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
 from mept.errors import InputError, NonFiniteLossError
 from mept.evaluate import check_words, head_states, score_examples
@@ -28,10 +28,10 @@ from mept.files import set_aside, write_atomically
 from mept.memory import PeakMemory
 from mept.model import PromptModel, get_prompt_model
 from mept.optim import build_optimizer, build_schedule
-from mept.precision import autocast
 from mept.routing import RoutingStatistics, collect_routing, pooled
 from mept.seeding import random_state, restore_random_state, seed_everything
 from mept.states import map_settings, map_states, pooled_states, sample
+from mept.step import add_gradient, take_step
 from mept.tasks.base import Example, Task
 from mept.tasks.checks import absent_labels, check_limit
 from mept.tasks.data import MixtureData, TaskData
@@ -326,33 +326,22 @@ class _Run:
         self._model.eval()
         try:
             for batch in training_batches(self._train.lengths, self._config.batch_size, self._config.seed, epoch):
-                self._backward(batch)
+                add_gradient(self._model, self._parts(batch), self._config.precision)
                 yield
                 self._optimizer.zero_grad(set_to_none=True)
         finally:  # if the method does not go through all of them
             self._optimizer.zero_grad(set_to_none=True)
 
     def _train_batch(self, batch: list[int]) -> Tensor:
-        """Take one optimiser step on the mean loss of the batch; return that loss."""
-        total = self._backward(batch)
-        self._optimizer.step()
-        self._schedule.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        """Take one optimiser step on the mean loss of the batch; return that loss, on the device."""
         self._step += 1
-        return total
+        return take_step(self._model, self._parts(batch), self._config.precision, self._optimizer, self._schedule)
 
-    def _backward(self, batch: list[int]) -> Tensor:
-        """Add the gradient of the mean loss of the batch; return that loss, on the device."""
-        collate, losses = self._train.collate, []
+    def _parts(self, batch: list[int]) -> Iterator[tuple[Batch, float]]:
+        """Yield the parts of a batch with the share of its labels that each has (words have several tokens)."""
+        collate = self._train.collate
         for part in parts(batch, self._config.gradient_accumulation_steps):
-            # The loss of a part is a mean over its labels (words have several tokens); the parts' weights restore the
-            # mean over the whole batch.
-            weight = collate.labelled(part) / collate.labelled(batch)
-            with autocast(self._model.device, self._config.precision):
-                loss = self._model.compute(**collate(part)).loss * weight
-            loss.backward()
-            losses.append(loss.detach())
-        return torch.stack(losses).sum()
+            yield collate(part), collate.labelled(part) / collate.labelled(batch)
 
     def _score(self, splits: list[_Split], name: str) -> _Scored:
         """Score the examples of every task among the labels of that task; there is one split per task."""

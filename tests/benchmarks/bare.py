@@ -25,18 +25,18 @@ from typing import Any, NamedTuple
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 from transformers import BertConfig, BertModel, T5Config, T5ForConditionalGeneration
 
 from mept.backbones import Backbone, wrap
+from mept.batches import Batch
 from mept.evaluate import score_words
 from mept.methods import METHODS
 from mept.model import PromptModel, get_prompt_model
 from mept.optim import build_optimizer
+from mept.step import take_step
 from tests.benchmarks.method_cost import FITTED
 from tests.benchmarks.throughput import LIMIT, PROMPT, matmul_rate
 
-Batch = dict[str, Tensor]
 Step = Callable[[Batch], object]
 LABELS = 3
 WORDS = [[150, 1], [4273, 1]]
@@ -100,7 +100,7 @@ def bare(setting: Setting, extra: int, training: bool) -> Step:
         model.train(training)
         ids, mask = batch["input_ids"], batch["attention_mask"]
         inputs = torch.cat((embed(ids[:, :1]).expand(-1, extra, -1), embed(ids)), 1).requires_grad_(training)
-        mask = torch.cat((mask.new_ones(len(mask), extra), mask), 1)
+        mask = None if mask is None else torch.cat((mask.new_ones(len(mask), extra), mask), 1)
         with torch.set_grad_enabled(training):
             if setting.words is None:
                 output = model(inputs_embeds=inputs, attention_mask=mask).last_hidden_state[:, 0].sum()
@@ -125,9 +125,7 @@ def ours(setting: Setting, method: str, prompt: int, training: bool) -> Step:
 
     def step(batch: Batch) -> None:
         model.train()
-        model(**batch).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        take_step(model, [(batch, 1.0)], "float32", optimizer)
 
     return step
 
@@ -137,7 +135,7 @@ def _scoring(model: PromptModel, words: list[list[int]] | None) -> Step:
     def step(batch: Batch) -> None:
         model.eval()
         if words is None:
-            model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+            model.compute(batch["input_ids"], batch["attention_mask"])
         else:
             score_words(model, batch["input_ids"], batch["attention_mask"], words)
 

@@ -53,16 +53,17 @@ import torch
 import transformers
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 from transformers import LlamaConfig, LlamaModel, T5Config, T5ForConditionalGeneration
 
-from mept.evaluate import autocast, score_examples
+from mept.batches import Batch, to_device
+from mept.evaluate import score_examples
 from mept.memory import PeakMemory
 from mept.methods.mept import MeptConfig
 from mept.model import PromptModel, get_prompt_model
 from mept.optim import build_optimizer, build_schedule
+from mept.precision import Precision
+from mept.step import take_step
 
-Precision = Literal["bf16", "float32"]
 Phase = Literal["training", "evaluation"]
 Step = Callable[[], object]
 Found = TypeVar("Found")
@@ -270,45 +271,41 @@ def build(case: Case, device: torch.device) -> PromptModel:
     return prompted
 
 
-def random_batch(model: PromptModel, size: int, text_tokens: int) -> dict[str, Tensor]:
+def random_batch(model: PromptModel, size: int, text_tokens: int) -> Batch:
     """Return texts without padding and their labels, on the CPU."""
     labels = torch.randint(LABELS, (size,))
     return {
         "input_ids": torch.randint(10, model.config.vocab_size, (size, text_tokens)),
-        "attention_mask": torch.ones(size, text_tokens, dtype=torch.long),
+        "attention_mask": None,
         "labels": torch.tensor(WORDS)[labels] if model.family.text_to_text else labels,
     }
 
 
-def training(model: PromptModel, batch: dict[str, Tensor], precision: Precision) -> Step:
-    """Return an optimiser step with the statements of ``mept.train``, which itself needs a task and a tokenizer."""
+def training(model: PromptModel, batch: Batch, precision: Precision) -> Step:
+    """Return an optimiser step as ``mept.train`` takes it, with its copies to the device."""
     optimizer = build_optimizer(dict(model.adapter.named_parameters()), "adafactor", 3e-4, 1e-2)
     schedule = build_schedule(optimizer, 10**6, 0.06)
     model.train()
 
     def step() -> None:
-        chunk = {name: value.to(model.device) for name, value in batch.items()}
-        count = int((chunk["labels"] != -100).sum())
-        with autocast(model.device, precision):
-            loss = model(**chunk).loss * (count / count)  # the part's share of the batch, which is one part here
-        float(loss.detach())
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
+        take_step(model, [(moved(batch, model.device), 1.0)], precision, optimizer, schedule)
 
     return step
 
 
-def evaluation(model: PromptModel, batch: dict[str, Tensor], precision: Precision) -> Step:
+def evaluation(model: PromptModel, batch: Batch, precision: Precision) -> Step:
     """Return the scoring of one batch."""
     size, text_tokens = batch["input_ids"].shape
     words = WORDS if model.family.text_to_text else None
 
-    def collate(_: list[int]) -> dict[str, Tensor]:
-        return {name: value.to(model.device) for name, value in batch.items()}
+    return lambda: score_examples(
+        model, lambda _: moved(batch, model.device), [text_tokens] * size, size, words, precision
+    )
 
-    return lambda: score_examples(model, collate, [text_tokens] * size, size, words, precision)
+
+def moved(batch: Batch, device: torch.device) -> Batch:
+    """Return a batch as ``mept.batches.Collator`` brings it to the device."""
+    return {name: None if value is None else to_device(value, device) for name, value in batch.items()}
 
 
 # Measuring.

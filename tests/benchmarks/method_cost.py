@@ -28,6 +28,7 @@ from mept.memory import PeakMemory
 from mept.methods import METHODS
 from mept.model import PromptModel, get_prompt_model
 from mept.optim import build_optimizer
+from mept.step import take_step
 
 REFERENCE = "prompt_tuning"
 FITTED: dict[str, dict[str, Any]] = {"peft": {"peft_type": "ia3"}, "pt_moe": {"rank": 8}, "dpt": {"rank": 8}}
@@ -60,14 +61,12 @@ def stepper(model: PromptModel, batch_size: int, length: int) -> Callable[[], No
     optimizer = build_optimizer(dict(model.adapter.named_parameters()), "adafactor", 1e-3, 0.0)
     inputs = {
         "input_ids": torch.randint(5, 30000, (batch_size, length)),
-        "attention_mask": torch.ones(batch_size, length, dtype=torch.long),
+        "attention_mask": None,
         "labels": torch.randint(3, (batch_size,)),
     }
 
     def step() -> None:
-        model(**inputs).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        take_step(model, [(inputs, 1.0)], "float32", optimizer)
 
     return step
 

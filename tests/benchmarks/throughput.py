@@ -35,6 +35,7 @@ from mept.batches import Collator, evaluation_batches, training_batches
 from mept.evaluate import generated_labels, score_words
 from mept.model import PromptModel
 from mept.optim import build_optimizer
+from mept.step import take_step
 from mept.tasks.data import load_task
 from mept.tasks.features import encode, verbalizer_ids
 
@@ -102,9 +103,7 @@ def works(model: PromptModel, words: list[list[int]], tokenizer: object) -> tupl
 
     def train(batch: dict[str, Tensor]) -> None:
         model.train()
-        model(**batch).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        take_step(model, [(batch, 1.0)], "float32", optimizer)
 
     @torch.no_grad()
     def released(batch: dict[str, Tensor]) -> None:
