@@ -4,6 +4,8 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# Twice as many as cores: the longest tests wait for clusters and servers.
+WORKERS ?= $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
 
 export HF_HUB_OFFLINE ?= 1
 
@@ -13,7 +15,7 @@ quickstart: $(INSTALLED)
 	$(BIN)/mept run search_spaces/quickstart.yaml
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow

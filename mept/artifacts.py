@@ -10,12 +10,9 @@ from typing import Any
 import numpy as np
 
 from mept.files import write_atomically
-from mept.routing import RoutingStatistics
+from mept.loads import Loads
 from mept.tasks.base import Example, Task
 from mept.tasks.metrics import NO_LABEL, predictions
-
-Loads = Mapping[int, RoutingStatistics]
-"""Load of the experts by layer."""
 
 
 def write_predictions(

@@ -18,17 +18,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mept.artifacts import Loads, write_predictions, write_routing, write_states
+from mept.artifacts import write_predictions, write_routing, write_states
 from mept.backbones import Backbone
 from mept.batches import Batch, Collator, StateCollator, parts, training_batches
 from mept.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
 from mept.errors import InputError, NonFiniteLossError
 from mept.evaluate import check_words, head_states, score_examples
 from mept.files import set_aside, write_atomically
+from mept.loads import Loads, TaskLoads, even, from_plain, metrics_of, plain, summary_of, total
 from mept.memory import PeakMemory
 from mept.model import PromptModel, get_prompt_model
 from mept.optim import build_optimizer, build_schedule
-from mept.routing import RoutingStatistics, collect_routing, pooled
+from mept.routing import collect_routing
 from mept.seeding import random_state, restore_random_state, seed_everything
 from mept.states import map_settings, map_states, pooled_states, sample
 from mept.step import add_gradient, take_step
@@ -155,18 +156,8 @@ class _Scored:
     """[N, labels] by task."""
     generated: dict[str, list[str]]
     """The generated texts, by task; empty if labels are scored."""
-    routing: dict[str, Loads]
-    """Load of the experts, by task; empty if the method does not route."""
-
-    def load(self) -> dict[int, RoutingStatistics]:
-        """Return the load of each layer's experts over the examples of all tasks."""
-        first, *others = self.routing.values()
-        return {layer: sum((loads[layer] for loads in others), statistics) for layer, statistics in first.items()}
-
-    def even_load(self) -> dict[int, RoutingStatistics]:
-        """Return the load of each layer's experts, giving each task the same weight."""
-        parts = list(self.routing.values())
-        return {layer: pooled([loads[layer] for loads in parts]) for layer in parts[0]}
+    routing: TaskLoads
+    """Of the experts; empty loads if the method does not route."""
 
 
 class _Split:
@@ -231,6 +222,8 @@ class _Run:
         self._begin_phase(0)
         self._step = 0
         self._best_state: dict[str, torch.Tensor] = {}
+        self._best_routing: TaskLoads | None = None
+        """On dev; None if it is not known, as a checkpoint of an earlier version does not have it."""
 
     def _training_split(self) -> _Split:
         """Return the training examples of all tasks, one task after the other.
@@ -297,11 +290,12 @@ class _Run:
         last_phase = method.phase_end(config.epochs) == config.epochs
         if improved:
             self._best_state = {k: v.detach().cpu().clone() for k, v in self._model.adapter.state_dict().items()}
+            self._best_routing = scored.routing
         return Evaluation(
             epoch=epoch,
             step=self._step,
             timestamp=time.time(),
-            metrics={"train/loss": float(np.mean(losses))} | scored.metrics | _routing_metrics(scored.even_load()),
+            metrics={"train/loss": float(np.mean(losses))} | scored.metrics | metrics_of(even(scored.routing)),
             best=max(score, best),
             stale=0 if improved or last is None or not last_phase else last.stale + 1,
             total_epochs=config.epochs,
@@ -389,16 +383,18 @@ class _Run:
             "time/train_seconds": self._train_seconds,
             "time/examples_per_second": examples / self._train_seconds,
         }
-        name, splits = "dev", self._dev
+        name, routing = "dev", self._best_routing
         if self._config.evaluate_test:
             name, splits = "test", [self._split(part.task, part.test) for part in self._data.parts]
-        scored = self._score(splits, name)
-        if name == "test":
+            scored = self._score(splits, name)
+            routing = scored.routing
             summary |= scored.metrics
             self._write_test(splits, scored)
-        if load := scored.load():
-            write_routing(self._directory, name, self._data.task.name, load, scored.routing)
-            summary |= _routing_summary(name, list(scored.even_load().values()))
+        elif routing is None:
+            routing = self._score(self._dev, name).routing
+        if load := total(routing):
+            write_routing(self._directory, name, self._data.task.name, load, routing)
+            summary |= summary_of(even(routing), name)
         summary["memory/peak_mib"] = self._memory.peak_mib()
         return dataclasses.replace(last, done=True, summary=summary)
 
@@ -440,6 +436,7 @@ class _Run:
             "history": [dataclasses.asdict(evaluation) for evaluation in history],
             "adapter": self._model.adapter.state_dict(),
             "best": self._best_state,
+            "best_routing": plain(self._best_routing),
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
             "random": random_state(),
@@ -456,6 +453,7 @@ class _Run:
             return []
         self._model.adapter.load_state_dict(state["adapter"])
         self._best_state = state["best"]
+        self._best_routing = from_plain(state.get("best_routing"))
         if state["phase"] != self._phase:
             self._begin_phase(state["phase"])
         self._optimizer.load_state_dict(state["optimizer"])
@@ -470,30 +468,3 @@ class _Run:
 def _warn_once(message: str) -> None:
     """Log a warning that every trial of a cell would repeat."""
     log.warning(message)
-
-
-def _routing_metrics(routing: dict[int, RoutingStatistics]) -> dict[str, float]:
-    if not routing:
-        return {}
-    metrics = {
-        f"routing/layer_{layer:02d}/{name}": value
-        for layer, statistics in routing.items()
-        for name, value in (
-            ("entropy", statistics.entropy()),
-            ("top_expert_share", statistics.top_expert_share()),
-            ("effective_experts", statistics.effective_experts()),
-        )
-    }
-    return metrics | {"routing/mean/effective_experts": _effective_experts(list(routing.values()))}
-
-
-def _routing_summary(split: str, layers: list[RoutingStatistics]) -> dict[str, float]:
-    return {
-        f"routing/{split}/effective_experts": _effective_experts(layers),
-        f"routing/{split}/experts": max(len(layer.counts) for layer in layers),
-        f"routing/{split}/experts_per_example": max(layer.experts_per_example for layer in layers),
-    }
-
-
-def _effective_experts(layers: list[RoutingStatistics]) -> float:
-    return float(np.mean([layer.effective_experts() for layer in layers]))
