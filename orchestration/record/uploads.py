@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mept.errors import InputError, one_line
 from orchestration.options import public
@@ -186,8 +186,9 @@ class Uploader:
         self._client.set_tag(run.info.run_id, names.FILES, names.COMPLETE)
 
     def _find(self, key: Key) -> Run | None:
-        wanted: dict[str, Any] = dict(zip((names.KIND, names.CELL, names.STAGE, names.FINGERPRINT), key, strict=False))
-        condition = " and ".join(f"tags.`{name}` = '{value}'" for name, value in wanted.items())
+        # By the last tag alone, which few runs share: MLflow's database goes through all tags once for each condition.
+        *_, (name, value) = zip((names.KIND, names.CELL, names.STAGE, names.FINGERPRINT), key, strict=False)
+        condition = f"tags.`{name}` = '{value}'"
         if not self._experiment and (experiment := self._client.get_experiment_by_name(self._grid)) is not None:
             self._experiment = experiment.experiment_id
         found = runs_of(self._client, [self._experiment], condition) if self._experiment else []
