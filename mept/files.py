@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -24,8 +25,11 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):  # writing names no file, and opening the temporary one
+            error.filename = str(path)
         raise
 
 

@@ -368,8 +368,9 @@ def doctor(
 
 
 def main() -> None:
-    """Run a command; errors caused by the user give one line and exit code 2."""
+    """Run a command; errors caused by the user give one line and exit code 2, and a full disk one and exit code 1."""
     from mept.errors import InputError, printable
+    from orchestration.record.trouble import file_trouble
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -385,6 +386,11 @@ def main() -> None:
         # The reader of a pipe went away; Python would complain again when it closes standard output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except Exception as error:
+        if (trouble := file_trouble(error)) is None:
+            raise
+        print(f"error: {printable(trouble.message)}", file=sys.stderr)
+        sys.exit(trouble.code)
 
 
 def _load(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
+from typing import NamedTuple
 
 DISK_FULL = ("database or disk is full", "no space left", "quota exceeded", "the disk took only")
 """What libraries say about a full disk if the error number is lost."""
@@ -21,6 +23,35 @@ def is_disk_full(error: BaseException) -> bool:
         or any(sign in str(seen).casefold() for sign in DISK_FULL)
         for seen in chain(error)
     )
+
+
+UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EIO)
+"""What a path can be that a user gave and that cannot be used."""
+
+
+class FileTrouble(NamedTuple):
+    """What is wrong with a disk or a path."""
+
+    message: str
+    code: int
+    """With which the command ends: 1 if the same command may succeed later, 2 if it was given a wrong path."""
+
+
+def file_trouble(error: BaseException, otherwise: str = "") -> FileTrouble | None:
+    """Return what is wrong with a disk or a path if that is why a command fails; None for any other error.
+
+    Args:
+        error: as raised.
+        otherwise: the path to name if the error names none.
+    """
+    named = next((seen for seen in chain(error) if isinstance(seen, OSError) and seen.filename), None)
+    path = os.fsdecode(named.filename) if named is not None else otherwise
+    if is_disk_full(error):
+        where = f" ({path})" if path else ""
+        return FileTrouble(f"a disk is full{where}; make room and run the same command again", 1)
+    if named is not None and named.errno in UNUSABLE:
+        return FileTrouble(f"{path} cannot be used: {named.strerror}; give another path, or rights to this one", 2)
+    return None
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:

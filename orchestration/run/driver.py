@@ -10,7 +10,6 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -23,7 +22,7 @@ from orchestration.record.records import CellRecord, GridRecord
 from orchestration.record.roots import Root
 from orchestration.record.store import Store, prepare_root
 from orchestration.record.tracker import Tracker
-from orchestration.record.trouble import DISK_FULL, is_disk_full
+from orchestration.record.trouble import DISK_FULL, file_trouble, is_disk_full
 from orchestration.run.campaign import Campaign, CellWork
 from orchestration.run.database import Waiting
 from orchestration.run.definition import Definition
@@ -95,10 +94,10 @@ def run(
         console.print(f"stopped by {name}; run the same command again to continue", markup=False, soft_wrap=True)
         return Ending(128 + number, reportable=False)
     except BaseException as error:
-        if not is_disk_full(error):
+        trouble_of_files = file_trouble(error, str(options.root))
+        if trouble_of_files is None or not is_disk_full(error):
             raise
-        message = f"error: a disk is full ({_full(error, options.root)}); make room and run the same command again"
-        console.print(message, markup=False, soft_wrap=True)
+        console.print(f"error: {trouble_of_files.message}", markup=False, soft_wrap=True)
         return Ending(1, reportable=False)
     if trouble:
         full = any(sign in trouble.casefold() for sign in DISK_FULL)
@@ -342,13 +341,3 @@ def _flush(session: _Session) -> str:
         if not tries or any(sign in trouble.casefold() for sign in DISK_FULL):
             return trouble if session.tracker.pending else ""
     return ""
-
-
-def _full(error: BaseException, root: Path | str) -> str:
-    """Return the path that could not be written, or the run directory if it is not known."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.filename:
-            return os.fspath(seen.filename)
-        seen = seen.__cause__ or seen.__context__
-    return str(root)
