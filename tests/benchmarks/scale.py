@@ -4,8 +4,9 @@
     python -m tests.benchmarks.scale --trials 2000 --ray 64 --sleep 2
 
 For each number of trials (ten a cell: seven of the search, three confirmed), in a process and with stores of its own,
-it prints the overhead a trial in seconds of CPU and of the clock, the last quarter's over the first one's, the driver's
-memory, calls of MLflow's client and SQL statements to Optuna's database a trial, and how long a start with everything
+it prints the overhead a trial in seconds of CPU and of the clock; the last quarter's over the first one's, of the
+searches and of the confirmed trials, which come after them and cost more, as they leave files and models; the driver's
+memory; calls of MLflow's client and SQL statements to Optuna's database a trial; and how long a start with everything
 done, ``mept status`` and ``mept report`` take. Without ``--ray`` the slots are simulated in the driver's process and no
 trial takes any time; with it, so many CPUs are simulated and as many real workers sleep.
 """
@@ -48,7 +49,7 @@ search: {{sampler: random, trials: 7, round: 7}}
 confirm: {{seeds: [1, 2, 3]}}
 report: {{rows: num_virtual_tokens, columns: num_experts}}
 """
-TRIALS_A_CELL, COLUMNS = 10, 10
+TRIALS_A_CELL, SEARCHED, COLUMNS = 10, 7, 10
 SLOTS = 64
 QUARTERS = 4
 
@@ -79,11 +80,16 @@ class Sleeper(Worker):
 class Meter:
     """Counts what a run does and measures each quarter of it."""
 
-    def __init__(self, trials: int) -> None:
+    def __init__(self, cells: int) -> None:
         self.calls: Counter[str] = Counter()
         self.ended = 0
-        self._trials = trials
-        self.marks = [self._now()]
+        searched = SEARCHED * cells
+        confirmed = (TRIALS_A_CELL - SEARCHED) * cells
+        self._ends = [
+            *(searched * part // QUARTERS for part in range(1, QUARTERS + 1)),
+            *(searched + confirmed * part // QUARTERS for part in range(1, QUARTERS + 1)),
+        ]
+        self.marks: list[tuple[float, float]] = []
 
     @staticmethod
     def _now() -> tuple[float, float]:
@@ -92,12 +98,16 @@ class Meter:
     def evaluated(self, campaign: Any) -> None:
         """Take note that a trial has ended; at the end of a quarter, once everything so far is recorded."""
         self.ended += 1
-        if self.ended % (self._trials // QUARTERS) == 0:
+        if self.ended in self._ends:
             campaign._tracker.flush(None)
-            self.marks.append(self._now())
+            self.mark()
+
+    def mark(self) -> None:
+        """Take note of the moment."""
+        self.marks.append(self._now())
 
     def quarters(self, which: int) -> list[float]:
-        """Return the seconds of each quarter, of CPU (0) or of the clock (1)."""
+        """Return the seconds of the searches' quarters, then of the confirmed trials', of CPU (0) or the clock (1)."""
         return [after[which] - before[which] for before, after in zip(self.marks, self.marks[1:], strict=False)]
 
     @contextmanager
@@ -163,7 +173,7 @@ def measure(trials: int, folder: Path, workers: int, sleep: float) -> dict[str, 
     info = BackboneInfo("tiny", "bert", 4, 16, 512, "nowhere", "weights")
     grid = load_grid(path)
     options, console = Options(folder / "runs", num_cpus=workers or None), Console(file=open(os.devnull, "w"))
-    meter, began = Meter(trials), time.monotonic()
+    meter, began = Meter(cells), time.monotonic()
     planned = plan(grid, lambda name: info)
     assert len(planned) == cells
     served.save_model = _save_model  # it copies the package, once a cell, whatever the scale
@@ -177,6 +187,8 @@ def measure(trials: int, folder: Path, workers: int, sleep: float) -> dict[str, 
 
     def note_first(self: Any, *args: Any) -> None:
         first.append(time.monotonic())
+        if len(first) == 1:
+            meter.mark()
         started(self, *args)
 
     Campaign.started = note_first  # type: ignore[method-assign]
@@ -189,7 +201,8 @@ def measure(trials: int, folder: Path, workers: int, sleep: float) -> dict[str, 
         "first trial, s": first[0] - began,
         "CPU ms a trial": 1000 * sum(cpu) / trials,
         "ms a trial": 1000 * sum(clock) / trials,
-        "last quarter / first, CPU": cpu[-1] / cpu[0],
+        "searches: last quarter / first, CPU": cpu[QUARTERS - 1] / cpu[0],
+        "confirmed: last quarter / first, CPU": cpu[-1] / cpu[QUARTERS],
         "driver, MiB": _resident(),
         "MLflow calls a trial": meter.calls["mlflow"] / trials,
         "Optuna statements a trial": meter.calls["optuna"] / trials,
