@@ -1,7 +1,7 @@
 """What a run costs besides training: trials that only sleep, in hundreds of cells, on simulated slots.
 
     python -m tests.benchmarks.scale --trials 500 1000 2000
-    python -m tests.benchmarks.scale --trials 2000 --ray 64 --sleep 2
+    python -m tests.benchmarks.scale --trials 500 --ray 8 --sleep 2
 
 For each number of trials (ten a cell: seven of the search, three confirmed), in a process and with stores of its own,
 it prints the overhead a trial in seconds of CPU and of the clock; the last quarter's over the first one's, of the

@@ -149,6 +149,7 @@ def begin(site: Site, seed: int = 0, disturb: Disturb | None = None, ready: Call
 
 def _live(site: Site, chance: random.Random, disturb: Disturb, ready: Callable[[], None] | None) -> int:
     os.setpgid(0, 0)
+    writes.WRITES.counts.clear()  # the process it was forked from may have removed folders of earlier lives
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     os.environ["MEPT_SCRATCH"] = str(site.folder / "scratch")
