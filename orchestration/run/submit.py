@@ -77,8 +77,8 @@ def submit(grid: Grid, named: str, address: str, options: Mapping[str, str | Non
     job = _send(client, grid, submission, environment)
     where = submission.address
     print(f"submitted {job}")
-    print(f"follow it: mept logs {job} --address {where}")
-    print(f"stop it:   mept cancel {job} --address {where}", flush=True)
+    print(f"follow it: mept logs {job} --address {shlex.quote(where)}")
+    print(f"stop it:   mept cancel {job} --address {shlex.quote(where)}", flush=True)
     return watch(client, job, where) if wait else 0
 
 
@@ -109,7 +109,7 @@ def watch(client: Client, job: str, where: str) -> int:
     try:
         details = follow(client, job)
     except KeyboardInterrupt:
-        print(f"\nthe job goes on; to come back: mept logs {job} --address {where}", file=sys.stderr)
+        print(f"\nthe job goes on; to come back: mept logs {job} --address {shlex.quote(where)}", file=sys.stderr)
         raise
     code, submission = exit_code(details), from_metadata(details.metadata)
     if details.driver_exit_code is None and details.message and code == 1:

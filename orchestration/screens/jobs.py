@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -76,7 +77,7 @@ def show_jobs(named: str, address: str, options: Options) -> Options:
         print(f"no job at {where} runs or ran {named}")
         return options
     if not found[0].status.is_terminal():
-        print(f"follow it: mept logs {found[0].submission_id} --address {where}")
+        print(f"follow it: mept logs {found[0].submission_id} --address {shlex.quote(where)}")
     sys.stdout.flush()
     submission = from_metadata(found[0].metadata)
     return options if submission is None else _completed(options, submission.options)
