@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from signal import SIGCONT, SIGKILL, SIGSTOP
+from signal import SIGCONT, SIGKILL, SIGSTOP, Signals
 
 from tests.chaos.cluster import NAME, PATIENCE, TRAINING, Cluster, cluster, until
 from tests.faults.checker import LOST, TWICE, Contents, Violation, check
@@ -142,30 +142,35 @@ class Outcome:
         self.told.extend(map(str, wrong))
 
 
+def strike(machine: Machine, number: Signals, *named: str) -> None:
+    """Send a signal at the first moment at which there is a process to receive it: workers rest between two steps."""
+    until(f"there is no {' or '.join(named)}", lambda: bool(machine.signal(number, *named)), pause=0.05)
+
+
 # Workers and their machines
 
 
 def kill_worker(run: Injection) -> None:
-    run.struck.signal(SIGKILL, TRAINING)
+    strike(run.struck, SIGKILL, TRAINING)
 
 
 def stop_worker(run: Injection) -> None:
-    run.struck.signal(SIGSTOP, TRAINING)
+    strike(run.struck, SIGSTOP, TRAINING)
     time.sleep(60)
     run.struck.signal(SIGCONT, TRAINING)
 
 
 def hang(run: Injection) -> None:
-    run.struck.signal(SIGSTOP, TRAINING)
+    strike(run.struck, SIGSTOP, TRAINING)
 
 
 def kill_raylet(run: Injection) -> None:
-    run.struck.signal(SIGKILL, RAYLET)
+    strike(run.struck, SIGKILL, RAYLET)
     _restarted(run, run.struck)
 
 
 def stop_raylet(run: Injection) -> None:
-    run.struck.signal(SIGSTOP, RAYLET)
+    strike(run.struck, SIGSTOP, RAYLET)
     time.sleep(60)
     run.struck.signal(SIGCONT, RAYLET)
     _restarted(run, run.struck)
@@ -200,7 +205,7 @@ def _restarted(run: Injection, machine: Machine) -> None:
 def truncate_checkpoint(run: Injection) -> None:
     names = [name for name in run.cluster.objects(run.root) if name.endswith(".pt")]
     client, bucket = run.cluster.store.client(), run.cluster.store.bucket
-    run.struck.signal(SIGKILL, TRAINING)
+    strike(run.struck, SIGKILL, TRAINING)
     for name in names:
         key = f"{run.root.removeprefix(f's3://{bucket}/')}/{name}"
         content = client.get_object(Bucket=bucket, Key=key)["Body"].read()
@@ -211,23 +216,23 @@ def truncate_checkpoint(run: Injection) -> None:
 
 
 def kill_driver(run: Injection) -> None:
-    run.cluster.head.signal(SIGKILL, DRIVER)
+    strike(run.cluster.head, SIGKILL, DRIVER)
 
 
 def stop_driver(run: Injection) -> None:
-    run.cluster.head.signal(SIGSTOP, DRIVER)
+    strike(run.cluster.head, SIGSTOP, DRIVER)
     time.sleep(90)
     run.cluster.head.signal(SIGCONT, DRIVER)
 
 
 def kill_head(run: Injection) -> None:
-    run.cluster.head.signal(SIGKILL, *RAY)
+    strike(run.cluster.head, SIGKILL, *RAY)
     time.sleep(5)
     _restart_cluster(run)
 
 
 def stop_head(run: Injection) -> None:
-    run.cluster.head.signal(SIGSTOP, *RAY)
+    strike(run.cluster.head, SIGSTOP, *RAY)
     time.sleep(45)
     run.cluster.head.signal(SIGCONT, *RAY)
     if not _whole(run):
