@@ -68,6 +68,28 @@ def test_resuming_from_any_evaluation_gives_the_same_numbers_bit_for_bit(config,
         assert weights[0] == weights[1]
 
 
+@pytest.mark.parametrize("older", [False, True], ids=["this version", "an earlier version"])
+def test_a_search_trials_routing_is_that_of_its_best_evaluation_however_often_it_was_interrupted(
+    data, tmp_path, monkeypatch, older
+) -> None:
+    settings, read = trial("mept", evaluate_test=False), []
+    backbone = random_backbone("bert")
+    backbone.stack.register_forward_pre_hook(lambda stack, _: read.append(stack.training))
+    whole = list(train(settings, backbone, data, tmp_path / "whole"))
+    assert read.count(False) == len(whole)  # one batch for each evaluation, none for the end
+    if older:
+        monkeypatch.setattr("mept.train.plain", lambda loads: None)
+    for stop in (1, 2):
+        directory = tmp_path / f"stopped-{stop}"
+        run = train(settings, random_backbone("bert"), data, directory)
+        for _ in range(stop):
+            next(run)
+        run.close()
+        assert numbers(list(train(settings, random_backbone("bert"), data, directory))) == numbers(whole)
+        routing = [(one / "routing" / "dev.json").read_text() for one in (directory, tmp_path / "whole")]
+        assert routing[0] == routing[1]
+
+
 @pytest.mark.parametrize("family", ["bert", "llama"])
 def test_where_only_the_head_learns_each_text_is_read_once(family, data, tmp_path, monkeypatch) -> None:
     settings, backbone, read = trial("linear_head", backbone_dropout=False, max_length=48), random_backbone(family), []
