@@ -168,8 +168,6 @@ def generated_labels(
         [B, words], 1 for the generated label and 0 for the others, or a row of NaN if the text is none of them; and the
         texts, up to the end of the sequence.
     """
-    if inputs["attention_mask"] is None:  # left out, it would be guessed from padding tokens
-        inputs = inputs | {"attention_mask": torch.ones_like(inputs["input_ids"])}
     known = [_text(tokenizer, word[:-1]) for word in words]
     longest = max(len(word) for word in words)
     output = model.generate(**inputs, max_new_tokens=longest, do_sample=False, num_beams=1)

@@ -61,6 +61,15 @@ def test_a_head_without_a_classification_task_is_refused() -> None:
         get_prompt_model(random_model("llama", causal_lm=True), LinearHeadConfig())
 
 
+def test_a_mask_that_is_none_means_no_padding_also_to_generate() -> None:
+    model = get_prompt_model(random_backbone("t5"), MeptConfig(num_virtual_tokens=3, num_experts=4), seed=1)
+    ids = torch.tensor([[7, 0, 9, 0]])  # 0 is the padding token
+    options = {"max_new_tokens": 4, "output_logits": True, "return_dict_in_generate": True}
+    whole = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **options).logits
+    said = model.generate(ids, attention_mask=None, **options).logits
+    torch.testing.assert_close(torch.stack(said), torch.stack(whole))
+
+
 def test_a_classifier_does_not_generate() -> None:
     with pytest.raises(InputError, match="cannot generate"):
         build(MeptConfig(num_experts=2), "bert").generate(input_ids=torch.ones(1, 3, dtype=torch.long))
