@@ -17,7 +17,7 @@ from mept.tasks.embedded import (
     BOUGHT,
     CAUSE,
     CB_LABELS,
-    DRAWN,
+    LISTED,
     EFFECT,
     FOUND,
     GENERATORS,
@@ -33,12 +33,12 @@ from mept.tasks.world import ATTRIBUTES, KINDS, PEOPLE
 every_task = pytest.mark.parametrize("name", GENERATORS)
 
 IDENTITIES = {
-    "boolq": "9184c327dd2ac731",
-    "cb": "d4e976c52b4b50b5",
-    "copa": "6e4650b798bd4942",
-    "multirc": "bee72376ecbb9948",
-    "rte": "e8bede5255f59141",
-    "wic": "ea830f68bbf8e152",
+    "boolq": "d025e98df0e961c4",
+    "cb": "8c1a0cd2232b7a10",
+    "copa": "1ebb4e02693cd795",
+    "multirc": "a587cf3b8e8fc560",
+    "rte": "1d6a9e85981e1ebd",
+    "wic": "c0ff7fbbe876c363",
 }
 
 FACTS = {
@@ -305,7 +305,7 @@ def test_wic_labels_follow_from_what_stands_beside_the_word():
             sentence = row[f"sentence{number}"]
             assert sentence[row[f"start{number}"] : row[f"end{number}"]] == word
             frames = [
-                frame.replace("{word}", word).replace("{0}", "{a}").replace("{1}", "{b}") for frame in DRAWN.of("val")
+                frame.replace("{word}", word).replace("{0}", "{a}").replace("{1}", "{b}") for frame in LISTED.of("val")
             ]
             beside = parsed(sentence, frames, a=[r"\w+"], b=[r"\w+"])
             [sense] = [
