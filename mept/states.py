@@ -8,7 +8,12 @@ changes the order of t-SNE's sums, which after a thousand steps gives a differen
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +21,7 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 from mept.batches import Batch, evaluation_batches
+from mept.files import write_atomically
 from mept.model import PromptModel
 from mept.precision import Precision, autocast
 from mept.routing import mean_text
@@ -68,11 +74,34 @@ def map_settings(number: int) -> dict[str, float]:
     return {"perplexity": min(PERPLEXITY, (number - 1) / 3), "seed": SEED, "max_examples": MAX_EXAMPLES}
 
 
-def map_states(states: np.ndarray) -> np.ndarray:
-    """Return t-SNE coordinates, [N, 2], of states [N, d]; the same for the same states."""
+def map_states(states: np.ndarray, cache_dir: Path | None = None) -> np.ndarray:
+    """Return t-SNE coordinates, [N, 2], of states [N, d]; the same for the same states.
+
+    Args:
+        states: float32.
+        cache_dir: where maps are kept, since that of a frozen backbone's states is the same for every method. A damaged
+            one is made again; without room it is not kept.
+    """
     if not np.ptp(states, axis=0).any():
         return np.zeros((len(states), 2))
+    if cache_dir is None:
+        return _t_sne(states)
+    settings = json.dumps([*map_settings(len(states)).values(), *states.shape])
+    digest = hashlib.sha256(settings.encode() + np.ascontiguousarray(states).tobytes()).hexdigest()
+    path = cache_dir / f"map-{digest[:24]}.npy"
+    with suppress(OSError, ValueError, EOFError):
+        if (kept := np.load(path, allow_pickle=False)).shape == (len(states), 2) and np.isfinite(kept).all():
+            return kept
+    points = _t_sne(states)
+    content = io.BytesIO()
+    np.save(content, points)
+    with suppress(OSError):
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content.getvalue())
+    return points
+
+
+def _t_sne(states: np.ndarray) -> np.ndarray:
+    perplexity = map_settings(len(states))["perplexity"]
     with threadpool_limits(1):
-        return TSNE(2, perplexity=map_settings(len(states))["perplexity"], random_state=SEED, init="pca").fit_transform(
-            states
-        )
+        return TSNE(2, perplexity=perplexity, random_state=SEED, init="pca").fit_transform(states)

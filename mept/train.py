@@ -411,7 +411,7 @@ class _Run:
         maps = {}
         for name, tuned in (("before", False), ("after", True)):
             states = [self._pooled(split, indices, tuned) for split, indices in zip(splits, chosen, strict=True)]
-            maps[name] = np.split(map_states(np.concatenate(states)), ends)
+            maps[name] = np.split(map_states(np.concatenate(states), self._cache_dir), ends)
         labels = {
             task.name: [task.labels[own[index].label] for index in indices]
             for task, own, indices in zip(tasks, examples, chosen, strict=True)

@@ -1,10 +1,13 @@
 """Where examples lie among the final states."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
 
 from mept import MeptConfig, get_prompt_model
+from mept import states as states_module
 from mept.batches import Collator
 from mept.model import PromptModel
 from mept.states import map_states, pooled_states, sample
@@ -75,3 +78,26 @@ def test_a_few_states_can_be_mapped(number) -> None:
 
 def test_equal_states_lie_at_one_point() -> None:
     np.testing.assert_array_equal(map_states(np.ones((5, 4))), np.zeros((5, 2)))
+
+
+def test_a_map_is_made_once_for_the_same_states_and_again_where_it_is_damaged(monkeypatch, tmp_path) -> None:
+    made = []
+    original = states_module._t_sne
+    monkeypatch.setattr(states_module, "_t_sne", lambda states: made.append(len(states)) or original(states))
+    states = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
+    points = map_states(states, tmp_path / "cache")
+    np.testing.assert_array_equal(map_states(states, tmp_path / "cache"), points)
+    assert made == [12]
+    map_states(states + 1, tmp_path / "cache")
+    assert made == [12, 12]
+    [damaged] = [path for path in (tmp_path / "cache").iterdir() if np.array_equal(np.load(path), points)]
+    for content in (b"", damaged.read_bytes()[:-8], b"\x93NUMPY", b"anything", pickle.dumps(points)):
+        damaged.write_bytes(content)
+        np.testing.assert_array_equal(map_states(states, tmp_path / "cache"), points)
+    assert made == [12] * 7
+
+
+def test_a_map_that_cannot_be_kept_is_returned(tmp_path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    states = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
+    np.testing.assert_array_equal(map_states(states, tmp_path / "file"), map_states(states))
