@@ -71,24 +71,6 @@ def score_examples(
     return found
 
 
-@torch.no_grad()
-def head_states(
-    model: PromptModel,
-    collate: Callable[[list[int]], Batch],
-    lengths: Sequence[int],
-    batch_size: int,
-    precision: Precision = "float32",
-) -> Tensor:
-    """Return the states the head reads for all examples, [N, d], in order; see :func:`score_examples`."""
-    model.eval()
-    result: dict[int, Tensor] = {}
-    for indices in evaluation_batches(lengths, batch_size):
-        batch = collate(indices)
-        with autocast(model.device, precision):
-            result |= zip(indices, model.head_states(batch["input_ids"], batch["attention_mask"]), strict=True)
-    return torch.stack([result[index] for index in range(len(lengths))])
-
-
 def score_words(model: PromptModel, input_ids: Tensor, attention_mask: Tensor | None, words: list[list[int]]) -> Tensor:
     """Return the log-probability of each word after each text with a single pass through T5's encoder.
 

@@ -23,8 +23,9 @@ from mept.backbones import Backbone
 from mept.batches import Batch, Collator, StateCollator, parts, training_batches
 from mept.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
 from mept.errors import InputError, NonFiniteLossError
-from mept.evaluate import check_words, head_states, score_examples
+from mept.evaluate import check_words, score_examples
 from mept.files import set_aside, write_atomically
+from mept.frozen import frozen_states
 from mept.loads import Loads, TaskLoads, even, from_plain, metrics_of, plain, summary_of, total
 from mept.memory import PeakMemory
 from mept.model import PromptModel, get_prompt_model
@@ -179,10 +180,12 @@ class _Split:
         self.words = verbalizer_ids(task, tokenizer) if backbone.family.text_to_text else None
         self.texts = Collator(encoded, tokenizer.pad_token_id, self.words, model.device)
         self.collate: Collator | StateCollator = self.texts
+        self.seconds = 0.0
+        """What computing states that are trained on takes, also if this process knew them."""
         if model.only_head_learns:
-            # In evaluation batches, so that a resumed run computes exactly the same states.
-            states = head_states(model, self.texts, self.lengths, config.eval_batch_size, config.precision)
-            self.collate = StateCollator(states, self.texts)
+            # In evaluation batches, so that a resumed run has exactly the same states.
+            found = frozen_states(model, self.texts, encoded, config.eval_batch_size, config.precision)
+            self.collate, self.seconds = StateCollator(found.states, self.texts), found.seconds
 
 
 class _Run:
@@ -210,11 +213,8 @@ class _Run:
         else:
             self._model.activation_checkpointing_disable()
         self._memory = PeakMemory(self._model.device)
-        started = time.perf_counter()
         self._train = self._training_split()
-        # Computing the states is most of such a training; otherwise this is tokenising, which is cached for other
-        # trials.
-        self._train_seconds = time.perf_counter() - started if self._model.only_head_learns else 0.0
+        self._train_seconds = self._train.seconds
         self._dev = [self._split(part.task, part.dev) for part in data.parts]
         for split in self._dev:
             if split.words is not None:

@@ -98,6 +98,11 @@ def test_where_only_the_head_learns_each_text_is_read_once(family, data, tmp_pat
     )
     whole = list(train(settings, backbone, data, tmp_path / "whole"))
     assert sum(read) == len(data.train) + len(data.dev) + len(data.test)
+    faster = trial("linear_head", backbone_dropout=False, max_length=48, learning_rate=0.5)
+    *_, last = train(faster, backbone, data, tmp_path / "another trial")
+    assert sum(read) == len(data.train) + len(data.dev) + len(data.test)
+    assert numbers([last]) == numbers(list(train(faster, random_backbone(family), data, tmp_path / "alone"))[-1:])
+    assert last.summary["time/train_seconds"] > 0
     run = train(settings, random_backbone(family), data, tmp_path / "stopped")
     next(run)
     run.close()

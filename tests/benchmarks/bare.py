@@ -4,10 +4,11 @@
     python -m tests.benchmarks.bare --shape t5-base --data-dir DATA --tokenizer T5_TOKENIZER [--rounds 6]
 
 *Bare* is the backbone's forward and backward to its inputs' embeddings, without hooks, prompts or an optimiser; an
-evaluation is its forward alone. It gets the same texts, and as many further positions as a prompt has, since those
-are what a prompt is; with ``--text-alone`` it gets the texts alone. *Ours* is a whole training step or the scoring of a
-batch. The ways take turns, a batch each, so that a machine that slows down slows all. *Ratio* is our examples a second
-over the bare backbone's, the median over the rounds.
+evaluation is its forward alone (T5's with the right label's word, where ours scores every label's). It gets the same
+texts, and as many further positions as a prompt has, since those are what a prompt is; with ``--text-alone`` it gets
+the texts alone. *Ours* is a whole training step or the scoring of a batch. The ways take turns, a batch each, so that a
+machine that slows down slows all. *Ratio* is our examples a second over the bare backbone's, the median over the
+rounds.
 
 Beside it stands the fraction of the machine's float32 matrix-product rate that each reaches, by the products that the
 bare backbone needs: two FLOPs a weight and position in each direction, and the attention's.
@@ -105,8 +106,7 @@ def bare(setting: Setting, extra: int, training: bool) -> Step:
             if setting.words is None:
                 output = model(inputs_embeds=inputs, attention_mask=mask).last_hidden_state[:, 0].sum()
             else:
-                labels = batch["labels"] if training else batch["labels"][:, :1]
-                output = model(inputs_embeds=inputs, attention_mask=mask, labels=labels).loss
+                output = model(inputs_embeds=inputs, attention_mask=mask, labels=batch["labels"]).loss
         if training:
             output.backward()
 
