@@ -9,7 +9,7 @@ cb       a fact entails its kind, contradicts another kind of the same attribute
 copa     a thing was bought: the cause (or the effect) is about its kind, the alternative about another kind
 multirc  two things were bought; of four kinds as answers, theirs are true
 rte      that a thing was bought entails that it was of its kind, but not of another
-wic      what was listed with a word shows its sense: things of the same kind, the same sense
+wic      what was drawn with a word shows its sense: things of the same kind, the same sense
 =======  ===========================================================================================================
 
 Labels are balanced, and no single word predicts one: every label occurs equally often with every kind, thing and frame,
@@ -225,7 +225,7 @@ def generate_rte(rng: random.Random, split: Split, size: int) -> Rows:
     return [draw.new(partial(row, *item)) for item in draw.plan(items, size)]
 
 
-LISTED = Words(("{who} listed {word}, {0} and {1}.",), ("{who} named {word}, {0} and {1}.",))
+DRAWN = Words(("{who} drew {word}, {0} and {1}.",), ("{who} painted {word}, {0} and {1}.",))
 
 
 def generate_wic(rng: random.Random, split: Split, size: int) -> Rows:
@@ -234,7 +234,7 @@ def generate_wic(rng: random.Random, split: Split, size: int) -> Rows:
     known = SENSES if split == "train" else {**SENSES, **UNSEEN_SENSES}
 
     def row(word: str, senses: tuple[int, int]) -> tuple[Row, list[str]]:
-        frame, who = draw.word(LISTED), draw.person()
+        frame, who = draw.word(DRAWN), draw.person()
         first = rng.sample(known[word][senses[0]].of(split), 2)
         second = rng.sample([thing for thing in known[word][senses[1]].of(split) if thing not in first], 2)
         row: Row = {"word": word, "label": senses[0] == senses[1], "version": 1.1}

@@ -17,10 +17,10 @@ from mept.tasks.embedded import (
     BOUGHT,
     CAUSE,
     CB_LABELS,
+    DRAWN,
     EFFECT,
     FOUND,
     GENERATORS,
-    LISTED,
     OTHER_CAUSE,
     OTHER_EFFECT,
     OWNED,
@@ -38,7 +38,7 @@ IDENTITIES = {
     "copa": "1ebb4e02693cd795",
     "multirc": "a587cf3b8e8fc560",
     "rte": "1d6a9e85981e1ebd",
-    "wic": "c0ff7fbbe876c363",
+    "wic": "ea830f68bbf8e152",
 }
 
 FACTS = {
@@ -305,7 +305,7 @@ def test_wic_labels_follow_from_what_stands_beside_the_word():
             sentence = row[f"sentence{number}"]
             assert sentence[row[f"start{number}"] : row[f"end{number}"]] == word
             frames = [
-                frame.replace("{word}", word).replace("{0}", "{a}").replace("{1}", "{b}") for frame in LISTED.of("val")
+                frame.replace("{word}", word).replace("{0}", "{a}").replace("{1}", "{b}") for frame in DRAWN.of("val")
             ]
             beside = parsed(sentence, frames, a=[r"\w+"], b=[r"\w+"])
             [sense] = [
