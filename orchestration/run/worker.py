@@ -137,7 +137,7 @@ def backbone_of(name: str, model_dir: Path | None, device: str, revision: str | 
     return load_backbone(name, model_dir, device, revision)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def data_of(task: str, source: Source, data_dir: Path | None) -> TaskData | MixtureData:
     """Load a task's examples once per process."""
     from mept.tasks.data import load_task
