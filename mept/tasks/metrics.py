@@ -12,9 +12,9 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from sklearn.metrics import accuracy_score, f1_score
 
 from mept.tasks.base import Example
 
@@ -25,7 +25,7 @@ NO_LABEL = -1
 def accuracy(examples: Sequence[Example], scores: np.ndarray) -> dict[str, float]:
     """Return the share of right predictions (boolq, copa, rte, wic, wsc)."""
     gold, predicted = _labels(examples, scores)
-    value = float(accuracy_score(gold, predicted))
+    value = _accuracy(gold, predicted)
     return {"score": value, "accuracy": value}
 
 
@@ -37,10 +37,10 @@ def cb(examples: Sequence[Example], scores: np.ndarray) -> dict[str, float]:
     label.
     """
     gold, predicted = _labels(examples, scores)
-    right = float(accuracy_score(gold, predicted))
+    right = _accuracy(gold, predicted)
     occurring = sorted({*gold.tolist(), *predicted.tolist()} - {NO_LABEL})
-    macro = float(f1_score(gold, predicted, labels=occurring, average="macro", zero_division=0))
-    micro = float(f1_score(gold, predicted, average="micro", zero_division=0))
+    macro = _f1(gold, predicted, labels=occurring, average="macro")
+    micro = _f1(gold, predicted, average="micro")
     return {"score": (right + macro) / 2, "accuracy": right, "f1_macro": macro, "f1_micro": micro}
 
 
@@ -58,13 +58,13 @@ def multirc(examples: Sequence[Example], scores: np.ndarray) -> dict[str, float]
     right: dict[str, bool] = {}
     for example, same in zip(examples, gold == predicted, strict=True):
         right[example.question] = right.get(example.question, True) and bool(same)
-    f1a = float(f1_score(gold, predicted, average="binary", zero_division=0))
+    f1a = _f1(gold, predicted, average="binary")
     return {
         "score": f1a,
         "f1a": f1a,
         "em": float(np.mean(list(right.values()))),
-        "f1_macro": float(f1_score(gold, predicted, average="macro", zero_division=0)),
-        "accuracy": float(accuracy_score(gold, predicted)),
+        "f1_macro": _f1(gold, predicted, average="macro"),
+        "accuracy": _accuracy(gold, predicted),
     }
 
 
@@ -86,13 +86,23 @@ def record(examples: Sequence[Example], scores: np.ndarray) -> dict[str, float]:
     chosen = [(examples[index], predicted[index] != NO_LABEL) for index in best.values()]
     f1 = float(np.mean([said * _best_f1(e) for e, said in chosen]))
     em = float(np.mean([said and _normalised(e.answer) in map(_normalised, e.golds) for e, said in chosen]))
-    return {"score": (f1 + em) / 2, "f1": f1, "em": em, "accuracy": float(accuracy_score(gold, predicted))}
+    return {"score": (f1 + em) / 2, "f1": f1, "em": em, "accuracy": _accuracy(gold, predicted)}
 
 
 def predictions(scores: np.ndarray) -> np.ndarray:
     """Return the label with the largest score of each row of [N, labels]; :data:`NO_LABEL` for a row of NaN."""
     scores = np.asarray(scores)
     return np.where(np.isnan(scores).all(axis=1), NO_LABEL, scores.argmax(axis=1))
+
+
+def _accuracy(gold: np.ndarray, predicted: np.ndarray) -> float:
+    return float(np.mean(gold == predicted))
+
+
+def _f1(gold: np.ndarray, predicted: np.ndarray, **which: Any) -> float:
+    from sklearn.metrics import f1_score  # importing it takes longer than everything else of a short command
+
+    return float(f1_score(gold, predicted, zero_division=0, **which))
 
 
 def _labels(examples: Sequence[Example], scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
