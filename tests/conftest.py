@@ -10,11 +10,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 LONGEST = (
     "orchestration/run/test_recovery.py",
+    "orchestration/grid/test_shipped.py",
     "orchestration/run/test_schedule.py",
     "orchestration/record/test_servers.py",
     "contract/test_models.py",
-    "orchestration/grid/test_shipped.py",
-    "orchestration/run/test_outage.py",
     "orchestration/run/test_whole_runs.py",
     "orchestration/record/test_tracker.py",
     "orchestration/run/test_submit.py",

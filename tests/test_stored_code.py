@@ -31,6 +31,7 @@ HUB = {"AutoConfig", "AutoTokenizer", "AutoModel", "AutoModelForSeq2SeqLM", "_fa
 
 ALLOWED = {
     ("mept/checkpoint.py", "torch.load"): "tensors, numbers and text alone (weights_only); a checksum comes first",
+    ("mept/states.py", "np.load"): "the coordinates of a map, with allow_pickle=False",
     ("mept/weights.py", "torch.load"): "the names and shapes of a backbone's own .bin file, with weights_only",
     ("mept/__init__.py", "import_module"): "names from a table in that file",
     ("orchestration/run/cluster.py", "import joblib"): "counts processors; nothing is loaded with it",

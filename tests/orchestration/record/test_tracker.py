@@ -512,6 +512,7 @@ def server(tmp_path: Path, root: Path) -> Iterator[tuple[str, Callable[[], None]
 
 
 @pytest.mark.chaos
+@pytest.mark.slow
 def test_a_tracking_server_may_be_killed_and_come_back(
     server: tuple[str, Callable[[], None], Callable[[], None]],
     root: Path,

@@ -71,6 +71,7 @@ def test_a_grid_that_another_driver_runs_is_refused(tmp_path: Path, server: Post
     assert "Traceback" not in run.said and server.password not in run.said
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_in_the_middle_is_waited_for(tmp_path: Path, server: Postgres) -> None:
     save_backbone("bert", tmp_path / "bert")
     (tmp_path / "outage.yaml").write_text(GRID)

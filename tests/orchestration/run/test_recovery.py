@@ -215,6 +215,7 @@ def test_an_interrupted_run_says_how_to_continue_and_leaves_no_run_open(tmp_path
     assert "RUNNING" not in {run.info.status for run in site.runs()}
 
 
+@pytest.mark.slow
 def test_trials_of_another_grid_are_not_trained_again(tmp_path: Path, backbone: Path, reference: Site) -> None:
     other = tmp_path / "another.yaml"
     other.write_text(reference.grid.read_text())
