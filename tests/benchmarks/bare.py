@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import BertConfig, BertModel, T5Config, T5ForConditionalGeneration
+from transformers import BertConfig, BertModel
 
 from mept.backbones import Backbone, wrap
 from mept.batches import Batch
@@ -36,7 +36,7 @@ from mept.model import PromptModel, get_prompt_model
 from mept.optim import build_optimizer
 from mept.step import take_step
 from tests.benchmarks.method_cost import FITTED
-from tests.benchmarks.throughput import LIMIT, PROMPT, matmul_rate
+from tests.benchmarks.t5_base import LIMIT, PROMPT, matmul_rate, sample, t5_base_shape
 
 Step = Callable[[Batch], object]
 LABELS = 3
@@ -77,19 +77,14 @@ def t5_base(data_dir: Path, tokenizer: Path, steps: int, batch_size: int) -> Set
     from mept.batches import Collator, training_batches
     from mept.tasks.data import load_task
     from mept.tasks.features import encode, verbalizer_ids
-    from tests.benchmarks.throughput import sample
 
     torch.manual_seed(0)
-    config = T5Config(
-        vocab_size=32128, d_model=768, d_kv=64, d_ff=3072, num_layers=12, num_decoder_layers=12, num_heads=12,
-        decoder_start_token_id=0, pad_token_id=0, eos_token_id=1,
-    )  # fmt: skip
     data, reader = load_task("rte", "jsonl", data_dir), AutoTokenizer.from_pretrained(tokenizer)
     encoded = encode(data.train, data.task, reader, LIMIT)
     lengths, words = encoded["length"][:], verbalizer_ids(data.task, reader)
     collate = Collator(encoded, 0, words, torch.device("cpu"))
     batches = [collate(batch) for batch in sample(training_batches(lengths, batch_size, 0, 1), lengths, steps)]
-    return Setting(wrap(T5ForConditionalGeneration(config), name="t5-base-shape"), batches, words)
+    return Setting(t5_base_shape(32128), batches, words)
 
 
 def bare(setting: Setting, extra: int, training: bool) -> Step:

@@ -6,11 +6,13 @@
 - Ours: batches of similar length. An evaluation scores the labels' words after one pass of the encoder.
 
 Both run MEPT with m = 10 and N_r = 10 on all 12 encoder layers of one random model of T5-base's shape, on RTE's real
-texts of at most 502 tokens. Weights are random: speed depends on shapes alone.
+texts of at most 502 tokens. Weights are random: speed depends on shapes alone. Beside them stand the bare backbone on
+our batches (:mod:`tests.benchmarks.bare`), and the floor: its matrix products at the rate of a large one.
 
     python -m tests.benchmarks.throughput --data-dir DATA --tokenizer T5_TOKENIZER [--steps 4] [--batch-size 16]
 
-The ways take turns, a batch each, so that other work on the machine slows both. Batches are taken at equal steps
+The ways take turns, a batch each, so that other work on the machine slows all; ratios are medians over the rounds, by
+the clock and by the CPU's seconds. Batches are taken at equal steps
 through those of an epoch, ordered by length. Examples a second are those of a whole epoch: the seconds for each
 position of the measured batches times the positions of all batches. So long batches count, though few are measured.
 """
@@ -18,6 +20,7 @@ position of the measured batches times the positions of all batches. So long bat
 from __future__ import annotations
 
 import argparse
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,7 +31,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
+from transformers import AutoTokenizer
 
 from mept import MeptConfig, get_prompt_model
 from mept.batches import Collator, evaluation_batches, training_batches
@@ -38,38 +41,19 @@ from mept.optim import build_optimizer
 from mept.step import take_step
 from mept.tasks.data import load_task
 from mept.tasks.features import encode, verbalizer_ids
-
-PROMPT = 10
-LIMIT = 512 - PROMPT
+from tests.benchmarks.bare import Setting, bare, flops
+from tests.benchmarks.t5_base import LIMIT, PROMPT, matmul_rate, sample, t5_base_shape
 
 Work = Callable[[dict[str, Tensor]], object]
 
 
 class Way(NamedTuple):
-    """One way to do one thing: what is done with a batch, the batches of an epoch, and the seconds of each round."""
+    """One way to do one thing: what is done with a batch, the batches of an epoch, and what each round took."""
 
     work: Work
     batches: list[list[int]]
-    seconds: list[float]
-
-
-def matmul_rate(size: int = 2048, repeats: int = 10) -> float:
-    """Return the GFLOP/s of a square float32 product."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    a @ b
-    started = time.perf_counter()
-    for _ in range(repeats):
-        a @ b
-    return 2 * size**3 * repeats / (time.perf_counter() - started) / 1e9
-
-
-def t5_base_shape(vocabulary: int) -> PromptModel:
-    """Return MEPT on a random model of T5-base's shape."""
-    config = T5Config(
-        vocab_size=vocabulary, d_model=768, d_kv=64, d_ff=3072, num_layers=12, num_decoder_layers=12, num_heads=12,
-        decoder_start_token_id=0, pad_token_id=0, eos_token_id=1,
-    )  # fmt: skip
-    return get_prompt_model(T5ForConditionalGeneration(config), MeptConfig(), seed=0)
+    seconds: list[tuple[float, float]]
+    """Of a whole epoch: by the clock, and of the CPU."""
 
 
 def positions(batches: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
@@ -77,24 +61,19 @@ def positions(batches: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
     return sum((max(lengths[i] for i in batch) + PROMPT) * len(batch) for batch in batches)
 
 
-def sample(batches: list[list[int]], lengths: Sequence[int], steps: int) -> list[list[int]]:
-    """Return `steps` whole batches at equal steps through all of them, ordered by their longest text."""
-    ordered = sorted((b for b in batches if len(b) == len(batches[0])), key=lambda b: max(lengths[i] for i in b))
-    return [ordered[int((step + 0.5) / steps * len(ordered))] for step in range(steps)]
-
-
 def take_turns(ways: Sequence[Way], collate: Collator, lengths: Sequence[int], steps: int) -> None:
     """Let each way do its batches, one after the other in turn, and note each one's seconds for a whole epoch."""
     samples = [sample(way.batches, lengths, steps) for way in ways]
-    spent = [0.0] * len(ways)
+    spent = np.zeros((len(ways), 2))
     for step in range(steps):
         for number, way in enumerate(ways):
             batch = collate(samples[number][step])
-            started = time.perf_counter()
+            started = time.perf_counter(), time.process_time()
             way.work(batch)
-            spent[number] += time.perf_counter() - started
+            spent[number] += np.subtract((time.perf_counter(), time.process_time()), started)
     for way, seconds, measured in zip(ways, spent, samples, strict=True):
-        way.seconds.append(seconds * positions(way.batches, lengths) / positions(measured, lengths))
+        whole = positions(way.batches, lengths) / positions(measured, lengths)
+        way.seconds.append((seconds[0] * whole, seconds[1] * whole))
 
 
 def works(model: PromptModel, words: list[list[int]], tokenizer: object) -> tuple[Work, Work, Work]:
@@ -120,12 +99,16 @@ def works(model: PromptModel, words: list[list[int]], tokenizer: object) -> tupl
     return train, released, ours
 
 
-def row(name: str, ways: Sequence[Way], examples: int) -> list[str]:
-    """Return a table's row: examples a second of both ways, and how many times as fast the second is."""
-    ratios = [released / ours for released, ours in zip(*(way.seconds for way in ways), strict=True)]
-    rates = [f"{examples * len(way.seconds) / sum(way.seconds):.2f}" for way in ways]
-    ratio = sum(ways[0].seconds) / sum(ways[1].seconds)
-    return [name, *rates, f"{ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f})"]
+def ratio(ways: Sequence[Way], clock: int) -> str:
+    """Return how many times as fast the second way is as the first: the median over the rounds, and the range."""
+    found = [first[clock] / second[clock] for first, second in zip(ways[0].seconds, ways[1].seconds, strict=True)]
+    return f"{statistics.median(found):.2f} ({min(found):.2f} to {max(found):.2f})"
+
+
+def row(name: str, ways: Sequence[Way], examples: int, floor: float) -> list[str]:
+    """Return a table's row: examples a second of each way and at the floor, and how the first two compare."""
+    rates = [examples / statistics.median(clock for clock, _ in way.seconds) for way in ways]
+    return [name, *(f"{rate:.2f}" for rate in (*rates, floor)), ratio(ways, 0), ratio(ways, 1)]
 
 
 def main() -> None:
@@ -144,25 +127,30 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
     encoded = encode(data.train, data.task, tokenizer, LIMIT)
     lengths, words, size = encoded["length"][:], verbalizer_ids(data.task, tokenizer), options.batch_size
-    train, released, ours = works(t5_base_shape(len(tokenizer)), words, tokenizer)
+    backbone = t5_base_shape(len(tokenizer))
+    setting = Setting(backbone, [], words)
+    train, released, ours = works(get_prompt_model(backbone, MeptConfig(), seed=0), words, tokenizer)
     order = np.random.default_rng(0).permutation(len(lengths)).tolist()
     shuffled = [order[i : i + size] for i in range(0, len(order), size)]
-    training = Way(train, shuffled, []), Way(train, training_batches(lengths, size, 0, 1), [])
-    evaluation = Way(released, shuffled, []), Way(ours, evaluation_batches(lengths, size), [])
-    collate = Collator(encoded, 0, words, torch.device("cpu"))
+    similar, sorted_ = training_batches(lengths, size, 0, 1), evaluation_batches(lengths, size)
+    training = Way(train, shuffled, []), Way(train, similar, []), Way(bare(setting, PROMPT, True), similar, [])
+    evaluation = Way(released, shuffled, []), Way(ours, sorted_, []), Way(bare(setting, PROMPT, False), sorted_, [])
+    collate, rate = Collator(encoded, 0, words, torch.device("cpu")), matmul_rate()
     for way in (*training, *evaluation):
         way.work(collate(shuffled[0][:2]))  # the first call allocates
-    table = Table("", "released procedure", "ours", "ours, times as fast (rounds)")
+    table = Table("", "released", "ours", "bare", "floor", "ours / released", "by CPU seconds")
     for _ in range(options.rounds):
         take_turns(training, collate, lengths, options.steps)
         take_turns(evaluation, collate, lengths, options.steps)
     for name, ways in (("training", training), ("evaluation", evaluation)):
-        padding = [positions(way.batches, lengths) / (sum(lengths) + PROMPT * len(lengths)) for way in ways]
+        padding = [positions(way.batches, lengths) / (sum(lengths) + PROMPT * len(lengths)) for way in ways[:2]]
         table.add_row(f"{name}, positions / those needed", *(f"{value:.2f}" for value in padding))
-        table.add_row(*row(f"{name}, examples/s", ways, len(lengths)))
+        shapes = [{"input_ids": torch.empty(len(b), max(lengths[i] for i in b))} for b in ways[1].batches]
+        needed = flops(setting._replace(batches=shapes), PROMPT, name == "training") / 1e9 / rate
+        table.add_row(*row(f"{name}, examples/s", ways, len(lengths), len(lengths) / needed))
     console = Console(width=120)
     console.print(table)
-    console.print(f"float32 matmul, {options.threads} threads: {matmul_rate():.0f} GFLOP/s")
+    console.print(f"float32 matmul, {options.threads} threads: {rate:.0f} GFLOP/s; {options.rounds} rounds")
 
 
 if __name__ == "__main__":
