@@ -53,7 +53,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "p_tuning": PROMPT | {"learning_rate": 1e-3},
     "p_tuning_v2": PROMPT | {"learning_rate": 1e-2},
     "residual_prompt": PROMPT | {"learning_rate": 1e-3},
-    "superpos": PROMPT | {"learning_rate": 1e-2},
+    "superpos": PROMPT | {"learning_rate": 3e-3},
     "vfpt": PROMPT | {"learning_rate": 1e-3},  # the transform multiplies what it is given by sqrt(m d)
     "linear_head": {"learning_rate": 3e-2},
     "full_finetuning": {"learning_rate": 1e-4},
