@@ -154,7 +154,7 @@ def take_turns(steps: Sequence[Step], batches: Sequence[Batch], rounds: int) -> 
 
 
 def flops(setting: Setting, extra: int, training: bool) -> float:
-    """Return the FLOPs of the bare backbone's products for all batches; the decoder's are left out as negligible."""
+    """Return the FLOPs of the bare backbone's products for all batches; T5's decoder, which does more, is left out."""
     config: Any = setting.backbone.model.config
     blocks = sum(p.numel() for block in setting.backbone.blocks for p in block.parameters() if p.ndim == 2)
     total = 0.0

@@ -12,9 +12,9 @@ our batches (:mod:`tests.benchmarks.bare`), and the floor: its matrix products a
     python -m tests.benchmarks.throughput --data-dir DATA --tokenizer T5_TOKENIZER [--steps 4] [--batch-size 16]
 
 The ways take turns, a batch each, so that other work on the machine slows all; ratios are medians over the rounds, by
-the clock and by the CPU's seconds. Batches are taken at equal steps
-through those of an epoch, ordered by length. Examples a second are those of a whole epoch: the seconds for each
-position of the measured batches times the positions of all batches. So long batches count, though few are measured.
+the clock and by the CPU's seconds. Batches are taken at equal steps through those of an epoch, ordered by length.
+Examples a second are those of a whole epoch: the seconds for each position of the measured batches times the positions
+of all batches. So long batches count, though few are measured.
 """
 
 from __future__ import annotations
