@@ -24,9 +24,9 @@ PROTOCOL_VERSION = 1
 """Increased with every change after which the same configuration would no longer reproduce an old result."""
 
 
-LATER: dict[str, Any] = {"prompt_dropout": False}
-"""Keys added since protocol 1, each with the value that keeps the old behaviour: with that value a key is not part of
-the fingerprint, so that earlier results are still found."""
+LATER: dict[str, Any] = {"prompt_dropout": False, "previous_parts": "router_and_prompts"}
+"""Keys added since protocol 1, also those of methods, each with the value that keeps the old behaviour: with that value
+a key is not part of the fingerprint, so that earlier results are still found."""
 
 
 class TrialConfig(Frozen):

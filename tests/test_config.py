@@ -106,6 +106,15 @@ def test_keys_added_later_count_only_where_they_change_something() -> None:
     assert TrialConfig.from_flat(BASE | LATER).fingerprint("x") == before.fingerprint("x") != changed.fingerprint("x")
 
 
+def test_what_is_taken_over_counts_where_it_is_not_everything() -> None:
+    previous = BASE | {"initialization": "previous", "previous_adapter": "/nowhere"}
+    found = [
+        TrialConfig.from_flat(previous | {"previous_parts": parts}).fingerprint("x")
+        for parts in ("router_and_prompts", "prompts")
+    ]
+    assert found[0] == "1d0a4d2ea67529cd" != found[1]  # that of before there was a choice
+
+
 def test_corrections_change_the_fingerprint_of_what_they_are_named_for() -> None:
     config = TrialConfig.from_flat(BASE)
     found = [config.fingerprint("x", names) for names in ((), ("a",), ("a", "b"), ("b", "a"))]

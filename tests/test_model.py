@@ -102,6 +102,41 @@ def test_previous_knowledge_starts_from_the_saved_experts(tmp_path) -> None:
         get_prompt_model(random_backbone("bert"), config, num_labels=3)
 
 
+@pytest.mark.parametrize("balancing", ["none", "bias"])
+def test_previous_knowledge_may_be_the_prompts_alone(balancing, tmp_path) -> None:
+    first = build(MeptConfig(num_virtual_tokens=3, num_experts=4, balancing="bias"), "bert")
+    first.save_pretrained(tmp_path)
+    shape = {"num_virtual_tokens": 3, "num_experts": 4, "balancing": balancing}
+    previous = {"initialization": "previous", "previous_adapter": str(tmp_path)}
+    config = MeptConfig(**shape, **previous, previous_parts="prompts")
+    found = get_prompt_model(random_backbone("bert"), config, num_labels=3, seed=5).adapter.method.state_dict()
+    fresh = get_prompt_model(random_backbone("bert"), MeptConfig(**shape), num_labels=3, seed=5).adapter.method
+    for name, value in found.items():
+        expected = fresh.state_dict()[name] if ".router." in name else first.adapter.method.state_dict()[name]
+        assert torch.equal(value, expected), name
+    if balancing == "none":
+        with pytest.raises(InputError, match="`previous_adapter` must have the shape of this one"):
+            get_prompt_model(random_backbone("bert"), MeptConfig(**shape, **previous), num_labels=3)
+
+
+def test_an_adapter_started_from_prompts_alone_is_loaded_without_them(tmp_path) -> None:
+    build(MeptConfig(num_virtual_tokens=3, num_experts=4), "bert").save_pretrained(tmp_path / "first")
+    config = MeptConfig(
+        num_virtual_tokens=3, num_experts=4, initialization="previous", previous_adapter=str(tmp_path / "first"),
+        previous_parts="prompts",
+    )  # fmt: skip
+    build(config, "bert").save_pretrained(tmp_path / "second")
+    (tmp_path / "first" / "adapter_model.safetensors").unlink()
+    assert PromptModel.from_pretrained(random_backbone("bert"), tmp_path / "second").method_config == config
+
+
+def test_parts_of_nothing_previous_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match="`previous_parts` needs `initialization: previous`, but got initialization='he'"
+    ):
+        MeptConfig(initialization="he", previous_parts="prompts")
+
+
 @pytest.mark.parametrize("initialization", ["xavier", "he", "orthogonal"])
 def test_the_scale_of_an_expert_does_not_depend_on_their_number(initialization) -> None:
     scales = []

@@ -71,6 +71,8 @@ class MeptConfig(PromptConfig):
     """Initialisation of the experts (table 10); ``previous`` loads them from ``previous_adapter``."""
     previous_adapter: str | None = None
     """Directory of a saved MEPT adapter of the same shape, for ``initialization: previous``."""
+    previous_parts: Literal["router_and_prompts", "prompts"] = "router_and_prompts"
+    """What ``initialization: previous`` takes over: everything the method has, or the prompts, with fresh routers."""
     learnable: Literal["router_and_prompts", "router", "prompts"] = "router_and_prompts"
     """The parts that are trained (table 4); the others keep their initial values."""
 
@@ -90,6 +92,11 @@ class MeptConfig(PromptConfig):
                 "`previous_adapter` must be given with `initialization: previous` and only then, but got "
                 f"initialization={self.initialization!r}, previous_adapter={self.previous_adapter!r}"
             )
+        if self.initialization != "previous" and self.previous_parts != "router_and_prompts":
+            raise ValueError(
+                "`previous_parts` needs `initialization: previous`, but got "
+                f"initialization={self.initialization!r}, previous_parts={self.previous_parts!r}"
+            )
         return self
 
     def adapters(self) -> tuple[str, ...]:
@@ -100,7 +107,8 @@ class MeptConfig(PromptConfig):
         """Return the options without the adapter that ``initialization: previous`` started from."""
         if self.initialization != "previous":
             return self
-        return self.model_copy(update={"initialization": "xavier", "previous_adapter": None})
+        fresh = {"initialization": "xavier", "previous_adapter": None, "previous_parts": "router_and_prompts"}
+        return self.model_copy(update=fresh)
 
 
 class ExpertPrompts(nn.Module):
@@ -222,12 +230,20 @@ def build(config: MeptConfig, backbone: Backbone) -> MixtureOfExpertPrompts:
         ),
     )
     if config.previous_adapter is not None:
-        load_previous(module, Path(config.previous_adapter))
+        load_previous(module, Path(config.previous_adapter), with_routers=config.previous_parts != "prompts")
     return module
 
 
-def load_previous(module: MixtureOfExpertPrompts, directory: Path) -> None:
-    """Load the experts and routers of an earlier training run ("previous knowledge", table 10).
+def load_previous(module: MixtureOfExpertPrompts, directory: Path, with_routers: bool = True) -> None:
+    """Load the experts of an earlier training run ("previous knowledge", table 10).
+
+    The paper only says "stored parameters": with routers, texts keep their pathways; without them, only what the
+    experts learned is carried over, and the earlier run may have balanced its routers in another way.
+
+    Args:
+        module: is changed.
+        directory: of the saved adapter; its head, of another task perhaps, is never taken over.
+        with_routers: whether its routers, with the bias of their balancing, are loaded, too.
 
     Raises:
         ValueError: the directory holds no adapter of the same shape.
@@ -238,12 +254,15 @@ def load_previous(module: MixtureOfExpertPrompts, directory: Path) -> None:
     if not path.is_file():
         raise ValueError(f"`previous_adapter` must be a directory with a saved adapter, but {path} does not exist")
     state = {k.removeprefix("method."): v for k, v in read_weights(path).items() if k.startswith("method.")}
-    own = {k: tuple(v.shape) for k, v in module.state_dict().items()}
-    theirs = {k: tuple(v.shape) for k, v in state.items()}
-    if own != theirs:
-        differing = sorted(set(own.items()) ^ set(theirs.items()))[:3]
+    own = module.state_dict()
+    if not with_routers:
+        left = tuple(f"{name}." for name, child in module.named_modules() if isinstance(child, Router))
+        state, own = ({k: v for k, v in one.items() if not k.startswith(left)} for one in (state, own))
+    shapes, theirs = ({k: tuple(v.shape) for k, v in one.items()} for one in (own, state))
+    if shapes != theirs:
+        differing = sorted(set(shapes.items()) ^ set(theirs.items()))[:3]
         raise ValueError(f"`previous_adapter` must have the shape of this one, but these tensors differ: {differing}")
-    module.load_state_dict(state)
+    module.load_state_dict(state, strict=with_routers)
 
 
 MEPT = Method(
