@@ -28,6 +28,7 @@ from orchestration.grid.forms import Axis, Distribution, enumerated, read_form
 from orchestration.grid.method_spaces import KEY as SPACE
 from orchestration.grid.method_spaces import read_spaces
 from orchestration.grid.overrides import FLAT, NAMED, SECTIONS, apply_sets, as_mapping, effective_text
+from orchestration.grid.published import Published, get_published, shares_none
 from orchestration.grid.settings import ConfirmSettings, PrunerSettings, ReportSettings, Resources, SearchSettings
 
 Values = Mapping[str, Any]
@@ -337,6 +338,28 @@ def _check_report(grid: Grid) -> None:
         if name not in axes | set(COORDINATES):
             message = unknown_name(f"axis in `report.{side}`:", name, axes | set(COORDINATES))
             _fail(grid.document, ("report", side), message)
+    if grid.report.published:
+        _check_published(grid, get_published(grid.report.published))
+
+
+def _check_published(grid: Grid, published: Published) -> None:
+    """Fail if the grid shares no row, no column or no block with the published table it names."""
+    table = published.table
+    sides = {"rows": grid.report.rows, "columns": grid.report.columns}
+    for side, key in sides.items():
+        if side == "columns" and (table.gain or table.parts):
+            continue
+        problem = shares_none(side, published, _values_of(grid, key))  # type: ignore[arg-type]
+        if problem:
+            _fail(grid.document, ("report", "published"), problem)
+
+
+def _values_of(grid: Grid, key: str) -> list[Any]:
+    """Return the values that a coordinate or an axis takes over the grid's cells."""
+    if key in COORDINATES:
+        return list(getattr(grid, f"{key}s"))
+    levels = [level[key] for _, level in grid.levels() if key in level]
+    return [value for level in levels for value in (level.values if isinstance(level, Axis) else [level])]
 
 
 def _check_search(grid: Grid) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from mept.config import Frozen
+from orchestration.grid.published import get_published, published_names
 
 Whole = Annotated[int, Field(strict=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -95,6 +96,10 @@ class Resources(Frozen):
         return self
 
 
+def _with_published_names(schema: dict[str, Any]) -> None:
+    schema["anyOf"][0]["enum"] = published_names()
+
+
 class ReportSettings(Frozen):
     """The shape of the table: a coordinate (backbone, task, method) or an axis for its rows and columns."""
 
@@ -102,6 +107,23 @@ class ReportSettings(Frozen):
     columns: str = "task"
     value: str = "test/score"
     """A metric of confirmed runs, or of the best trial when nothing is confirmed."""
+    published: str | None = Field(default=None, json_schema_extra=_with_published_names)
+    """A table of a paper, ``mept.table_05`` or ``mept.table_01.t5-base``: the report is laid out like it, with the
+    printed numbers beside. Rows, columns and value that are not given are those of that table."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_printed(cls, raw: Any) -> Any:
+        name = raw.get("published") if isinstance(raw, dict) else None
+        if not isinstance(name, str) or name not in published_names():
+            return raw  # None needs nothing, and what is wrong is told below
+        table = get_published(name).table
+        return {"rows": table.row_key, "columns": table.column_key, "value": table.value} | raw
+
+    @field_validator("published")
+    @classmethod
+    def _known(cls, published: str | None) -> str | None:
+        return published and get_published(published).name
 
     @field_validator("value")
     @classmethod
