@@ -29,6 +29,8 @@ from orchestration.grid.method_spaces import KEY as SPACE
 from orchestration.grid.method_spaces import read_spaces
 from orchestration.grid.overrides import FLAT, NAMED, SECTIONS, apply_sets, as_mapping, effective_text
 from orchestration.grid.published import Published, get_published, shares_none
+from orchestration.grid.rows import KEY as METHOD
+from orchestration.grid.rows import methods_of
 from orchestration.grid.settings import ConfirmSettings, PrunerSettings, ReportSettings, Resources, SearchSettings
 
 Values = Mapping[str, Any]
@@ -51,8 +53,11 @@ class Grid:
     backbones: Mapping[str, Values]
     tasks: Mapping[str, Values]
     methods: Mapping[str, Values]
+    """The table's rows by name; see :attr:`method_of`."""
+    method_of: Mapping[str, str]
+    """The method of each row: its name, or what it gives as its ``method``."""
     spaces: Mapping[str, Values]
-    """Search spaces of the methods that name one; all other levels win over them."""
+    """Search spaces of the rows that name one; all other levels win over them."""
     train: Values
     overrides: Values
     """Keys given by ``--set``; they win over all levels."""
@@ -76,17 +81,19 @@ class Grid:
     def effective_text(self) -> str:
         """An equivalent grid file that needs no ``--set`` and no other files; the file's own text if that is one."""
         alone = not self.sets and self.document.data == self.original.data
-        return self.text if alone else effective_text(self.document, self.sets, keys.keys_of)
+        if alone:
+            return self.text
+        return effective_text(self.document, self.sets, lambda row: keys.keys_of(self.method_of[row]))
 
     def place(self, *location: str | int) -> str:
         """Return ``file:line`` of a value, or the ``--set`` it came from."""
         return self.document.place(location)
 
-    def values(self, backbone: str, task: str, method: str) -> dict[str, Any]:
-        """Return the keys that apply to a combination, by precedence, without those the method does not have."""
-        known = keys.keys_of(method)
-        names = (self.backbones[backbone], self.tasks[task], self.methods[method])
-        levels = (self.spaces.get(method, {}), self.train, *names, self.overrides)
+    def values(self, backbone: str, task: str, row: str) -> dict[str, Any]:
+        """Return the keys that apply to a combination, by precedence, without those the row's method does not have."""
+        known = keys.keys_of(self.method_of[row])
+        names = (self.backbones[backbone], self.tasks[task], self.methods[row])
+        levels = (self.spaces.get(row, {}), self.train, *names, self.overrides)
         merged: dict[str, Any] = {}
         for level in levels:
             merged |= {key: value for key, value in level.items() if key in known}
@@ -94,8 +101,8 @@ class Grid:
 
     def levels(self) -> Iterator[tuple[Location, Values]]:
         """Yield each level at which keys may be given, with its location; later ones win."""
-        for method, values in self.spaces.items():
-            yield ("methods", method, SPACE), values
+        for row, values in self.spaces.items():
+            yield ("methods", row, SPACE), values
         yield ("train",), self.train
         for section in NAMED:
             for name, values in getattr(self, section).items():
@@ -150,9 +157,9 @@ def _build(original: Document, sets: tuple[str, ...]) -> Grid:
     _check_sections(original)
     document = apply_sets(original, sets)
     named = {section: _named(document, section) for section in NAMED}
-    _check_names(document, named)
-    methods = list(named["methods"])
-    document = read_spaces(document)
+    _check_tasks(document, named["tasks"])
+    methods = methods_of(document, named["methods"])
+    document = read_spaces(document, methods)
     named["methods"], spaces = _without_spaces(_named(document, "methods"))
     by_name = {
         section: {name: _values(document, (section, name), raw, methods) for name, raw in entries.items()}
@@ -166,6 +173,7 @@ def _build(original: Document, sets: tuple[str, ...]) -> Grid:
         backbones=by_name["backbones"],
         tasks=by_name["tasks"],
         methods=by_name["methods"],
+        method_of=methods,
         spaces={name: _values(document, ("methods", name, SPACE), raw, methods) for name, raw in spaces.items()},
         train=_values(document, ("train",), document.data.get("train"), methods),
         overrides=_values(document, (FLAT,), document.data.get(FLAT), methods),
@@ -232,31 +240,30 @@ def _named(document: Document, section: str) -> dict[str, Any]:
     return raw
 
 
-def _without_spaces(methods: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the methods' own keys, and the search spaces of those that have one."""
-    own = {name: raw and {key: value for key, value in raw.items() if key != SPACE} for name, raw in methods.items()}
-    return own, {name: raw[SPACE] for name, raw in methods.items() if raw and SPACE in raw}
+def _without_spaces(rows: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the configuration keys given for each row, and the search spaces of those that have one."""
+    apart = (METHOD, SPACE)
+    own = {name: raw and {key: value for key, value in raw.items() if key not in apart} for name, raw in rows.items()}
+    return own, {name: raw[SPACE] for name, raw in rows.items() if raw and SPACE in raw}
 
 
-def _check_names(document: Document, named: Mapping[str, Mapping[str, Any]]) -> None:
-    from mept.methods import get_method
+def _check_tasks(document: Document, tasks: Mapping[str, Any]) -> None:
     from mept.tasks import get_task
 
-    for section, find in (("tasks", get_task), ("methods", get_method)):
-        for name in named[section]:
-            try:
-                find(str(name))
-            except InputError as error:
-                _fail(document, (section, name), str(error))
+    for name in tasks:
+        try:
+            get_task(name)
+        except InputError as error:
+            _fail(document, ("tasks", name), str(error))
 
 
-def _values(document: Document, location: Location, raw: Any, methods: Sequence[str]) -> Values:
-    """Return the configuration keys given at one level, each with its form and type."""
+def _values(document: Document, location: Location, raw: Any, methods: Mapping[str, str]) -> Values:
+    """Return the configuration keys given at one level, each with its form and type; `methods` are the rows'."""
     if raw is None:
         return {}
     if not isinstance(raw, dict):
         _fail(document, location, f"`{'.'.join(map(str, location))}` must be a mapping of keys, but got {shown(raw)}")
-    holders = [str(location[1])] if location[0] == "methods" else methods
+    holders = [methods[str(location[1])]] if location[0] == "methods" else list(dict.fromkeys(methods.values()))
     return {key: _value(document, (*location, key), value, holders) for key, value in raw.items()}
 
 

@@ -8,7 +8,7 @@ the file's content directly; grids that must need no other file are written in t
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections.abc import Mapping
 
 from mept.errors import InputError, shown
 from orchestration.grid import shipped
@@ -18,17 +18,18 @@ KEY = "space"
 DEFAULT = "default"
 
 
-def read_spaces(document: Document) -> Document:
+def read_spaces(document: Document, methods: Mapping[str, str]) -> Document:
     """Return the document with the name of every space file replaced by its content.
 
     Args:
         document: its ``methods`` are a mapping of names to mappings, or have no keys at all.
+        methods: the method of each row.
 
     Raises:
         InputError: a file cannot be read or holds no keys; the message begins with the line of the file or the grid.
     """
-    methods = document.data["methods"]
-    named = [name for name, keys in methods.items() if keys and KEY in keys] if isinstance(methods, dict) else []
+    rows = document.data["methods"]
+    named = [name for name, keys in rows.items() if keys and KEY in keys] if isinstance(rows, dict) else []
     if not named:
         return document
     data, places = copy.deepcopy(document.data), dict(document.places)
@@ -36,7 +37,7 @@ def read_spaces(document: Document) -> Document:
         location = ("methods", name, KEY)
         raw = data["methods"][name].pop(KEY)
         if isinstance(raw, str):
-            space = _read(document, location, raw)
+            space = _read(document, location, raw, methods[name])
             raw = space.data
             places |= {(*location, *inner): place for inner, place in space.places.items()}
         if raw is None:
@@ -50,8 +51,7 @@ def read_spaces(document: Document) -> Document:
     return Document(data, places, document.source, document.text)
 
 
-def _read(document: Document, location: Location, given: Any) -> Document:
-    method = str(location[1])
+def _read(document: Document, location: Location, given: str, method: str) -> Document:
     known = shipped.spaces()
     if given == DEFAULT and method not in known:
         raise InputError(

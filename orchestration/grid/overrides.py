@@ -28,8 +28,7 @@ def apply_sets(original: Document, sets: Sequence[str]) -> Document:
     document = Document(copy.deepcopy(original.data), dict(original.places), original.source, original.text)
     for text in sets:
         source = f"--set {text}"
-        path, equals, value = text.partition("=")
-        path = path.strip()
+        path, equals, value = _parts(document, text)
         if not equals or not path:
             raise InputError(f"{source}: must be key=value, such as epochs=2 or search.trials=4")
         location = _set_location(document, path, source)
@@ -37,16 +36,29 @@ def apply_sets(original: Document, sets: Sequence[str]) -> Document:
     return document
 
 
+def _parts(document: Document, text: str) -> tuple[str, str, str]:
+    """Split ``key=value``; a name in the key may hold ``=`` itself."""
+    for section in NAMED:
+        for name in sorted(as_mapping(document.data.get(section)) or {}, key=len, reverse=True):
+            start = f"{section}.{name}"
+            rest = text.strip().removeprefix(start)
+            if rest != text.strip() and rest.lstrip()[:1] in (".", "="):
+                inner, equals, value = rest.partition("=")
+                return start + inner.rstrip(), equals, value
+    path, equals, value = text.partition("=")
+    return path.strip(), equals, value
+
+
 def effective_text(document: Document, sets: Sequence[str], keys_of: Callable[[str], Sequence[str]]) -> str:
     """Return a grid file equivalent to a document after :func:`apply_sets`.
 
-    Keys given without a section are written into every method that has them, the level that wins over the others.
+    Keys given without a section are written into every row whose method has them, the level that wins over the others.
     """
     data = copy.deepcopy(document.data)
     flat = data.pop(FLAT, None) or {}
     data["methods"] = {
-        method: (values or {}) | {key: value for key, value in flat.items() if key in keys_of(method)}
-        for method, values in as_mapping(data["methods"]).items()
+        row: (values or {}) | {key: value for key, value in flat.items() if key in keys_of(row)}
+        for row, values in as_mapping(data["methods"]).items()
     }
     stream = io.StringIO()
     yaml = YAML()

@@ -16,7 +16,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from mept.backbones import BACKBONES
 from mept.trial import TrialConfig
-from orchestration.grid import keys
+from orchestration.grid import keys, rows
 from orchestration.grid.method_spaces import DEFAULT, KEY
 from orchestration.grid.settings import ConfirmSettings, ReportSettings, Resources, SearchSettings
 
@@ -53,7 +53,9 @@ def grid_schema() -> Schema:
     for name, method in METHODS.items():
         methods[name] = {"$ref": f"#/$defs/methods.{name}"}
         about = f"{method.title}. {method.paper}"
-        definitions[f"methods.{name}"] = _mapping({KEY: _space(methods[name])} | common | options[name], about)
+        special = {rows.KEY: {"const": name}, KEY: _space(methods[name])}
+        definitions[f"methods.{name}"] = _mapping(special | common | options[name], about)
+    definitions["row"] = _row(methods)
     definitions["keys"] = _mapping(shared, "Configuration keys of all methods of the grid that have them.")
     each = {"$ref": "#/$defs/keys"}
     return {
@@ -67,7 +69,12 @@ def grid_schema() -> Schema:
             "data": {"enum": ["embedded", "jsonl", "hub"], "default": "hub", "description": _about("data")},
             "backbones": _named({"anyOf": [{"enum": list(BACKBONES)}, {"type": "string"}]}, each, _about("backbone")),
             "tasks": _named(_task_names(list(TASKS)), each, "Tasks; several joined by + are one mixture."),
-            "methods": _named({"enum": list(METHODS)}, methods, "Methods and their keys; see `mept methods`."),
+            "methods": _named(
+                {"enum": list(METHODS)},
+                methods,
+                "Methods and their keys, see `mept methods`; a row of another name says its `method`.",
+                {"$ref": "#/$defs/row"},
+            ),
             "train": each | {"description": "Configuration keys of all methods that have them."},
             "search": _search(definitions),
             "confirm": _section(ConfirmSettings, definitions),
@@ -159,6 +166,17 @@ def _space(own: Schema) -> Schema:
     return {"description": about, "anyOf": [{"const": DEFAULT}, {"type": ["string", "null"]}, own]}
 
 
+def _row(methods: Mapping[str, Schema]) -> Schema:
+    """Return the schema of a row with a name of its own: the keys of the method that it says."""
+
+    def when(name: str) -> Schema:
+        return {"properties": {rows.KEY: {"const": name}}, "required": [rows.KEY]}
+
+    said = {rows.KEY: {"enum": list(methods), "description": "The method of this row."}}
+    which = [{"if": when(name), "then": own} for name, own in methods.items()]
+    return {"type": "object", "required": [rows.KEY], "properties": said, "allOf": which}
+
+
 # Sections
 
 
@@ -167,13 +185,14 @@ def _mapping(properties: Mapping[str, Schema], description: str = "") -> Schema:
     return about | {"type": ["object", "null"], "additionalProperties": False, "properties": dict(properties)}
 
 
-def _named(names: Schema, values: Mapping[str, Any], description: str) -> Schema:
+def _named(names: Schema, values: Mapping[str, Any], description: str, others: Schema | None = None) -> Schema:
     """Return the schema of a section that lists names: one, several, or each with its own keys.
 
     Args:
         names: schema of a name.
         values: the schema of the keys of any name (a reference), or one for each name.
         description: of the section.
+        others: the schema of the keys of names that `values` does not have; None if there are none.
     """
     keyed: Schema = {"type": "object", "minProperties": 1, "propertyNames": names}
     if "$ref" in values:
@@ -181,7 +200,8 @@ def _named(names: Schema, values: Mapping[str, Any], description: str) -> Schema
         if "enum" in names.get("anyOf", [{}])[0]:  # lets editors offer them
             keyed["properties"] = {name: dict(values) for name in names["anyOf"][0]["enum"]}
     else:
-        keyed |= {"additionalProperties": False, "properties": dict(values)}
+        keyed |= {"additionalProperties": others or False, "properties": dict(values)}
+        keyed["propertyNames"] = {"maxLength": rows.LONGEST, "pattern": r"\S"} if others else names
     several = {"type": "array", "items": names, "minItems": 1, "uniqueItems": True}
     return {"description": description, "anyOf": [names, several, keyed]}
 

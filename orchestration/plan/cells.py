@@ -20,6 +20,7 @@ from mept.trial import TrialConfig
 from orchestration.grid.forms import Axis, Distribution, enumerated, extremes
 from orchestration.grid.grid import COORDINATES, Grid
 from orchestration.grid.overrides import NAMED
+from orchestration.grid.rows import word
 from orchestration.grid.settings import SearchSettings
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Cell:
     backbone: str
     task: str
     method: str
+    """A name from ``mept.methods.METHODS``; trials hold it."""
     axes: Mapping[str, Any]
     """The cell's value on each of the grid's axes."""
     fixed: Mapping[str, Any]
@@ -50,10 +52,17 @@ class Cell:
     search: SearchSettings
     seeds: tuple[int, ...]
     """Seeds of the confirmed runs."""
+    variant: str = ""
+    """The name of its row of the grid if that is not the method's."""
     problem: str | None = None
     """Why the cell cannot exist, if so."""
     info: BackboneInfo | None = field(default=None, repr=False)
     """The backbone's shape; None if it is not known yet, in which case it is checked later."""
+
+    @property
+    def row(self) -> str:
+        """The name of its row of the grid."""
+        return self.variant or self.method
 
     def search_config(self, params: Mapping[str, Any]) -> TrialConfig:
         """Return the configuration of a trial of the search.
@@ -199,8 +208,8 @@ def plan(grid: Grid, info: Callable[[str], BackboneInfo | None] | None = None) -
     cells: list[Cell] = []
     for backbone in grid.backbones:
         shape = _shape(grid, backbone, info)
-        for task, method in itertools.product(grid.tasks, grid.methods):
-            cells += _cells(grid, backbone, shape, task, method, taken={cell.id for cell in cells})
+        for task, row in itertools.product(grid.tasks, grid.methods):
+            cells += _cells(grid, backbone, shape, task, row, taken={cell.id for cell in cells})
     _check_rows(grid, cells)
     return cells
 
@@ -267,16 +276,18 @@ def _check_rows(grid: Grid, cells: Sequence[Cell]) -> None:
     """Refuse names for which all cells are impossible: that is a mistake, not an empty entry of the table."""
     found = []
     for coordinate, section in zip(reversed(COORDINATES), reversed(NAMED), strict=True):
+        attribute = "row" if coordinate == "method" else coordinate
         for name in getattr(grid, section):
-            problems = [cell.problem for cell in cells if getattr(cell, coordinate) == name]
+            problems = [cell.problem for cell in cells if getattr(cell, attribute) == name]
             reason = problems[0] if None not in problems else None
             if reason is not None:
                 # If there are several, the one that the reason mentions is at fault, otherwise the method.
-                at_fault = f"{coordinate} {name!r}" in reason
-                found.append((not at_fault, grid.place(section, name), coordinate, name, reason))
+                at_fault = f"{coordinate} {grid.method_of.get(name, name)!r}" in reason
+                found.append((not at_fault, section, coordinate, name, reason))
     if found:
-        _, place, coordinate, name, reason = min(found, key=lambda entry: entry[0])
-        raise InputError(f"{_place(grid, reason) or place}: no cell of {coordinate} {name!r} can exist: {reason}")
+        _, section, coordinate, name, reason = min(found, key=lambda entry: entry[0])
+        place = _place(grid, reason, section, name) or grid.place(section, name)
+        raise InputError(f"{place}: no cell of {coordinate} {name!r} can exist: {reason}")
 
 
 def _shape(grid: Grid, backbone: str, info: Callable[[str], BackboneInfo | None]) -> BackboneInfo | None:
@@ -287,15 +298,15 @@ def _shape(grid: Grid, backbone: str, info: Callable[[str], BackboneInfo | None]
 
 
 def _cells(
-    grid: Grid, backbone: str, info: BackboneInfo | None, task: str, method: str, taken: Iterable[str]
+    grid: Grid, backbone: str, info: BackboneInfo | None, task: str, row: str, taken: Iterable[str]
 ) -> Iterator[Cell]:
-    values = grid.values(backbone, task, method)
+    values, method = grid.values(backbone, task, row), grid.method_of[row]
     axes = {key: value.values for key, value in values.items() if isinstance(value, Axis)}
     space = {key: value for key, value in values.items() if isinstance(value, Distribution)}
     fixed = {key: value for key, value in values.items() if key not in axes and key not in space}
     used = set(taken)
     for combination in product(axes):
-        name = _cell_id(backbone, task, method, combination, used)
+        name = _cell_id(backbone, task, row, combination, used)
         used.add(name)
         cell = Cell(
             id=name,
@@ -308,6 +319,7 @@ def _cells(
             space=space,
             search=grid.search,
             seeds=grid.confirm.seeds,
+            variant="" if row == method else row,
             info=info,
         )
         yield _judged(cell, grid)
@@ -338,14 +350,14 @@ def product(values: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
         yield dict(zip(values, combination, strict=True))
 
 
-def _cell_id(backbone: str, task: str, method: str, axes: Mapping[str, Any], taken: Iterable[str]) -> str:
+def _cell_id(backbone: str, task: str, row: str, axes: Mapping[str, Any], taken: Iterable[str]) -> str:
     # Only the last part of a path or hub id is used; the digest below distinguishes two with the same one.
     short = backbone.rstrip("/").rpartition("/")[2] or backbone
-    parts = [method, short, task, *(f"{key}={_word(value)}" for key, value in axes.items())]
+    parts = [word(row), short, task, *(f"{key}={_word(value)}" for key, value in axes.items())]
     name = re.sub(r"[^a-z0-9._=-]+", "-", "-".join(parts).lower())
     if len(name) <= MAX_ID and name not in taken:
         return name
-    return f"{name[: MAX_ID - 9]}-{_digest([backbone, task, method, dict(axes)], 8)}"
+    return f"{name[: MAX_ID - 9]}-{_digest([backbone, task, row, dict(axes)], 8)}"
 
 
 def _word(value: Any) -> str:
@@ -362,10 +374,10 @@ def _digest(content: Any, digits: int) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:digits]
 
 
-def _place(grid: Grid, reason: str) -> str | None:
-    """Return the place of the first key that a reason names, if it was given."""
+def _place(grid: Grid, reason: str, section: str, name: str) -> str | None:
+    """Return the place of the first key that a reason names, if it was given for a name of a section or for all."""
     for key in re.findall(r"`(\w+)`", reason):
         for location, level in reversed(list(grid.levels())):
-            if key in level:
+            if key in level and (location[0] != section or location[1] == name):
                 return grid.place(*location, key)
     return None

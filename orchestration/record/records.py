@@ -34,7 +34,7 @@ class CellRecord:
     definition: str
     """Hash of everything that determines the cell's trials."""
     position: tuple[int, int, int]
-    """Positions of its backbone, task and method in the grid's lists."""
+    """Positions of its backbone, task and row in the grid's lists."""
     trials: int = 0
     """Of the search."""
     seeds: tuple[int, ...] = ()
@@ -43,6 +43,8 @@ class CellRecord:
     """The cell's value on each of the grid's axes."""
     backbone_identity: str = ""
     """Identity of the weights."""
+    row: str = ""
+    """The name of its row of the grid, which reports show as its method; "" if it is the method's."""
 
     def tags(self) -> dict[str, str]:
         """Return the tags of the cell's run."""
@@ -52,6 +54,7 @@ class CellRecord:
             names.TRIALS: str(self.trials),
             names.SEEDS: json.dumps(self.seeds),
             names.AXES: json.dumps(dict(self.axes)),
+            names.ROW: self.row or str(self.params.get("method", "")),
             names.BACKBONE_IDENTITY: self.backbone_identity,
         }
 

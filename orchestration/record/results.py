@@ -31,6 +31,7 @@ from orchestration.record.names import CONFIRM, DEV_SCORE, OBJECTIVE, SEARCH
 from orchestration.record.params import parse_param
 
 COORDINATES = ("backbone", "task", "method")
+"""Of a cell; its ``method`` is the name of its row, which may be a variant's."""
 CELL_COLUMNS = [
     "cell",
     "run_id",
@@ -192,6 +193,7 @@ def _cell_record(run: Run) -> dict[str, Any]:
         "cell": cell,
         "run_id": run.info.run_id,
         **{key: run.data.params.get(key, "") for key in COORDINATES},
+        **({"method": tags[names.ROW]} if tags.get(names.ROW) else {}),
         "outcome": tags.get(names.OUTCOME, names.RUNNING),
         "reason": one_line(tags.get(names.REASON, ""), names.LONGEST_TAG),
         "best_params": dict(sorted(_json(cell, names.WINNER, best).items())) if best else None,

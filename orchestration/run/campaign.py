@@ -128,6 +128,8 @@ class Campaign:
         """Where the results of confirmed runs have their adapters, below the root."""
         self._works = {work.cell.id: work for work in cells}
         self._asked: deque[CellTrial] = deque()
+        self._equal: list[CellTrial] = []
+        """Trials that wait for an equal one of another cell, whose result they get."""
 
     def settle(self) -> None:
         """Take over results that are already known, until there is a trial to train or nothing is left."""
@@ -243,11 +245,22 @@ class Campaign:
             self._check()
             self._trials[trial.key] = trial
             self._works[trial.cell.id].open.add(trial.key)
-            if not self._known(trial):
+            if trial.fingerprint in self._training():
+                self._equal.append(trial)
+            elif not self._known(trial):
                 return trial
         return None
 
+    def _training(self) -> set[str]:
+        """Return the fingerprints of the trials that are being trained or are about to be."""
+        return {trial.fingerprint for trial in (*self._asked, *(self._trials[key] for key in self._attempts))}
+
     def _choose(self) -> CellTrial | None:
+        training = self._training() if self._equal else ()
+        for trial in self._equal:
+            if trial.fingerprint not in training:
+                self._equal.remove(trial)
+                return trial
         for work in self._cells:
             self._advance(work)
             if work.confirm:
@@ -340,20 +353,20 @@ class Campaign:
         self._tracker.trial_ended(trial.record, "complete", best=best, summary=summary, artifacts=folder, attempt=files)
         if folder is not None:
             self._adapters[trial.key] = f"{folder}/{names.ADAPTER}"
-        study = self._works[trial.cell.id].study
-        if trial.number is not None and study is not None:
-            before = study.winner()
-            study.complete(trial.number, best)
-            self._drop_losers({trial.fingerprint, before.fingerprint if before else trial.fingerprint}, study)
+        work = self._works[trial.cell.id]
+        if trial.number is not None and work.study is not None:
+            before = work.study.winner()
+            work.study.complete(trial.number, best)
+            self._drop_losers({trial.fingerprint, before.fingerprint if before else trial.fingerprint}, work.cell)
         self._store.drop_training(trial.fingerprint, beside=files)
         self._ended(trial, "complete", best)
 
-    def _drop_losers(self, fingerprints: Iterable[str], study: CellStudy) -> None:
-        """Delete the adapters of trials that are not the best of their search, unless other grids count them, too."""
-        winner = study.winner()
+    def _drop_losers(self, fingerprints: Iterable[str], cell: Cell) -> None:
+        """Delete the adapters of trials that are not the best of a search, unless other grids count them, too."""
+        studies = [work.study for work in self._cells if work.study is not None and _alike(work.cell, cell)]
+        winners = {winner.fingerprint for study in studies if (winner := study.winner()) is not None}
         for fingerprint, run in self._tracker.finished(fingerprints).items():
-            won = winner is not None and fingerprint == winner.fingerprint
-            if not won and run.grid == self._tracker.grid.name and not run.shared:
+            if fingerprint not in winners and run.grid == self._tracker.grid.name and not run.shared:
                 self._store.drop_adapter(fingerprint)
 
     def _ended(self, trial: CellTrial, outcome: str, best: float | None = None, reason: str = "") -> None:
@@ -385,7 +398,7 @@ class Campaign:
         work.outcome = _outcome(work)
         work.done = True
         if work.study is not None:
-            self._drop_losers(work.study.fingerprints(), work.study)  # also those that an earlier run left
+            self._drop_losers(work.study.fingerprints(), work.cell)  # also those that an earlier run left
         score = ""
         if work.confirmed:
             best, trial = max(work.confirmed.values(), key=lambda one: (one[0], -one[1].config.seed))
@@ -398,6 +411,11 @@ class Campaign:
         reason = "; ".join(work.problems)
         self._tracker.cell_ended(work.cell.id, work.outcome, reason, work.best)
         self._progress.cell_ended(work.cell.id, work.outcome, score, reason)
+
+
+def _alike(one: Cell, other: Cell) -> bool:
+    """Whether two cells, of different rows perhaps, may have trials that are equal."""
+    return (one.backbone, one.task, one.method) == (other.backbone, other.task, other.method)
 
 
 def _outcome(work: CellWork) -> str:

@@ -235,16 +235,17 @@ def definition(subject: Subject) -> Definition:
 def cell_record(subject: Subject, grid: Grid) -> CellRecord:
     """Return what is recorded about a cell."""
     cell = subject.cell
-    backbones, tasks, methods = map(list, (grid.backbones, grid.tasks, grid.methods))
+    backbones, tasks, rows = map(list, (grid.backbones, grid.tasks, grid.methods))
     return CellRecord(
         id=cell.id,
         params={"backbone": cell.backbone, "task": cell.task, "method": cell.method, **cell.axes, **cell.fixed},
         definition=definition(subject).digest if cell.problem is None else "",
         trials=cell.search_trials,
-        position=(backbones.index(cell.backbone), tasks.index(cell.task), methods.index(cell.method)),
+        position=(backbones.index(cell.backbone), tasks.index(cell.task), rows.index(cell.row)),
         seeds=cell.seeds,
         axes=cell.axes,
         backbone_identity=subject.backbone,
+        row=cell.row,
     )
 
 

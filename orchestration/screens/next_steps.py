@@ -253,7 +253,7 @@ def _changes(grid: Grid) -> Iterator[tuple[str, str]]:
     """Yield what to extend, and the ``--set`` argument that does."""
     if "method" in (grid.report.rows, grid.report.columns):
         for method in METHODS_TO_ADD:
-            if method not in grid.methods:
+            if method not in grid.method_of.values():
                 yield f"Add {method} to the table", f"methods.{method}={{space: default}}"
     seeds = list(grid.confirm.seeds)
     wanted = seeds + [seed for seed in range(1, len(seeds) + MORE_SEEDS + 1) if seed not in seeds][:MORE_SEEDS]

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from orchestration.run.campaign import Campaign
+from orchestration.run.job import Job
 from orchestration.run.worker import Worker
 
 Lot = Callable[[str], str | None]
 """Gives a reason why the trial of that key crashes, or None."""
 
 
-def train_here(campaign: Campaign, lot: Lot = lambda key: None) -> list[str]:
-    """Train what a campaign lacks, one trial after the other; return their keys."""
+def train_here(campaign: Campaign, lot: Lot = lambda key: None, slots: int = 1) -> list[str]:
+    """Train what a campaign lacks, one trial after the other; return their keys.
+
+    Args:
+        campaign: the work.
+        lot: which trials crash.
+        slots: as many are handed out before the first of them is trained.
+    """
     worker: Any = object.__new__(Worker)  # Ray's constructor wants a cluster
     trained = []
-    while (job := campaign.next()) is not None:
+    jobs: deque[Job] = deque()
+    while True:
+        while len(jobs) < slots and (given := campaign.next()) is not None:
+            jobs.append(given)
+        if not jobs:
+            break
+        job = jobs.popleft()
         trained.append(job.key)
         worker.setup({"job": job.model_dump_json(), "cpus": 1})
         campaign.started(job.key, job.attempt)

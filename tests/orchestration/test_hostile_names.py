@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -15,7 +16,8 @@ import pytest
 
 from mept.backbones import describe_backbone
 from mept.errors import InputError
-from orchestration.grid.grid import grid_name, load_grid
+from orchestration.grid.grid import Grid, apply_set, grid_name, load_grid
+from orchestration.grid.rows import LONGEST
 from orchestration.options import Options
 from orchestration.plan.cells import plan
 from orchestration.record.client import artifact_location
@@ -92,6 +94,36 @@ def test_cells_of_a_backbone_in_a_folder_of_that_name_have_plain_ids(name: str, 
         assert re.fullmatch(r"[a-z0-9._=-]+", cell.id) and cell.id not in (".", "..") and not cell.id.startswith("-")
 
 
+ROWS = TINY.partition("methods:")[0] + "methods: {}\nsearch: {sampler: tpe, trials: 4}\nconfirm: {seeds: [1, 2]}\n"
+
+
+def grid_of_row(name: str) -> Grid | None:
+    """Return a grid with a row of that name, or None if the name is refused with one printable line."""
+    methods = {"mept": {}, name: {"method": "mept", "learning_rate": {"choice": [0.01, 0.1]}}}
+    try:
+        return load_grid("g.yaml", [f"methods={json.dumps(methods)}"])
+    except InputError as error:
+        assert "\n" not in str(error)
+        return None
+
+
+@every
+def test_a_row_of_that_name_is_refused_or_has_plain_ids_and_paths_that_reach_it(name: str) -> None:
+    Path("g.yaml").write_text(ROWS)
+    if (grid := grid_of_row(name)) is None:
+        assert not name.isprintable() or len(name) > LONGEST
+        return
+    (one,) = (cell for cell in plan(grid, lambda _: None) if cell.row == name)
+    assert (
+        re.fullmatch(r"[a-z0-9_][a-z0-9._=-]*", one.id) and one.search_config({"learning_rate": 0.1}).method == "mept"
+    )
+    assert re.fullmatch(r"[A-Za-z0-9_.-]+", model_name("g", one.id))
+    changed = apply_set(grid, [f"methods.{name}.num_experts=7"])
+    assert changed.values("minilm", "cb", name)["num_experts"] == 7
+    Path("again.yaml").write_text(changed.effective_text)
+    assert load_grid("again.yaml").methods == changed.methods
+
+
 # Shell
 
 
@@ -143,6 +175,21 @@ def test_the_next_commands_hand_names_over_as_they_are(name: str, monkeypatch: p
             assert Path(given["--model-dir"]).absolute() == folder
             assert os.path.abspath(given.get("--root", "runs")) == str(root.absolute())
             assert given["--tracking-uri"].startswith("http://***@h/")
+
+
+@pytest.mark.parametrize("name", NASTY[:17], ids=IDS[:17])  # what a shell might obey
+def test_the_next_commands_repeat_what_was_set_of_a_row_of_that_name(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(next_steps, "mept", lambda: "mept")
+    Path("g.yaml").write_text(ROWS)
+    if (grid := grid_of_row(name)) is None:
+        return
+    made = Made()
+    made.cell([trial(0.5, rate=0.1)], method=name, test=[0.6, 0.7])
+    steps = next_steps.next_steps(grid, Options(), made.summary(), lambda _: None)
+    (words,) = (run_in_a_shell(step.command) for step in steps if "mept run" in step.command)
+    assert load_grid(words[1], words[words.index("--set") + 1 :: 2]).methods.keys() >= {"mept", name}
 
 
 # LaTeX, Markdown, HTML

@@ -63,7 +63,7 @@ def test_it_knows_all_methods_with_their_keys_and_all_tasks(schema: dict[str, An
     assert names["enum"] == list(keyed["properties"]) == list(METHODS)
     for method in METHODS:
         own = schema["$defs"][f"methods.{method}"]["properties"]
-        assert set(own) == {*keys.keys_of(method), "space"}
+        assert set(own) == {*keys.keys_of(method), "method", "space"}
     assert schema["properties"]["tasks"]["anyOf"][0]["anyOf"][0]["enum"] == list(TASKS)
     assert set(schema["$defs"]["keys"]["properties"]) == {key for method in METHODS for key in keys.keys_of(method)}
 
@@ -92,6 +92,7 @@ VALID: dict[str, dict[str, Any]] = {
     },
     "spaces": {"methods": {"mept": {"space": "default", "epochs": 2}, "prompt_tuning": {"space": {"epochs": 2}}}},
     "a space in a file": {"methods": {"mept": {"space": "own.yaml"}}},
+    "variants": {"methods": {"w/o shared": {"method": "mept", "num_shared_experts": 0}, "mept": {"method": "mept"}}},
     "sections": {
         "confirm": {"seeds": [1]},
         "resources": {"gpus": 0.5},
@@ -118,6 +119,10 @@ WRONG: dict[str, dict[str, Any]] = {
     "task": {"tasks": ["coppa"]},
     "task of a mixture": {"tasks": ["cb+coppa"]},
     "method": {"methods": {"mpet": {}}},
+    "method of a variant": {"methods": {"x": {"method": "mpet"}}},
+    "variant named like another method": {"methods": {"mept": {"method": "smop"}}},
+    "key of another variant": {"methods": {"x": {"method": "linear_head", "num_experts": 3}}},
+    "method under train": {"train": {"method": "mept"}},
     "name twice": {"tasks": ["cb", "cb"]},
     "no names": {"methods": []},
     "key": {"train": {"epocs": 3}},

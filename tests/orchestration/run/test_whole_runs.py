@@ -48,11 +48,11 @@ class Place:
     def write(self, seeds: str = "[1, 2]", more: str = "") -> None:
         (self.folder / "small.yaml").write_text(GRID.format(seeds=seeds) + more)
 
-    def call(self, *words: str, lot: Lot = lambda key: None) -> int:
+    def call(self, *words: str, lot: Lot = lambda key: None, slots: int = 1) -> int:
         """Run a command of `mept` and return its exit code."""
 
         def schedule(campaign: Campaign, *_: Any) -> None:
-            self.trained = train_here(campaign, lot)
+            self.trained = train_here(campaign, lot, slots)
 
         self.trained = []
         self.monkeypatch.setattr(driver, "_schedule", schedule)
@@ -226,7 +226,7 @@ def make_older(place: Place) -> None:
     for run in client.search_runs([experiment]):
         if run.data.tags["mept.kind"] == "grid":
             client.delete_run(run.info.run_id)
-        for tag in ("definition", "position", "seeds", "axes", "search_trials", "backbone_identity"):
+        for tag in ("definition", "position", "row", "seeds", "axes", "search_trials", "backbone_identity"):
             if f"mept.{tag}" in run.data.tags:
                 client.delete_tag(run.info.run_id, f"mept.{tag}")
         if run.data.tags.get("mept.stage") == "confirm":
@@ -287,6 +287,27 @@ def test_a_grid_that_is_changed_and_changed_back_has_its_trials_again(place: Pla
     assert place.call("run") == 0, place.said
     assert place.trained == []
     assert place.row() == before
+
+
+VARIANTS = """methods={Heads: {method: linear_head, learning_rate: {choice: [0.01, 0.1]}},
+  linear_head: {learning_rate: {choice: [0.1, 0.01]}}, "w/o it": {method: linear_head, learning_rate: 0.1}}"""
+
+
+def test_equal_trials_of_differently_named_rows_are_trained_once_and_reported_by_row(place: Place) -> None:
+    assert place.call("run", "--set", VARIANTS, slots=4) == 0, place.said
+    assert len(place.trained) == len({path.parent for path in place.folder.glob("runs/trials/*/*")}) == 4
+    with (place.folder / "runs" / "reports" / "small" / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["method"] for row in rows] == ["Heads", "linear_head", "w/o it"]
+    assert {row["outcome"] for row in rows} == {"complete"} and rows[0]["scores"] == rows[1]["scores"]
+    table = (place.folder / "runs" / "reports" / "small" / "table.md").read_text()
+    assert all(f"| {name} " in table for name in ("Heads", "linear_head", "w/o it"))
+    client, experiment = place.client()
+    runs = client.search_runs([experiment])
+    assert {run.data.params["method"] for run in runs if "method" in run.data.params} == {"linear_head"}
+    names = {model.name for model in client.search_registered_models()}
+    assert names == {f"small.{row}-tiny-cb" for row in ("heads", "linear_head", "w-o-it")}
+    assert place.call("run", "--set", VARIANTS) == 0 and place.trained == []
 
 
 def test_trials_beyond_a_smaller_search_are_not_counted(place: Place) -> None:
