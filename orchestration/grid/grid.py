@@ -4,8 +4,8 @@ Every error is an :class:`~mept.errors.InputError` that begins with ``file:line`
 Configuration keys may be given at six levels, of which the later ones win: the search space a method names
 (``methods.X.space``), ``train``, ``backbones.X``, ``tasks.X``, ``methods.X``, ``--set key=value``. A search space
 applies only to keys that the grid does not set: so epochs, batch size and length given under ``train`` are the same for
-all methods of a grid, whatever their papers used. Cells hold values, not where they came from, so studies and
-fingerprints do not depend on the level.
+all methods of a grid, whatever their papers used, except for the keys in ``methods.X.space_wins``. Cells hold values,
+not where they came from, so studies and fingerprints do not depend on the level.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from orchestration.grid import keys
 from orchestration.grid.document import Document, Location, read_document
 from orchestration.grid.forms import Axis, Distribution, enumerated, read_form
 from orchestration.grid.method_spaces import KEY as SPACE
-from orchestration.grid.method_spaces import read_spaces
+from orchestration.grid.method_spaces import WINS, check_own_keys, read_spaces, wins_of
 from orchestration.grid.overrides import FLAT, NAMED, SECTIONS, apply_sets, as_mapping, effective_text
 from orchestration.grid.published import Published, get_published, shares_none
 from orchestration.grid.rows import KEY as METHOD
@@ -58,6 +58,8 @@ class Grid:
     """The method of each row: its name, or what it gives as its ``method``."""
     spaces: Mapping[str, Values]
     """Search spaces of the rows that name one; all other levels win over them."""
+    space_wins: Mapping[str, Sequence[str]]
+    """Keys of rows' spaces that win over :attr:`train`, if a row has any."""
     train: Values
     overrides: Values
     """Keys given by ``--set``; they win over all levels."""
@@ -93,17 +95,23 @@ class Grid:
         """Return the keys that apply to a combination, by precedence, without those the row's method does not have."""
         known = keys.keys_of(self.method_of[row])
         names = (self.backbones[backbone], self.tasks[task], self.methods[row])
-        levels = (self.spaces.get(row, {}), self.train, *names, self.overrides)
+        levels = (self.spaces.get(row, {}), self.train, self._winning(row), *names, self.overrides)
         merged: dict[str, Any] = {}
         for level in levels:
             merged |= {key: value for key, value in level.items() if key in known}
         return merged
+
+    def _winning(self, row: str) -> Values:
+        """Return the part of a row's space that wins over :attr:`train`."""
+        return {key: self.spaces[row][key] for key in self.space_wins.get(row, ())}
 
     def levels(self) -> Iterator[tuple[Location, Values]]:
         """Yield each level at which keys may be given, with its location; later ones win."""
         for row, values in self.spaces.items():
             yield ("methods", row, SPACE), values
         yield ("train",), self.train
+        for row in self.space_wins:
+            yield ("methods", row, SPACE), self._winning(row)
         for section in NAMED:
             for name, values in getattr(self, section).items():
                 yield (section, name), values
@@ -159,7 +167,9 @@ def _build(original: Document, sets: tuple[str, ...]) -> Grid:
     named = {section: _named(document, section) for section in NAMED}
     _check_tasks(document, named["tasks"])
     methods = methods_of(document, named["methods"])
+    check_own_keys(original)
     document = read_spaces(document, methods)
+    wins = wins_of(document, _named(document, "methods"))
     named["methods"], spaces = _without_spaces(_named(document, "methods"))
     by_name = {
         section: {name: _values(document, (section, name), raw, methods) for name, raw in entries.items()}
@@ -175,6 +185,7 @@ def _build(original: Document, sets: tuple[str, ...]) -> Grid:
         methods=by_name["methods"],
         method_of=methods,
         spaces={name: _values(document, ("methods", name, SPACE), raw, methods) for name, raw in spaces.items()},
+        space_wins=wins,
         train=_values(document, ("train",), document.data.get("train"), methods),
         overrides=_values(document, (FLAT,), document.data.get(FLAT), methods),
         search=_settings(document, "search", SearchSettings),
@@ -242,7 +253,7 @@ def _named(document: Document, section: str) -> dict[str, Any]:
 
 def _without_spaces(rows: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the configuration keys given for each row, and the search spaces of those that have one."""
-    apart = (METHOD, SPACE)
+    apart = (METHOD, SPACE, WINS)
     own = {name: raw and {key: value for key, value in raw.items() if key not in apart} for name, raw in rows.items()}
     return own, {name: raw[SPACE] for name, raw in rows.items() if raw and SPACE in raw}
 
@@ -389,9 +400,12 @@ def _check_search(grid: Grid) -> None:
 
 
 def _is_hidden(grid: Grid, location: Location, key: str) -> bool:
-    """Whether a key of a method's space is set elsewhere for all of the method's cells."""
-    levels = (grid.train, grid.methods[str(location[1])], grid.overrides) if location[-1] == SPACE else ()
-    return any(key in level for level in levels)
+    """Whether a key of a row's space is set elsewhere for all of the row's cells."""
+    if location[-1] != SPACE:
+        return False
+    row = str(location[1])
+    train = {} if key in grid.space_wins.get(row, ()) else grid.train
+    return any(key in level for level in (train, grid.methods[row], grid.overrides))
 
 
 def _fail(document: Document, location: Location, message: str) -> NoReturn:

@@ -24,6 +24,7 @@ RESERVED = {
     "evaluate_test": "confirmed runs score the test split, trials of the search never do",
     "map_states": "the confirmed run of a mixture with the lowest seed does it",
     "space": "give it for a method, such as `methods: {mept: {space: default}}`",
+    "space_wins": "give it beside a `space`, such as `methods: {smop: {space: default, space_wins: [epochs]}}`",
 }
 """Keys that a grid sets elsewhere, and where."""
 

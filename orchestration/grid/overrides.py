@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 
 from mept.errors import InputError, shown, unknown_name
 from orchestration.grid.document import Document, Location, parse_value
+from orchestration.grid.method_spaces import WINS
 
 NAMED = ("backbones", "tasks", "methods")
 """Sections that list names, each with its own keys."""
@@ -57,7 +58,7 @@ def effective_text(document: Document, sets: Sequence[str], keys_of: Callable[[s
     data = copy.deepcopy(document.data)
     flat = data.pop(FLAT, None) or {}
     data["methods"] = {
-        row: (values or {}) | {key: value for key, value in flat.items() if key in keys_of(row)}
+        row: _with_own(values or {}, {key: value for key, value in flat.items() if key in keys_of(row)})
         for row, values in as_mapping(data["methods"]).items()
     }
     stream = io.StringIO()
@@ -66,6 +67,14 @@ def effective_text(document: Document, sets: Sequence[str], keys_of: Callable[[s
     yaml.dump(data, stream)
     given = "".join(f"# with --set {' '.join(text.split())}\n" for text in sets)
     return given + stream.getvalue()
+
+
+def _with_own(values: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Return a row's keys with more of them, which its space then does not win with."""
+    values = values | own
+    if isinstance(wins := values.get(WINS), list):
+        values[WINS] = [key for key in wins if key not in values]
+    return values
 
 
 def _set_location(document: Document, path: str, source: str) -> Location:

@@ -17,7 +17,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from mept.backbones import BACKBONES
 from mept.trial import TrialConfig
 from orchestration.grid import keys, rows
-from orchestration.grid.method_spaces import DEFAULT, KEY
+from orchestration.grid.method_spaces import DEFAULT, KEY, WINS
 from orchestration.grid.settings import ConfirmSettings, ReportSettings, Resources, SearchSettings
 
 Schema = dict[str, Any]
@@ -50,10 +50,12 @@ def grid_schema() -> Schema:
     }
     shared = common | {key: _any_of(key, options, definitions) for key in _names(options)}
     methods = {}
+    about = "Keys of `space` that win over `train`."
+    wins = {"description": about, "type": "array", "items": {"enum": list(shared)}, "uniqueItems": True}
     for name, method in METHODS.items():
         methods[name] = {"$ref": f"#/$defs/methods.{name}"}
         about = f"{method.title}. {method.paper}"
-        special = {rows.KEY: {"const": name}, KEY: _space(methods[name])}
+        special = {rows.KEY: {"const": name}, KEY: _space(methods[name]), WINS: wins}
         definitions[f"methods.{name}"] = _mapping(special | common | options[name], about)
     definitions["row"] = _row(methods)
     definitions["keys"] = _mapping(shared, "Configuration keys of all methods of the grid that have them.")

@@ -231,3 +231,78 @@ def test_a_space_stands_with_a_method_alone(tmp_path: Path, text: str) -> None:
     said = refusal(tmp_path, BASE + text)
     assert said.startswith(f"{tmp_path / 'some_grid.yaml'}:7: ")
     assert "`space` cannot be set there: give it for a method" in said or "unknown section 'space'" in said
+
+
+# A space that wins over `train`
+
+
+WINNING = """\
+title: t
+data: jsonl
+backbones: [bert]
+tasks: [cb]
+methods:
+  smop: {space: default, space_wins: [weight_decay]}
+train: {weight_decay: 0.01, epochs: 3}
+"""  # the row is line 6, train line 7
+
+
+def test_a_space_wins_over_train_with_the_keys_that_the_row_lists_alone(tmp_path: Path) -> None:
+    values = load(tmp_path, WINNING).values("bert", "cb", "smop")
+    assert (values["weight_decay"], values["epochs"]) == (1e-5, 3)
+    without = WINNING.replace(", space_wins: [weight_decay]", "")
+    assert load(tmp_path, without).values("bert", "cb", "smop")["weight_decay"] == 0.01
+    assert load(tmp_path, without + "", "methods.smop.space_wins=[epochs]").values("bert", "cb", "smop")["epochs"] == 50
+
+
+@pytest.mark.parametrize(
+    ("text", "sets"),
+    [
+        (WINNING.replace("[bert]", "{bert: {weight_decay: 0.2}}"), ()),
+        (WINNING.replace("[cb]", "{cb: {weight_decay: 0.2}}"), ()),
+        (WINNING, ("methods.smop.weight_decay=0.2",)),
+        (WINNING, ("weight_decay=0.2",)),
+    ],
+    ids=["backbone", "task", "own by --set", "--set"],
+)
+def test_what_is_nearer_than_train_still_wins(tmp_path: Path, text: str, sets: tuple[str, ...]) -> None:
+    grid = load(tmp_path, text, *sets)
+    assert grid.values("bert", "cb", "smop")["weight_decay"] == 0.2
+    (tmp_path / "elsewhere").mkdir()
+    again = load(tmp_path / "elsewhere", grid.effective_text)
+    assert plan(again, info) == plan(grid, info) and again.effective_text == again.text
+
+
+def test_a_range_that_wins_is_not_hidden_from_the_grid_sampler(tmp_path: Path) -> None:
+    text = WINNING.replace("default", "{weight_decay: {uniform: [0, 0.1]}}")
+    said = refusal(tmp_path, text)
+    assert said.startswith(f"{tmp_path / 'some_grid.yaml'}:6: `weight_decay`: the grid sampler goes through values")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "part"),
+    [
+        (
+            "weight_decay]",
+            "weight_decai]",
+            "lists keys of the row's `space`: 'weight_decai'; did you mean 'weight_decay'",
+        ),
+        ("weight_decay]", "eval_every]", "unknown key in `space_wins`"),
+        ("weight_decay]", "epochs, epochs]", "must list each key once, but got 'epochs' twice"),
+        ("[weight_decay]", "weight_decay", "must be a list of keys of the space, such as [weight_decay], but got"),
+        ("[weight_decay]", "true", "must be a list of keys of the space"),
+        ("[weight_decay]", "[3]", "must be a list of keys of the space"),
+        ("space: default, ", "", "is for a row with a `space`, but this one has none"),
+        ("space: default, ", "space: null, ", "is for a row with a `space`, but this one has none"),
+        ("smop: {", "smop: {weight_decay: 0.1, ", "a row's own key wins over its `space`"),
+    ],
+)
+def test_a_space_that_cannot_win_is_refused_with_its_line(tmp_path: Path, old: str, new: str, part: str) -> None:
+    said = refusal(tmp_path, WINNING.replace(old, new))
+    assert said.startswith(f"{tmp_path / 'some_grid.yaml'}:6: ") and part in said
+
+
+def test_which_keys_win_is_said_of_a_row_alone(tmp_path: Path) -> None:
+    for more in ("train: {space_wins: [epochs]}", "methods: {mept: {space: {space_wins: [epochs]}}}"):
+        text = BASE.partition("methods:")[0] + ("methods: mept\n" if "train" in more else "") + more
+        assert "`space_wins` cannot be set there" in refusal(tmp_path, text)

@@ -63,7 +63,7 @@ def test_it_knows_all_methods_with_their_keys_and_all_tasks(schema: dict[str, An
     assert names["enum"] == list(keyed["properties"]) == list(METHODS)
     for method in METHODS:
         own = schema["$defs"][f"methods.{method}"]["properties"]
-        assert set(own) == {*keys.keys_of(method), "method", "space"}
+        assert set(own) == {*keys.keys_of(method), "method", "space", "space_wins"}
     assert schema["properties"]["tasks"]["anyOf"][0]["anyOf"][0]["enum"] == list(TASKS)
     assert set(schema["$defs"]["keys"]["properties"]) == {key for method in METHODS for key in keys.keys_of(method)}
 
@@ -90,6 +90,7 @@ VALID: dict[str, dict[str, Any]] = {
         },
         "search": {"sampler": "tpe", "trials": 3, "pruner": {"min_epochs": 1}},
     },
+    "a space that wins": {"methods": {"smop": {"space": "default", "space_wins": ["weight_decay"]}}},
     "spaces": {"methods": {"mept": {"space": "default", "epochs": 2}, "prompt_tuning": {"space": {"epochs": 2}}}},
     "a space in a file": {"methods": {"mept": {"space": "own.yaml"}}},
     "variants": {"methods": {"w/o shared": {"method": "mept", "num_shared_experts": 0}, "mept": {"method": "mept"}}},
@@ -137,6 +138,7 @@ WRONG: dict[str, dict[str, Any]] = {
     "two forms": {"train": {"epochs": {"grid": [1], "choice": [1]}}},
     "int of a fraction": {"train": {"learning_rate": {"int": [1, 2]}}},
     "three bounds": {"train": {"epochs": {"int": [1, 2, 3]}}},
+    "unknown key of a space that wins": {"methods": {"smop": {"space": "default", "space_wins": ["weight_decai"]}}},
     "space under train": {"train": {"space": "default"}},
     "key of a space": {"methods": {"mept": {"space": {"epocs": 2}}}},
     "sampler": {"search": {"sampler": "tpee"}},
