@@ -44,7 +44,7 @@ def build_optimizer(
 def build_schedule(
     optimizer: torch.optim.Optimizer,
     total_steps: int,
-    warmup_ratio: float,
+    warmup_steps: int,
     shape: Literal["linear", "constant"] = "linear",
 ) -> LambdaLR:
     """Return the schedule: learning rates rise linearly during the warm-up, then fall linearly to 0 or stay constant.
@@ -52,10 +52,9 @@ def build_schedule(
     Args:
         optimizer: the one whose learning rates are scheduled.
         total_steps: number of optimiser steps in the whole training.
-        warmup_ratio: share of these steps used for the warm-up.
+        warmup_steps: number of these steps over which they rise.
         shape: what follows the warm-up.
     """
-    warmup_steps = round(total_steps * warmup_ratio)
     if shape == "constant":
         return get_constant_schedule_with_warmup(optimizer, warmup_steps)
     return get_linear_schedule_with_warmup(optimizer, warmup_steps, total_steps)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import logging
 import math
@@ -13,33 +12,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
-import torch
-from torch import Tensor
 
 from mept.artifacts import write_predictions, write_routing, write_states
 from mept.backbones import Backbone
-from mept.batches import Batch, Collator, StateCollator, parts, training_batches
 from mept.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
-from mept.errors import InputError, NonFiniteLossError
-from mept.evaluate import check_words, score_examples
 from mept.files import set_aside, write_atomically
-from mept.frozen import frozen_states
-from mept.loads import Loads, TaskLoads, even, from_plain, metrics_of, plain, summary_of, total
+from mept.learner import Learner, Split, input_limit
+from mept.loads import even, summary_of, total
+from mept.loads import metrics_of as load_metrics
 from mept.memory import PeakMemory
-from mept.model import PromptModel, get_prompt_model
-from mept.optim import build_optimizer, build_schedule
-from mept.routing import collect_routing
-from mept.seeding import random_state, restore_random_state, seed_everything
+from mept.scored import Scored, metrics_of
 from mept.states import map_settings, map_states, pooled_states, sample
-from mept.step import add_gradient, take_step
-from mept.tasks.base import Example, Task
-from mept.tasks.checks import absent_labels, check_limit
 from mept.tasks.data import MixtureData, TaskData
-from mept.tasks.features import encode, join, verbalizer_ids
-from mept.tasks.mixture import Mixture, combined_metrics, label_columns
-from mept.tasks.splits import subset
 from mept.trial import TrialConfig
 
 RESULT = "result.json"
@@ -66,6 +51,7 @@ class Evaluation:
     stale: int
     """Number of evaluations since the best one."""
     total_epochs: int
+    """Epochs of the whole training, if it does not stop early."""
     done: bool = False
     """Whether training has ended; `summary` is filled only then."""
     summary: dict[str, float] = field(default_factory=dict)
@@ -113,7 +99,7 @@ def train(
             history.append(run.advance(history[-1] if history else None))
             run.save(history)
         evaluation = history[position]
-        if evaluation.epoch >= config.epochs or evaluation.stale >= config.patience:
+        if evaluation.epoch >= evaluation.total_epochs or evaluation.stale >= config.patience:
             history[position] = run.finish(evaluation)
             content = json.dumps([dataclasses.asdict(e) for e in history])
             write_atomically(directory / RESULT, content.encode())
@@ -137,57 +123,6 @@ def _read_result(directory: Path) -> list[Evaluation] | None:
         return None
 
 
-def input_limit(config: TrialConfig, backbone: Backbone) -> int:
-    """Return the longest text in tokens: `max_length` minus the prompt, within the backbone's positions.
-
-    Raises:
-        InputError: the prompt leaves fewer than 8 positions.
-    """
-    prompt = getattr(config.method_options, "num_virtual_tokens", 0)
-    return backbone.text_limit(config.max_length, prompt)
-
-
-@dataclass(frozen=True)
-class _Scored:
-    """The result of scoring the examples of a split."""
-
-    metrics: dict[str, float]
-    """``<split>/<metric>``."""
-    scores: dict[str, np.ndarray]
-    """[N, labels] by task."""
-    generated: dict[str, list[str]]
-    """The generated texts, by task; empty if labels are scored."""
-    routing: TaskLoads
-    """Of the experts; empty loads if the method does not route."""
-
-
-class _Split:
-    """The tokenised examples of one split of a task, or the training examples of a mixture."""
-
-    def __init__(
-        self,
-        task: Task | Mixture,
-        examples: Sequence[Example],
-        encoded: datasets.Dataset,
-        backbone: Backbone,
-        model: PromptModel,
-        config: TrialConfig,
-    ) -> None:
-        tokenizer = backbone.tokenizer
-        assert tokenizer is not None
-        self.examples = examples
-        self.lengths = encoded["length"][:]
-        self.words = verbalizer_ids(task, tokenizer) if backbone.family.text_to_text else None
-        self.texts = Collator(encoded, tokenizer.pad_token_id, self.words, model.device)
-        self.collate: Collator | StateCollator = self.texts
-        self.seconds = 0.0
-        """What computing states that are trained on takes, also if this process knew them."""
-        if model.only_head_learns:
-            # In evaluation batches, so that a resumed run has exactly the same states.
-            found = frozen_states(model, self.texts, encoded, config.eval_batch_size, config.precision)
-            self.collate, self.seconds = StateCollator(found.states, self.texts), found.seconds
-
-
 class _Run:
     """The state of one training run."""
 
@@ -199,234 +134,98 @@ class _Run:
         directory: Path,
         cache_dir: Path | None,
     ) -> None:
-        seed_everything(config.seed)
         self._config, self._backbone, self._data = config, backbone, data
         self._directory, self._cache_dir = directory, cache_dir
-        if backbone.tokenizer is None:
-            raise InputError(f"backbone {backbone.name!r} has no tokenizer, but a task needs one")
-        num_labels = None if backbone.family.text_to_text else len(data.task.labels)
-        self._model = get_prompt_model(backbone, config.method_options, num_labels=num_labels)
-        self._model.backbone_dropout = config.backbone_dropout
-        self._model.prompt_dropout = config.prompt_dropout
-        if config.gradient_checkpointing:
-            self._model.activation_checkpointing_enable()
-        else:
-            self._model.activation_checkpointing_disable()
-        self._memory = PeakMemory(self._model.device)
-        self._train = self._training_split()
-        self._train_seconds = self._train.seconds
-        self._dev = [self._split(part.task, part.dev) for part in data.parts]
-        for split in self._dev:
-            if split.words is not None:
-                check_words(split.words, backbone.tokenizer if config.prediction == "generate" else None)
-        self._begin_phase(0)
-        self._step = 0
-        self._best_state: dict[str, torch.Tensor] = {}
-        self._best_routing: TaskLoads | None = None
-        """On dev; None if it is not known, as a checkpoint of an earlier version does not have it."""
-
-    def _training_split(self) -> _Split:
-        """Return the training examples of all tasks, one task after the other.
-
-        Raises:
-            InputError: all of them have the same label.
-        """
-        task, limit = self._data.task, self._config.max_train_examples
-        subsets = [(part.task, subset(part.train, limit)) for part in self._data.parts]
-        if limit is not None:
-            check_limit(subsets, limit)
-        for part, examples in subsets:
-            if limit is not None and limit > len(examples):
-                _warn_once(f"`max_train_examples` is {limit}, but {part.title} has {len(examples)}: all are used")
-            elif limit is not None and (absent := absent_labels(part, examples)):
-                _warn_once(f"`max_train_examples` is {limit}, and none of them in {part.title} has the label {absent}")
-        encoded = [self._encode(part, examples) for part, examples in subsets]
-        joined = join(encoded, [label_columns(task, part) for part, _ in subsets])
-        together = [example for _, examples in subsets for example in examples]
-        return _Split(task, together, joined, self._backbone, self._model, self._config)
-
-    def _split(self, task: Task, examples: Sequence[Example]) -> _Split:
-        return _Split(task, examples, self._encode(task, examples), self._backbone, self._model, self._config)
-
-    def _encode(self, task: Task, examples: Sequence[Example]) -> datasets.Dataset:
-        tokenizer = self._backbone.tokenizer
-        assert tokenizer is not None
-        limit = input_limit(self._config, self._backbone)
-        return encode(examples, task, tokenizer, limit, self._cache_dir, _warn_once)
+        self._tasks = [part.task for part in data.parts]
+        self.learners = [Learner(config, backbone, data, cache_dir)]
+        self.epochs = max(learner.epochs for learner in self.learners)
+        """Epochs of the whole training."""
+        for learner in self.learners:
+            learner.start(self.epochs)
+        self._memory = PeakMemory(self.learners[0].model.device)
+        self._train_seconds = sum(learner.train.seconds for learner in self.learners)
 
     # Training and evaluation.
 
-    def _begin_phase(self, epoch: int) -> None:
-        """Start the optimiser and its schedule for the training phase after `epoch`."""
-        config, method = self._config, self._model.adapter.method
-        self._phase = epoch
-        self._optimizer = build_optimizer(
-            dict(self._model.adapter.named_parameters()),
-            config.optimizer,
-            config.learning_rate,
-            config.weight_decay,
-            {f"method.{name}": rate for name, rate in method.learning_rates().items()},
-        )
-        steps = (method.phase_end(config.epochs) - epoch) * math.ceil(len(self._train.examples) / config.batch_size)
-        self._schedule = build_schedule(self._optimizer, steps, config.warmup_ratio, config.schedule)
-
     def advance(self, last: Evaluation | None) -> Evaluation:
         """Train until the next evaluation is due, and evaluate."""
-        config, method = self._config, self._model.adapter.method
         epoch = last.epoch if last else 0
-        until = min(epoch + config.eval_every, config.epochs)
+        until = min(epoch + self._config.eval_every, self.epochs)
         losses: list[float] = []
         started = time.perf_counter()
         while epoch < until:
             epoch += 1
-            losses += self._train_epoch(epoch)
-            if method.after_epoch(epoch, config.epochs, functools.partial(self._gradients, epoch)):
-                self._begin_phase(epoch)
-                last = None
+            for learner in self.learners:
+                with learner.turn():
+                    losses += learner.train_epoch(epoch)
+                    if learner.after_epoch(epoch):
+                        last = None
         self._train_seconds += time.perf_counter() - started
-        scored = self._score(self._dev, "dev")
-        score, best = scored.metrics["dev/score"], last.best if last else -math.inf
+        scored = [learner.score(learner.dev, "dev") for learner in self.learners]
+        metrics = metrics_of(self._tasks, scored, "dev")
+        score, best = metrics["dev/score"], last.best if last else -math.inf
         improved = score > best
-        last_phase = method.phase_end(config.epochs) == config.epochs
         if improved:
-            self._best_state = {k: v.detach().cpu().clone() for k, v in self._model.adapter.state_dict().items()}
-            self._best_routing = scored.routing
+            for learner, found in zip(self.learners, scored, strict=True):
+                learner.keep(found.routing)
+        counting = last is not None and self.learners[0].in_last_phase
         return Evaluation(
             epoch=epoch,
-            step=self._step,
+            step=sum(learner.step for learner in self.learners),
             timestamp=time.time(),
-            metrics={"train/loss": float(np.mean(losses))} | scored.metrics | metrics_of(even(scored.routing)),
+            metrics={"train/loss": float(np.mean(losses))} | metrics | load_metrics(even(scored[0].routing)),
             best=max(score, best),
-            stale=0 if improved or last is None or not last_phase else last.stale + 1,
-            total_epochs=config.epochs,
+            stale=last.stale + 1 if last is not None and counting and not improved else 0,
+            total_epochs=self.epochs,
         )
-
-    def _train_epoch(self, epoch: int) -> list[float]:
-        """Take a step for each batch of an epoch; return their losses.
-
-        Raises:
-            NonFiniteLossError: a loss is NaN or infinite; found at the end of the epoch, as a step waits for no value.
-        """
-        self._model.train()
-        batches = training_batches(self._train.lengths, self._config.batch_size, self._config.seed, epoch)
-        losses = torch.stack([self._train_batch(batch) for batch in batches]).tolist()
-        for step, loss in enumerate(losses, self._step - len(losses) + 1):
-            if not math.isfinite(loss):
-                raise NonFiniteLossError(f"the loss is {loss} at step {step}")
-        return losses
-
-    def _gradients(self, epoch: int) -> Iterator[None]:
-        """Leave the gradients of each training batch in turn in the parameters, without taking a step."""
-        self._model.eval()
-        try:
-            for batch in training_batches(self._train.lengths, self._config.batch_size, self._config.seed, epoch):
-                add_gradient(self._model, self._parts(batch), self._config.precision)
-                yield
-                self._optimizer.zero_grad(set_to_none=True)
-        finally:  # if the method does not go through all of them
-            self._optimizer.zero_grad(set_to_none=True)
-
-    def _train_batch(self, batch: list[int]) -> Tensor:
-        """Take one optimiser step on the mean loss of the batch; return that loss, on the device."""
-        self._step += 1
-        return take_step(self._model, self._parts(batch), self._config.precision, self._optimizer, self._schedule)
-
-    def _parts(self, batch: list[int]) -> Iterator[tuple[Batch, float]]:
-        """Yield the parts of a batch with the share of its labels that each has (words have several tokens)."""
-        collate = self._train.collate
-        for part in parts(batch, self._config.gradient_accumulation_steps):
-            yield collate(part), collate.labelled(part) / collate.labelled(batch)
-
-    def _score(self, splits: list[_Split], name: str) -> _Scored:
-        """Score the examples of every task among the labels of that task; there is one split per task."""
-        config = self._config
-        scores: dict[str, np.ndarray] = {}
-        generated: dict[str, list[str]] = {}
-        metrics: dict[str, dict[str, float]] = {}
-        routing: dict[str, Loads] = {}
-        for part, split in zip(self._data.parts, splits, strict=True):
-            task, generate = part.task, config.prediction == "generate" and split.words is not None
-            texts: dict[int, str] = {}
-            with collect_routing(self._model.adapter) as routing[task.name]:
-                found = score_examples(
-                    self._model,
-                    split.collate,
-                    split.lengths,
-                    config.eval_batch_size,
-                    split.words,
-                    config.precision,
-                    self._backbone.tokenizer if generate else None,
-                    texts,
-                )
-            if generate:
-                # A row of NaN is an answer that is not a label; generated answers have no other non-finite scores.
-                generated[task.name] = [texts[index] for index in range(len(found))]
-            elif not np.isfinite(found).all():
-                raise NonFiniteLossError(f"a score on {name} is not finite after step {self._step}")
-            # A head scores the labels of the whole mixture; words were scored for this task alone.
-            own = found[:, label_columns(self._data.task, task)] if split.words is None else found
-            scores[task.name], metrics[task.name] = own, task.score(split.examples, own)
-        combined = {f"{name}/{key}": float(value) for key, value in combined_metrics(metrics).items()}
-        return _Scored(combined, scores, generated, routing)
 
     # The end.
 
     def finish(self, last: Evaluation) -> Evaluation:
         """Restore the best adapter, save it, score the test split of a confirmed trial, and fill the summary."""
-        self._model.adapter.load_state_dict(self._best_state)
+        [learner] = self.learners
+        learner.restore_best()
         limit = input_limit(self._config, self._backbone)
-        self._model.save_pretrained(
+        learner.model.save_pretrained(
             self._directory / "adapter", metadata={"task": self._data.task.name, "max_tokens": limit}
         )
-        examples = last.epoch * len(self._train.examples)
-        summary = self._model.parameter_counts().metrics() | {
+        summary = learner.model.parameter_counts().metrics() | {
             "time/train_seconds": self._train_seconds,
-            "time/examples_per_second": examples / self._train_seconds,
+            "time/examples_per_second": learner.seen / self._train_seconds,
         }
-        name, routing = "dev", self._best_routing
+        name, routing = "dev", learner.best_routing
         if self._config.evaluate_test:
-            name, splits = "test", [self._split(part.task, part.test) for part in self._data.parts]
-            scored = self._score(splits, name)
+            name, splits = "test", [learner.split(part.task, part.test) for part in self._data.parts]
+            scored = learner.score(splits, name)
             routing = scored.routing
-            summary |= scored.metrics
-            self._write_test(splits, scored)
+            summary |= metrics_of(self._tasks, [scored], name)
+            self._write_test(learner, splits, scored)
         elif routing is None:
-            routing = self._score(self._dev, name).routing
+            routing = learner.score(learner.dev, name).routing
         if load := total(routing):
             write_routing(self._directory, name, self._data.task.name, load, routing)
             summary |= summary_of(even(routing), name)
         summary["memory/peak_mib"] = self._memory.peak_mib()
         return dataclasses.replace(last, done=True, summary=summary)
 
-    def _write_test(self, splits: list[_Split], scored: _Scored) -> None:
+    def _write_test(self, learner: Learner, splits: Sequence[Split], scored: Scored) -> None:
         """Write the predictions and, if wanted, a map of a mixture's examples without and with the adapter."""
-        tasks = [part.task for part in self._data.parts]
         examples = [split.examples for split in splits]
-        texts = [scored.generated.get(task.name) for task in tasks]
-        write_predictions(self._directory, list(zip(tasks, examples, scored.scores.values(), texts, strict=True)))
+        texts = [scored.generated.get(task.name) for task in self._tasks]
+        write_predictions(self._directory, list(zip(self._tasks, examples, scored.scores.values(), texts, strict=True)))
         if len(splits) == 1 or not self._config.map_states:
             return
         chosen = [sample(len(split.examples)) for split in splits]
         ends = np.cumsum([len(indices) for indices in chosen])[:-1]
         maps = {}
         for name, tuned in (("before", False), ("after", True)):
-            states = [self._pooled(split, indices, tuned) for split, indices in zip(splits, chosen, strict=True)]
+            states = [_pooled(learner, *one, self._config, tuned) for one in zip(splits, chosen, strict=True)]
             maps[name] = np.split(map_states(np.concatenate(states), self._cache_dir), ends)
         labels = {
             task.name: [task.labels[own[index].label] for index in indices]
-            for task, own, indices in zip(tasks, examples, chosen, strict=True)
+            for task, own, indices in zip(self._tasks, examples, chosen, strict=True)
         }
         write_states(self._directory, "test", self._data.task.name, map_settings(sum(map(len, chosen))), labels, maps)
-
-    def _pooled(self, split: _Split, indices: list[int], tuned: bool) -> np.ndarray:
-        return pooled_states(
-            self._model,
-            lambda batch: split.texts([indices[place] for place in batch]),
-            [split.lengths[index] for index in indices],
-            self._config.eval_batch_size,
-            self._config.precision,
-            tuned,
-        )
 
     # Resumption.
 
@@ -434,14 +233,7 @@ class _Run:
         """Write everything that the rest of the run depends on."""
         state = {
             "history": [dataclasses.asdict(evaluation) for evaluation in history],
-            "adapter": self._model.adapter.state_dict(),
-            "best": self._best_state,
-            "best_routing": plain(self._best_routing),
-            "optimizer": self._optimizer.state_dict(),
-            "schedule": self._schedule.state_dict(),
-            "random": random_state(),
-            "step": self._step,
-            "phase": self._phase,
+            "learners": [learner.state() for learner in self.learners],
             "train_seconds": self._train_seconds,
         }
         save_checkpoint(self._directory, state, history[-1].epoch)
@@ -451,20 +243,20 @@ class _Run:
         state: dict[str, Any] | None = load_checkpoint(self._directory, earlier)
         if state is None:
             return []
-        self._model.adapter.load_state_dict(state["adapter"])
-        self._best_state = state["best"]
-        self._best_routing = from_plain(state.get("best_routing"))
-        if state["phase"] != self._phase:
-            self._begin_phase(state["phase"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._schedule.load_state_dict(state["schedule"])
-        restore_random_state(state["random"])
-        self._step = state["step"]
+        history = [Evaluation(**item) for item in state["history"]]
+        # Earlier versions had one learner, whose state stood beside the history.
+        for learner, own in zip(self.learners, state.get("learners", [state]), strict=True):
+            learner.load(own, history[-1].epoch)
         self._train_seconds = state["train_seconds"]
-        return [Evaluation(**item) for item in state["history"]]
+        return history
 
 
-@functools.cache
-def _warn_once(message: str) -> None:
-    """Log a warning that every trial of a cell would repeat."""
-    log.warning(message)
+def _pooled(learner: Learner, split: Split, indices: list[int], config: TrialConfig, tuned: bool) -> np.ndarray:
+    return pooled_states(
+        learner.model,
+        lambda batch: split.texts([indices[place] for place in batch]),
+        [split.lengths[index] for index in indices],
+        config.eval_batch_size,
+        config.precision,
+        tuned,
+    )

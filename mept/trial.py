@@ -24,7 +24,12 @@ PROTOCOL_VERSION = 1
 """Increased with every change after which the same configuration would no longer reproduce an old result."""
 
 
-LATER: dict[str, Any] = {"prompt_dropout": False, "previous_parts": "router_and_prompts"}
+LATER: dict[str, Any] = {
+    "prompt_dropout": False,
+    "previous_parts": "router_and_prompts",
+    "max_steps": None,
+    "warmup_steps": None,
+}
 """Keys added since protocol 1, also those of methods, each with the value that keeps the old behaviour: with that value
 a key is not part of the fingerprint, so that earlier results are still found."""
 
@@ -60,9 +65,15 @@ class TrialConfig(Frozen):
     weight_decay: float = Field(1e-2, ge=0)
     warmup_ratio: float = Field(0.06, ge=0, le=1)
     """Share of all optimiser steps over which the learning rate rises linearly from 0."""
+    warmup_steps: int | None = Field(None, ge=0)
+    """Number of these steps, in place of `warmup_ratio`; None for the ratio."""
     schedule: Literal["linear", "constant"] = "linear"
     """After the warm-up the learning rate falls linearly to 0, or stays constant."""
     epochs: int = Field(70, ge=1)
+    """Training ends after this many epochs; with `max_steps`, after what is reached first."""
+    max_steps: int | None = Field(None, ge=1)
+    """Training ends after this many optimiser steps, with an evaluation even if it is within an epoch; None for no
+    other limit than `epochs`. The schedule spans the steps that are taken."""
     batch_size: int = Field(16, ge=1)
     """Examples per optimiser step."""
     gradient_accumulation_steps: int = Field(1, ge=1)
@@ -102,6 +113,11 @@ class TrialConfig(Frozen):
             raise ValueError(
                 "`gradient_checkpointing` needs `backbone_dropout` (transformers recomputes blocks only in training "
                 "mode), but got gradient_checkpointing=True, backbone_dropout=False"
+            )
+        if self.max_steps is not None and (self.warmup_steps or 0) > self.max_steps:
+            raise ValueError(
+                "`warmup_steps` <= `max_steps` must hold, "
+                f"but got warmup_steps={self.warmup_steps}, max_steps={self.max_steps}"
             )
         prompt = getattr(self.method_options, "num_virtual_tokens", 0)
         if prompt + 8 > self.max_length:

@@ -28,12 +28,13 @@ from sklearn.pipeline import make_pipeline
 from mept.backbones import Backbone, load_backbone
 from mept.batches import Collator
 from mept.evaluate import score_examples
+from mept.learner import input_limit
 from mept.model import get_prompt_model
 from mept.seeding import seed_everything
 from mept.tasks.data import TaskData, load_task
 from mept.tasks.embedded import GENERATORS
 from mept.tasks.features import encode
-from mept.train import input_limit, train
+from mept.train import train
 from mept.trial import TrialConfig
 
 PROMPT: dict[str, Any] = {"num_virtual_tokens": 5}

@@ -39,7 +39,7 @@ def test_a_first_step_is_as_long_as_each_parameters_rate(name, parameters) -> No
 
 def test_the_schedule_scales_every_learning_rate(parameters) -> None:
     optimizer = build_optimizer(parameters, "adamw", 0.4, 0.0, {"method.a": 0.04})
-    schedule = build_schedule(optimizer, total_steps=10, warmup_ratio=0.2)
+    schedule = build_schedule(optimizer, total_steps=10, warmup_steps=2)
     factors = []
     for _ in range(10):
         now = rates(optimizer, parameters)

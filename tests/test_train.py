@@ -15,11 +15,13 @@ from mept.batches import Collator, training_batches
 from mept.errors import InputError, NonFiniteLossError
 from mept.evaluate import score_examples
 from mept.files import partial
+from mept.learner import Learner, warn_once
 from mept.model import PromptModel
+from mept.scored import Scored
 from mept.tasks.data import MixtureData, TaskData, load_task
 from mept.tasks.features import encode, verbalizer_ids
 from mept.tasks.splits import subset
-from mept.train import Evaluation, _Run, _Scored, _warn_once, train
+from mept.train import Evaluation, _Run, train
 from mept.trial import TrialConfig
 from tests.contract.matrix import SMALL, configurations
 from tests.models import FAMILIES, random_backbone
@@ -78,7 +80,7 @@ def test_a_search_trials_routing_is_that_of_its_best_evaluation_however_often_it
     whole = list(train(settings, backbone, data, tmp_path / "whole"))
     assert read.count(False) == len(whole)  # one batch for each evaluation, none for the end
     if older:
-        monkeypatch.setattr("mept.train.plain", lambda loads: None)
+        monkeypatch.setattr("mept.learner.plain", lambda loads: None)
     for stop in (1, 2):
         directory = tmp_path / f"stopped-{stop}"
         run = train(settings, random_backbone("bert"), data, directory)
@@ -203,14 +205,17 @@ def run_of(settings: TrialConfig, family: str, data: TaskData, directory: Path) 
     return _Run(settings, random_backbone(family), data, directory, None)
 
 
+def learner_of(settings: TrialConfig, family: str, data: TaskData | MixtureData, directory: Path) -> Learner:
+    [learner] = run_of(settings, family, data, directory).learners
+    return learner
+
+
 def scripted(monkeypatch, *scores: float) -> None:
     """Let the evaluations on dev have these scores."""
     remaining = iter(scores)
 
-    def score(self: _Run, splits: list, name: str) -> _Scored:
-        return _Scored({f"{name}/score": next(remaining)}, scores={}, generated={}, routing={"cb": {}})
-
-    monkeypatch.setattr(_Run, "_score", score)
+    monkeypatch.setattr(Learner, "score", lambda *_: Scored({}, {}, {}, routing={"cb": {}}))
+    monkeypatch.setattr("mept.train.metrics_of", lambda *_: {"dev/score": next(remaining)})
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -234,12 +239,13 @@ def test_resuming_before_at_and_after_a_change_of_phase_is_bit_identical(family,
 
 def test_a_change_of_phase_restarts_optimiser_and_schedule(data, tmp_path) -> None:
     run = run_of(trial("xprompt", epochs=10, warmup_ratio=0.2, first_phase_share=0.4), "bert", data, tmp_path)
+    [learner] = run.learners
     steps, last, rates, optimizers = 3, None, [], []
     for _ in range(10):
-        optimizers.append(run._optimizer)
-        rates.append(run._optimizer.param_groups[0]["lr"] / 0.05)
+        optimizers.append(learner._optimizer)
+        rates.append(learner._optimizer.param_groups[0]["lr"] / 0.05)
         last = run.advance(last)
-        moments = [state["step"] for state in run._optimizer.state.values()]
+        moments = [state["step"] for state in learner._optimizer.state.values()]
         assert moments == ([] if last.epoch == 4 else [steps * (last.epoch - 4 * (last.epoch > 4))] * len(moments))
     assert len({id(optimizer) for optimizer in optimizers[:4]}) == len({id(o) for o in optimizers[4:]}) == 1
     assert optimizers[3] is not optimizers[4]
@@ -272,28 +278,28 @@ def test_a_change_of_phase_between_evaluations_restarts_the_best_score(data, tmp
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_gradients_are_those_of_every_batch_and_take_no_step(family, data, tmp_path) -> None:
-    run = run_of(trial("prompt_tuning", batch_size=10, max_length=48), family, data, tmp_path)
-    model, prompt = run._model, run._model.adapter.method.prompt
+    learner = learner_of(trial("prompt_tuning", batch_size=10, max_length=48), family, data, tmp_path)
+    model, prompt = learner.model, learner.model.adapter.method.prompt
     before = prompt.detach().clone()
     seen = []
     model.train()
-    for _ in run._gradients(1):
+    for _ in learner.gradients(1):
         assert not model.training and not model.backbone.training
         seen.append(prompt.grad.clone())
-    assert prompt.grad is None and torch.equal(prompt, before) and run._step == 0
-    for batch, gradient in zip(training_batches(run._train.lengths, 10, 3, 1), seen, strict=True):
-        (expected,) = torch.autograd.grad(model(**run._train.collate(batch)).loss, prompt)
+    assert prompt.grad is None and torch.equal(prompt, before) and learner.step == 0
+    for batch, gradient in zip(training_batches(learner.train.lengths, 10, 3, 1), seen, strict=True):
+        (expected,) = torch.autograd.grad(model(**learner.train.collate(batch)).loss, prompt)
         torch.testing.assert_close(gradient, expected)
-    for _ in run._gradients(1):
+    for _ in learner.gradients(1):
         break
     assert prompt.grad is None, "an interrupted pass leaves nothing behind either"
 
 
 @pytest.mark.parametrize("method", ["dept", "ept"])
 def test_a_methods_own_learning_rates_reach_the_optimiser(method, data, tmp_path) -> None:
-    run = run_of(trial(method, low_rank_learning_rate=0.007), "bert", data, tmp_path)
-    names = {id(parameter): name for name, parameter in run._model.adapter.named_parameters()}
-    peaks = {names[id(p)]: group["initial_lr"] for group in run._optimizer.param_groups for p in group["params"]}
+    learner = learner_of(trial(method, low_rank_learning_rate=0.007), "bert", data, tmp_path)
+    names = {id(parameter): name for name, parameter in learner.model.adapter.named_parameters()}
+    peaks = {names[id(p)]: group["initial_lr"] for group in learner._optimizer.param_groups for p in group["params"]}
     own = {"update.a", "update.b"} | ({"spaces", "gate"} if method == "ept" else set())
     assert peaks == {"method.prompt": 0.05, "head.weight": 0.05} | {f"method.{name}": 0.007 for name in own}
 
@@ -437,32 +443,32 @@ def test_a_mixture_predicts_among_the_labels_of_an_examples_own_task(family, mix
 
 
 def test_a_mixtures_head_has_a_row_for_each_different_label_and_its_loss_is_over_all(mixed, tmp_path) -> None:
-    run = run_of(mixture(), "bert", mixed, tmp_path)
-    assert run._model.adapter.head.out_features == len(mixed.task.labels) == 5
-    batch = run._train.collate([0, 12, 20])
+    learner = learner_of(mixture(), "bert", mixed, tmp_path)
+    assert learner.model.adapter.head.out_features == len(mixed.task.labels) == 5
+    batch = learner.train.collate([0, 12, 20])
     examples = [mixed.parts[0].train[0], mixed.parts[1].train[0], mixed.parts[1].train[8]]
     tasks = [mixed.parts[0].task, mixed.parts[1].task, mixed.parts[1].task]
     rows = [mixed.task.labels.index(task.labels[e.label]) for task, e in zip(tasks, examples, strict=True)]
     assert batch["labels"].tolist() == rows
     with torch.no_grad():
-        output = run._model(**batch)
+        output = learner.model(**batch)
     torch.testing.assert_close(output.loss, torch.nn.functional.cross_entropy(output.logits, torch.tensor(rows)))
 
 
 def test_a_limit_on_training_examples_is_each_tasks(mixed, tmp_path) -> None:
-    run = run_of(mixture(max_train_examples=5), "bert", mixed, tmp_path)
-    assert [example.id.split("-")[0] for example in run._train.examples] == ["wic"] * 5 + ["cb"] * 5
+    learner = learner_of(mixture(max_train_examples=5), "bert", mixed, tmp_path)
+    assert [example.id.split("-")[0] for example in learner.train.examples] == ["wic"] * 5 + ["cb"] * 5
 
 
 @pytest.fixture
 def unsaid() -> None:
     """Forget which warnings were given."""
-    _warn_once.cache_clear()
+    warn_once.cache_clear()
 
 
-def limited(data: TaskData | MixtureData, limit: int, tmp_path: Path) -> _Run:
+def limited(data: TaskData | MixtureData, limit: int, tmp_path: Path) -> Learner:
     settings = trial if isinstance(data, TaskData) else mixture
-    return run_of(settings("prompt_tuning", max_train_examples=limit), "bert", data, tmp_path)
+    return learner_of(settings("prompt_tuning", max_train_examples=limit), "bert", data, tmp_path)
 
 
 def test_only_the_chosen_examples_and_dev_are_encoded(data, tmp_path, monkeypatch) -> None:
@@ -472,7 +478,7 @@ def test_only_the_chosen_examples_and_dev_are_encoded(data, tmp_path, monkeypatc
         counts.append(len(examples))
         return encode(examples, *args)
 
-    monkeypatch.setattr("mept.train.encode", count)
+    monkeypatch.setattr("mept.learner.encode", count)
     limited(data, 7, tmp_path)
     assert counts == [7, 12]
 
@@ -499,7 +505,7 @@ def test_a_limit_above_the_number_of_examples_is_said_once(data, tmp_path, caplo
 
 
 def test_one_label_of_a_mixtures_task_is_enough_where_the_others_have_more(mixed, tmp_path) -> None:
-    assert len(limited(mixed, 1, tmp_path)._train.examples) == 2
+    assert len(limited(mixed, 1, tmp_path).train.examples) == 2
 
 
 def test_a_mixtures_routing_is_kept_by_task_beside_the_whole_and_each_task_counts_the_same(mixed, tmp_path) -> None:
@@ -529,3 +535,58 @@ def test_a_confirmed_mixture_keeps_where_its_examples_lie_if_asked(mixed, data, 
     list(train(mixture(epochs=1), random_backbone("bert"), mixed, tmp_path / "not asked"))
     list(train(trial("mept", epochs=1, map_states=True), random_backbone("bert"), data, tmp_path / "single"))
     assert [path.parent.name for path in tmp_path.glob("*/states")] == ["mixture"]
+
+
+# Training for a number of steps. The 24 examples make three batches an epoch.
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps", "evaluated"),
+    [(9, 7, [3, 6, 7]), (9, 6, [3, 6]), (9, 2, [2]), (2, 7, [3, 6]), (9, 1, [1])],
+    ids=["within an epoch", "at its end", "within the first", "epochs end first", "one"],
+)
+def test_training_ends_after_as_many_steps_with_an_evaluation(epochs, steps, evaluated, data, tmp_path) -> None:
+    settings = trial("prompt_tuning", epochs=epochs, max_steps=steps, evaluate_test=False)
+    found = list(train(settings, random_backbone("bert"), data, tmp_path))
+    assert [one.step for one in found] == evaluated
+    assert {one.total_epochs for one in found} == {len(found)} and found[-1].done
+    summary = found[-1].summary
+    seen = summary["time/examples_per_second"] * summary["time/train_seconds"]
+    assert seen == pytest.approx(8 * evaluated[-1])
+
+
+def test_steps_that_the_epochs_do_not_reach_are_named(data, tmp_path, caplog, unsaid) -> None:
+    learner_of(trial("prompt_tuning", epochs=2, max_steps=7), "bert", data, tmp_path)
+    assert "`max_steps` is 7, but 2 epochs of CB have only 6" in caplog.text
+
+
+def test_the_schedule_spans_the_steps_that_are_taken(data, tmp_path) -> None:
+    settings = trial("prompt_tuning", epochs=9, max_steps=7, warmup_steps=2, warmup_ratio=0.5)
+    learner = learner_of(settings, "bert", data, tmp_path)
+    rates = []
+    for epoch in (1, 2, 3):
+        for batch in learner._batches(epoch)[: 7 - learner.step]:
+            rates.append(learner._optimizer.param_groups[0]["lr"] / 0.05)
+            learner._train_batch(batch)
+    assert rates == pytest.approx([0, 1 / 2, 1, 4 / 5, 3 / 5, 2 / 5, 1 / 5])
+
+
+def test_a_warm_up_that_outlasts_the_training_is_named(data, tmp_path, caplog, unsaid) -> None:
+    learner_of(trial("prompt_tuning", warmup_steps=10), "bert", data, tmp_path)
+    assert "`warmup_steps` is 10, but CB is trained for 9 steps" in caplog.text
+
+
+@pytest.mark.parametrize("method", ["mept", "xprompt"])
+def test_a_training_that_ends_within_an_epoch_resumes_bit_for_bit(method, data, tmp_path) -> None:
+    settings = trial(method, epochs=9, max_steps=10)
+    whole = list(train(settings, random_backbone("bert"), data, tmp_path / "whole"))
+    assert [one.step for one in whole] == [3, 6, 9, 10]
+    if method == "xprompt":  # pruned after two of the four epochs; the second phase has the four steps that are left
+        assert load_file(tmp_path / "whole" / "adapter" / "adapter_model.safetensors")["method.pruned"]
+    for stop in (1, 2, 3):
+        run = train(settings, random_backbone("bert"), data, tmp_path / str(stop))
+        for _ in range(stop):
+            next(run)
+        run.close()
+        torch.manual_seed(999)
+        assert numbers(list(train(settings, random_backbone("bert"), data, tmp_path / str(stop)))) == numbers(whole)

@@ -133,12 +133,21 @@ class Cell:
         """Number of confirmed runs."""
         return 0 if self.problem is not None else len(self.seeds)
 
+    def most(self, key: str) -> Any:
+        """Return the largest value of a common key that trials have, its default if it is not given; None: no limit."""
+        values = self.values(key) or (TrialConfig.model_fields[key].default,)
+        return None if None in values else max(values)
+
     @property
     def epochs(self) -> int:
-        """Largest number of epochs of a trial."""
-        if "epochs" in self.space:
-            return max(extremes(self.space["epochs"]))
-        return int({**self.fixed, **self.axes}.get("epochs", TrialConfig.model_fields["epochs"].default))
+        """Largest number of epochs of a trial, whatever the size of its task."""
+        return self.epochs_of(1)  # an epoch has at least one step
+
+    def epochs_of(self, examples: int) -> int:
+        """Return the largest number of epochs of a trial on this many training examples."""
+        epochs, steps = int(self.most("epochs")), self.most("max_steps")
+        an_epoch = math.ceil(examples / self.most("batch_size"))
+        return epochs if steps is None else min(epochs, math.ceil(steps / an_epoch))
 
     @property
     def trial_epochs(self) -> int:

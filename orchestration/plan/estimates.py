@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
-from typing import Any
 
 from mept.errors import InputError
 from mept.trial import LATER, TrialConfig
@@ -30,8 +29,10 @@ NOT_OF_SPEED = (
     "learning_rate",
     "weight_decay",
     "warmup_ratio",
+    "warmup_steps",
     "schedule",
     "epochs",
+    "max_steps",
     "patience",
     "max_train_examples",
 )
@@ -184,23 +185,25 @@ def _overhead(trial: PastTrial) -> float:
 
 
 def _examples(cell: Cell, sizes: Sizes) -> int | None:
-    splits, limit = sizes(cell), _value(cell, "max_train_examples")
-    return None if splits is None else cell.epochs * sum(min(size, limit or size) for size in splits)
+    splits, limit = sizes(cell), cell.most("max_train_examples")
+    return None if splits is None else _most(cell, sum(min(size, limit or size) for size in splits))
+
+
+def _most(cell: Cell, an_epoch: float) -> int:
+    """Return the examples of a cell's longest trial: of all its epochs, or of its `max_steps` if these are fewer."""
+    steps = cell.most("max_steps")
+    whole = cell.most("epochs") * an_epoch
+    return round(whole if steps is None else min(whole, steps * min(cell.most("batch_size"), an_epoch)))
 
 
 def _recorded_examples(cell: Cell, measured: Iterable[PastTrial]) -> int | None:
     """Return a trial's examples from trials on the same data; one that trained all its epochs is exact."""
-    limit = "max_train_examples"
-    wanted = {key: value for key, value in _fixed(cell).items() if key in ("task", "data", limit)}
+    wanted = {key: value for key, value in _fixed(cell).items() if key in ("task", "data", "max_train_examples")}
     an_epoch = [
         trial.metrics[RATE] * trial.metrics[TRAINING] / int(trial.params["epochs"])
         for trial in measured
-        if _has(trial, wanted) and TRAINING in trial.metrics and trial.params.get("epochs", "").isdecimal()
+        if _has(trial, wanted | {"max_steps": "None"})
+        and TRAINING in trial.metrics
+        and trial.params.get("epochs", "").isdecimal()
     ]
-    return round(max(an_epoch) * cell.epochs) if an_epoch else None
-
-
-def _value(cell: Cell, key: str) -> Any:
-    """Return a cell's value of a key, the largest one if it is searched; None if there is no limit."""
-    values = extremes(cell.space[key]) if key in cell.space else ({**cell.fixed, **cell.axes}.get(key),)
-    return None if None in values else max(values)
+    return _most(cell, max(an_epoch)) if an_epoch else None

@@ -182,7 +182,7 @@ class Campaign:
         trial, work = self._trials[key], self._work(key)
         epoch, best, at = evaluation["epoch"], evaluation["best"], evaluation["timestamp"]
         self._tracker.evaluation(trial.record, epoch, at, evaluation["metrics"])
-        self._progress.evaluated(key, epoch, at, best)
+        self._progress.evaluated(key, epoch, at, best, evaluation.get("total_epochs"))
         prune = trial.number is not None and work.study is not None and work.study.report(trial.number, epoch, best)
         if evaluation["done"]:
             self._completed(trial, best, evaluation["summary"], attempt if files is None else files)

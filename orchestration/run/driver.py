@@ -257,7 +257,7 @@ def _absolute(options: Options) -> Options:
 def _work(session: _Session) -> dict[str, str]:
     """Do the remaining work and return why cells failed, by their ids."""
     storage, lease, cells = open_storage(session.options.storage), session.lease, session.cells
-    rows = [(cell.id, cell.search_trials + cell.confirm_trials, cell.epochs) for cell in cells]
+    rows = [(cell.id, cell.search_trials + cell.confirm_trials, _epochs(cell, session.data)) for cell in cells]
     session.tracker.cells(cell.id for cell in cells)
     with Progress(rows, session.console) as progress:
         waiting = Waiting(progress.storage_away, session.interruption.check, math.inf)
@@ -274,6 +274,15 @@ def _work(session: _Session) -> dict[str, str]:
         if not campaign.finished():
             _schedule(campaign, session, progress, [work.subject for work in works])
     return campaign.failures()
+
+
+def _epochs(cell: Cell, data: Mapping[str, TaskData | MixtureData]) -> int:
+    """Return the largest number of epochs of a cell's trials."""
+    if cell.problem is not None:
+        return cell.epochs
+    limit = cell.most("max_train_examples")
+    sizes = [len(part.train) for part in data[cell.task].parts]
+    return cell.epochs_of(sum(min(size, limit or size) for size in sizes))
 
 
 def _cell_works(session: _Session, storage: Storage, progress: Progress) -> Iterator[CellWork]:

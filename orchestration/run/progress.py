@@ -122,11 +122,12 @@ class Progress:
         """Take note that a worker starts a trial, or starts it again."""
         self.running[key] = Running(cell, label, epochs, since=time.time())
 
-    def evaluated(self, key: str, epoch: int, timestamp: float, best: float) -> None:
+    def evaluated(self, key: str, epoch: int, timestamp: float, best: float, epochs: int | None = None) -> None:
         """Take note of an evaluation; replays of earlier ones do not count as work."""
         trial = self.running.get(key)
         if trial is None:
             return
+        trial.epochs = epochs or trial.epochs  # which `max_steps` may make fewer than planned
         if timestamp >= trial.since and epoch > trial.epoch:
             spent = self._later if trial.epoch else self._first
             spent.seconds += timestamp - trial.since

@@ -284,7 +284,7 @@ def random_batch(model: PromptModel, size: int, text_tokens: int) -> Batch:
 def training(model: PromptModel, batch: Batch, precision: Precision) -> Step:
     """Return an optimiser step as ``mept.train`` takes it, with its copies to the device."""
     optimizer = build_optimizer(dict(model.adapter.named_parameters()), "adafactor", 3e-4, 1e-2)
-    schedule = build_schedule(optimizer, 10**6, 0.06)
+    schedule = build_schedule(optimizer, 10**6, 60_000)
     model.train()
 
     def step() -> None:

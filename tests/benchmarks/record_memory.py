@@ -121,8 +121,8 @@ def measure(folder: Path, limit: str) -> dict[str, float]:
     """Load the task and, unless `limit` is ``load``, encode a trial's splits; return peak bytes and seconds."""
     from mept.backbones import wrap
     from mept.batches import training_batches
+    from mept.learner import Learner
     from mept.tasks.data import load_task
-    from mept.train import _Run
     from mept.trial import TrialConfig
     from tests.models import random_model
 
@@ -135,9 +135,9 @@ def measure(folder: Path, limit: str) -> dict[str, float]:
     with Peak() as peak, tempfile.TemporaryDirectory() as directory:
         data = load_task("record", "jsonl", folder)
         if limit != "load":
-            run = _Run(TrialConfig.from_flat(flat), backbone, data, Path(directory), Path(directory) / "cache")
-            for batch in training_batches(run._train.lengths, 32, seed=0, epoch=1)[:100]:
-                run._train.collate(batch)
+            learner = Learner(TrialConfig.from_flat(flat), backbone, data, Path(directory) / "cache")
+            for batch in training_batches(learner.train.lengths, 32, seed=0, epoch=1)[:100]:
+                learner.train.collate(batch)
     return {"peak": peak.growth, "seconds": time.perf_counter() - started}
 
 

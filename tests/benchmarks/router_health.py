@@ -29,13 +29,14 @@ import torch
 from mept.backbones import load_backbone
 from mept.batches import Collator
 from mept.evaluate import score_examples
+from mept.learner import input_limit
 from mept.model import get_prompt_model
 from mept.routing import RoutingStatistics, collect_routing, pooled
 from mept.seeding import seed_everything
 from mept.tasks.data import load_task
 from mept.tasks.features import encode
 from mept.tasks.mixture import combined_metrics, label_columns
-from mept.train import input_limit, train
+from mept.train import train
 from mept.trial import TrialConfig
 
 UNTRAINED = "untrained"

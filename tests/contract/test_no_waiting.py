@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from mept.config import MethodConfig
+from mept.learner import Learner
 from mept.methods import method_of
 from mept.methods.xprompt import PrunedPrompt
 from mept.tasks.data import load_task
-from mept.train import _Run
 from mept.trial import TrialConfig
 from tests.contract.matrix import configurations
 from tests.models import random_backbone
@@ -28,14 +28,15 @@ def steps(config: MethodConfig, family: str, folder: Path, **settings: Any) -> N
     )  # fmt: skip
     data = load_task("rte", "embedded")
     few = dataclasses.replace(data, train=data.train[:24], dev=data.dev[:4])
-    run = _Run(trial, backbone, few, folder, None)
-    run._model.train()
-    order = sorted(range(len(run._train.lengths)), key=run._train.lengths.__getitem__)
+    learner = Learner(trial, backbone, few, None)
+    learner.start(learner.epochs)
+    learner.model.train()
+    order = sorted(range(len(learner.train.lengths)), key=learner.train.lengths.__getitem__)
     unpadded, padded = order[:4], [*order[:2], *order[-2:]]
-    assert run._train.texts(unpadded)["attention_mask"] is None is not run._train.texts(padded)["attention_mask"]
+    assert learner.train.texts(unpadded)["attention_mask"] is None is not learner.train.texts(padded)["attention_mask"]
     for batch in (unpadded, padded):
-        assert run._train_batch(batch).device.type == "meta"
-    assert run._step == 2
+        assert learner._train_batch(batch).device.type == "meta"
+    assert learner.step == 2
 
 
 @pytest.mark.parametrize(("config", "family"), configurations())

@@ -113,6 +113,19 @@ def test_sizes_of_a_mixture_add_up_and_limits_hold_for_each_task(cell: Cell) -> 
     assert estimates([cell], measured, lambda cell: (230, 60))[0].examples == 5 * (100 + 60)
 
 
+@pytest.mark.parametrize(
+    ("steps", "examples", "epochs"),
+    [(20, 160, 2), (13, 104, 1), (14, 112, 2), (1000, 500, 5), (1, 8, 1)],
+)
+def test_a_limit_of_steps_is_a_limit_of_examples(cell: Cell, steps: int, examples: int, epochs: int) -> None:
+    limited = replace(cell, fixed={**cell.fixed, "max_steps": steps})
+    assert limited.epochs_of(100) == epochs and limited.epochs == min(5, steps)
+    assert estimates([limited], [trial(limited)], sizes)[0].examples == examples
+    # Trials without the limit tell how long an epoch is; those that it ended do not.
+    assert estimates([limited], [trial(cell)], lambda cell: None)[0].examples == examples
+    assert estimates([limited], [trial(limited)], lambda cell: None)[0].examples is None
+
+
 def test_without_the_data_earlier_trials_tell_the_size(cell: Cell) -> None:
     stopped = trial(cell, epochs=10)  # after half of its epochs
     assert estimates([cell], [stopped, trial(cell)], lambda cell: None)[0].examples == 500
