@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 from mept.batches import Batch, evaluation_batches
@@ -102,6 +101,8 @@ def map_states(states: np.ndarray, cache_dir: Path | None = None) -> np.ndarray:
 
 
 def _t_sne(states: np.ndarray) -> np.ndarray:
+    from sklearn.manifold import TSNE  # takes a second, and one trial in hundreds maps states
+
     perplexity = map_settings(len(states))["perplexity"]
     with threadpool_limits(1):
         return TSNE(2, perplexity=perplexity, random_state=SEED, init="pca").fit_transform(states)

@@ -318,7 +318,7 @@ def methods(
 ) -> None:
     """List the methods: families, trained parameters, paper; or one method's options and search space."""
     from orchestration.screens import catalogue
-    from orchestration.screens.terminal import make_console
+    from orchestration.screens.console import make_console
 
     if name is None:
         catalogue.show_methods(make_console())
@@ -330,7 +330,7 @@ def methods(
 def tasks(data_dir: DataOption = None) -> None:
     """List the tasks: metric, labels, and which sources have their data."""
     from orchestration.screens.catalogue import show_tasks
-    from orchestration.screens.terminal import make_console
+    from orchestration.screens.console import make_console
 
     show_tasks(data_dir, make_console())
 
@@ -339,7 +339,7 @@ def tasks(data_dir: DataOption = None) -> None:
 def backbones(model_dir: ModelOption = None) -> None:
     """List the backbones known by name: family, layers, hidden size, and where they are."""
     from orchestration.screens.catalogue import show_backbones
-    from orchestration.screens.terminal import make_console
+    from orchestration.screens.console import make_console
 
     show_backbones(model_dir, make_console())
 

@@ -13,7 +13,7 @@ from orchestration.record.leftovers import check_quiet, counted_trials, delete, 
 from orchestration.record.roots import open_root
 from orchestration.record.store import check_root
 from orchestration.run.lease import holders
-from orchestration.screens.terminal import make_console, show_rows
+from orchestration.screens.console import make_console, show_rows
 
 
 def clean(options: Options, sure: bool) -> None:

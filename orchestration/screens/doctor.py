@@ -25,7 +25,7 @@ from mept.errors import InputError, one_line
 from orchestration.options import Options, cluster_address, is_missing, public
 from orchestration.record.roots import check_writable, open_root
 from orchestration.record.store import check_root
-from orchestration.screens.terminal import make_console
+from orchestration.screens.console import make_console
 
 DISTRIBUTION = "mept-bench"
 LOW_SPACE, NO_SPACE = 5 * 2**30, 2**29

@@ -22,7 +22,7 @@ from orchestration.record.store import check_root
 from orchestration.run.driver import definition, read_data
 from orchestration.run.search import counts_of
 from orchestration.run.storage import Storage, open_storage
-from orchestration.screens.terminal import make_console, show_rows
+from orchestration.screens.console import make_console, show_rows
 
 CORNERS = 64
 """A cell's adapters are measured for at most this many combinations of extreme values of searched keys."""

@@ -15,8 +15,9 @@ from orchestration.record.audit import missing_files
 from orchestration.record.results import load_results
 from orchestration.record.roots import open_root
 from orchestration.report import Report, make_report, unexplained, write_report
+from orchestration.screens.console import make_console
 from orchestration.screens.next_steps import next_steps
-from orchestration.screens.terminal import make_console, show_maps, show_steps, show_table
+from orchestration.screens.terminal import show_maps, show_steps, show_table
 
 if TYPE_CHECKING:
     from mept.backbones import BackboneInfo

@@ -1,4 +1,4 @@
-"""Tables and heat maps for a person at a terminal."""
+"""A report's tables and heat maps for a person at a terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len
 from rich.console import Console
 from rich.style import Style
-from rich.table import Table
 from rich.text import Text
 
 from orchestration.report.contents import Report
@@ -21,6 +20,7 @@ from orchestration.report.load import effective_experts, layer_shares
 from orchestration.report.main_table import COST_COLUMNS, DASH, Entry, metric_name
 from orchestration.report.sensitivity import sensitivities, value_text
 from orchestration.report.summary import CellSummary, Summary
+from orchestration.screens.console import Line, as_text, show_rows
 
 if TYPE_CHECKING:
     from orchestration.screens.next_steps import Step
@@ -31,15 +31,6 @@ GAP = 4
 """Number of columns between them."""
 MAX_LAYERS = 12
 """Largest number of rows of the routing map."""
-
-Line = list[str | Text]
-"""A row of a table, or its headings."""
-
-
-def make_console() -> Console:
-    """Return standard output; if it is not a terminal, lines are never wrapped."""
-    console = Console()
-    return console if console.is_terminal else Console(width=1000)
 
 
 def show_table(report: Report, console: Console) -> None:
@@ -84,23 +75,9 @@ def show_steps(steps: Sequence[Step], console: Console) -> None:
         console.print(Text(f"   {step.command}", style="cyan"), soft_wrap=True)
 
 
-def show_rows(headings: Sequence[str | Text], rows: Sequence[Sequence[str | Text]], console: Console) -> None:
-    """Print rows of texts below headings; all columns except the first are aligned to the right."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for index, heading in enumerate(headings):
-        table.add_column(_text(heading), justify="right" if index else "left", no_wrap=True, overflow="fold")
-    for row in rows:
-        table.add_row(*map(_text, row))
-    console.print(table)
-
-
-def _text(part: str | Text) -> Text:
-    return Text(part) if isinstance(part, str) else part
-
-
 def _parts(lines: Sequence[Line], width: int, together: int) -> list[list[Line]]:
     """Cut a table into parts of at most a width, each with the first column; the last columns stay `together`."""
-    widths = [max(_text(part).cell_len for part in column) + 2 for column in zip(*lines, strict=True)]
+    widths = [max(as_text(part).cell_len for part in column) + 2 for column in zip(*lines, strict=True)]
     whole = len(widths) - together
     parts: list[list[int]] = [[]]
     for unit in [*([index] for index in range(1, whole)), list(range(whole, len(widths)))]:

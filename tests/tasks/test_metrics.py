@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 
 from mept.tasks import TASKS, metrics
 from mept.tasks.base import Example
@@ -136,6 +137,19 @@ def test_macro_f1_of_cb_is_over_labels_alone():
     values = metrics.cb(examples([0, 0, 1]), answers([0, NONE, 1], 3))
     assert values["f1_macro"] == pytest.approx((2 / 3 + 1) / 2)
     assert values["accuracy"] == values["f1_micro"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_f1_is_exactly_that_of_scikit_learn(seed):
+    rng = np.random.default_rng(seed)
+    gold, predicted = rng.integers(0, 3, 50), rng.integers(0, 3, 50)
+    ours = metrics.cb(examples(gold), one_hot(predicted, 3))
+    assert ours["f1_macro"] == f1_score(gold, predicted, average="macro")
+    assert ours["f1_micro"] == f1_score(gold, predicted, average="micro")
+    gold, predicted = np.minimum(gold, 1), np.minimum(predicted, 1)
+    ours = metrics.multirc(examples(gold), one_hot(predicted, 2))
+    assert ours["f1a"] == f1_score(gold, predicted)
+    assert ours["f1_macro"] == f1_score(gold, predicted, average="macro")
 
 
 def test_record_never_chooses_a_candidate_of_which_no_label_was_said():
