@@ -8,7 +8,7 @@ from mept.files import write_atomically
 from orchestration.report.contents import Report, make_report, unexplained
 from orchestration.report.figures import STEMS, draw_all
 from orchestration.report.page import page
-from orchestration.report.tables import latex, markdown, tidy_csv
+from orchestration.report.tables import entries_csv, latex, markdown, tidy_csv
 
 __all__ = ["Report", "make_report", "unexplained", "write_report"]
 
@@ -16,8 +16,9 @@ __all__ = ["Report", "make_report", "unexplained", "write_report"]
 def write_report(report: Report, directory: Path) -> list[Path]:
     """Write ``index.html``, ``table.md``, ``table.tex``, ``table.csv`` and ``figures/*.png``.
 
-    Each file is replaced in one step, so nobody ever reads half a file; figures of an earlier report that have no
-    numbers any more are removed.
+    A grid that names a published table also gets ``published.csv``, the entries of the main table. Each file is
+    replaced in one step, so nobody ever reads half a file; figures of an earlier report that have no numbers any more
+    are removed.
 
     Returns:
         The files written, ``index.html`` first.
@@ -29,6 +30,8 @@ def write_report(report: Report, directory: Path) -> list[Path]:
         directory / "table.tex": latex(report).encode(),
         directory / "table.csv": tidy_csv(report.summary).encode(),
     }
+    if report.summary.results.report.published:
+        contents[directory / "published.csv"] = entries_csv(report.table).encode()
     contents |= {directory / "figures" / f"{drawing.stem}.png": drawing.png for drawing in drawings}
     (directory / "figures").mkdir(parents=True, exist_ok=True)
     for path, content in contents.items():

@@ -6,8 +6,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from orchestration.record.results import Results
-from orchestration.report.main_table import NOTHING, MainTable, build, build_mixtures
+from orchestration.report.main_table import NOTHING, build, build_mixtures
 from orchestration.report.summary import Summary, summarise
+from orchestration.report.table import Compare, Table
 
 
 @dataclass(frozen=True)
@@ -15,20 +16,24 @@ class Report:
     """A grid's cells and the tables made from them."""
 
     summary: Summary
-    table: MainTable
+    table: Table
     """The main table."""
-    mixtures: dict[str, MainTable]
+    mixtures: dict[str, Table]
     """Mixture -> its table by task, for mixtures whose scores by task are known."""
 
 
-def make_report(results: Results) -> Report:
+def make_report(results: Results, compare: Compare | None = None) -> Report:
     """Summarise a grid's results and arrange them in tables.
+
+    Args:
+        results: of the grid.
+        compare: says which entries of a column cannot be told from the best; None marks the largest mean.
 
     Raises:
         InputError: the grid's report section names a key that no cell has, or one that is searched in all of them.
     """
     summary = summarise(results)
-    return Report(summary, build(summary), build_mixtures(summary))
+    return Report(summary, build(summary, compare), build_mixtures(summary, compare))
 
 
 def unexplained(report: Report, planned: Collection[str] | None = None) -> list[str]:
@@ -51,7 +56,7 @@ def _empty(report: Report, planned: Collection[str] | None) -> Iterator[str]:
         yield from (f"{cell}: {NOTHING}" for cell in planned if cell not in known)
         return
     for row in report.table.rows:
-        for column, entry in zip(report.table.columns, row.entries, strict=True):
+        for column, entry in zip(report.table.headings, row.entries, strict=True):
             if NOTHING in entry.remarks:
                 yield f"{row.label}, {column}: {NOTHING}"
 

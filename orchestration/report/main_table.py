@@ -1,96 +1,95 @@
-"""The main table: where each cell goes, what is best, and the notes below it."""
+"""The tables of a report: where each cell goes, which rows are averaged, and the notes below."""
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from mept.errors import InputError, unknown_name
 from orchestration.record.names import CONFIRM
 from orchestration.report.load import COLLAPSED
 from orchestration.report.measure import Measure
-from orchestration.report.summary import CellSummary, Summary, canonical, distinct, is_mixture, tasks_of, value_of
+from orchestration.report.summary import (
+    CellSummary,
+    Summary,
+    canonical,
+    deviation,
+    distinct,
+    is_mixture,
+    tasks_of,
+    value_of,
+)
+from orchestration.report.table import (
+    AVERAGE,
+    DASH,
+    Block,
+    Column,
+    Compare,
+    Entry,
+    Extra,
+    Row,
+    Table,
+    compared,
+    lettered,
+)
 from orchestration.run.progress import duration
 
-DASH = "—"
 NOTHING = "nothing is recorded for this cell"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One position of the table."""
-
-    mean: float | None
-    """Already scaled to what is shown (percent points for scores)."""
-    sd: float | None = None
-    remarks: tuple[str, ...] = ()
-    """The texts of its notes."""
-    marks: tuple[str, ...] = ()
-    """The notes' letters."""
-    best: bool = False
-    decimals: int = 1
-
-    @property
-    def mean_text(self) -> str:
-        """The mean, or a dash."""
-        return DASH if self.mean is None else f"{self.mean:.{self.decimals}f}"
-
-    @property
-    def sd_text(self) -> str:
-        """The standard deviation; "" when there is none."""
-        return "" if self.sd is None else f"{self.sd:.{self.decimals}f}"
-
-    @property
-    def mark(self) -> str:
-        """The letters of its notes; "" when there are none."""
-        return ", ".join(self.marks)
-
-    @property
-    def notes(self) -> list[tuple[str, str]]:
-        """Letter and text of each note."""
-        return list(zip(self.marks, self.remarks, strict=True))
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of the table; the costs are those of all its cells."""
-
-    label: str
-    entries: list[Entry]
-    """One per column, then the average if the table has one."""
-    seeds: str
-    activated: str
-    seconds: str
-    costs: tuple[float | None, float | None, float | None]
-    """Seeds, activated % and seconds as numbers, to sort by; None where there are none."""
-
-
-@dataclass(frozen=True)
-class MainTable:
-    """The main table, ready to be written in any format."""
-
-    corner: str
-    columns: list[str]
-    """Headings of the rows' entries."""
-    rows: list[Row]
-    notes: list[tuple[str, str]]
-    """Letter and text."""
-    caption: str
-
-
 COST_COLUMNS = ("Seeds", "Activated %", "Train time")
 
 
-def build(summary: Summary) -> MainTable:
+@dataclass(frozen=True)
+class Line:
+    """A row before its numbers are looked up."""
+
+    value: Any
+    """Of the key that the rows are."""
+    label: str
+    cells: list[CellSummary | None]
+    """One per column."""
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """Which cell stands where."""
+
+    values: list[Any]
+    """Of the key that the columns are."""
+    columns: list[Column]
+    averaged: list[bool]
+    """Whether each column counts in the average; empty if there is none."""
+    lines: list[Line]
+
+
+def build(summary: Summary, compare: Compare | None = None) -> Table:
     """Arrange the cells as the grid's report section asks; a mixture is one column, with the mean of its tasks.
 
     Every cell has an entry of its own. If two cells belong in the same one, each gets a row labelled with its id.
 
+    Args:
+        summary: of the grid's cells.
+        compare: says which entries of a column cannot be told from the best; None marks the largest mean.
+
     Raises:
         InputError: the section names a key that no cell has, or one that is searched in all of them.
+    """
+    arrangement = arrange(summary)
+    collapses = collapse_notes(summary)
+    rows = [filled(line, arrangement, summary.measure, collapses) for line in arrangement.lines]
+    columns = arrangement.columns + [Column(AVERAGE, average=True)] * bool(arrangement.averaged)
+    text = caption(summary, arrangement.averaged)
+    table = Table(corner(summary.results.report.rows), columns, [Block("", rows)], text, COST_COLUMNS)
+    return lettered(compared(table, compare, summary.measure.lower_is_better))
+
+
+def arrange(summary: Summary) -> Arrangement:
+    """Return which cell stands where in the main table.
+
+    Raises:
+        InputError: as for :func:`build`.
     """
     settings, cells = summary.results.report, summary.cells
     for name in (settings.rows, settings.columns):
@@ -104,40 +103,43 @@ def build(summary: Summary) -> MainTable:
     single = [not is_mixture(str(column)) for column in columns]
     # A mixture's score is already a mean over tasks, which may have columns of their own.
     averaged = (single if any(single) else [True] * len(columns)) if settings.columns == "task" else []
-    if sum(averaged) < 2:
-        averaged = []
-    collapses = _collapses(summary)
-    rows = []
-    for key, label in _in_order(summary, rows_of).items():
-        found = [positions.get((key, canonical(column))) for column in columns]
-        entries = [_entry(cell, summary.measure, collapses) for cell in found]
-        rows.append(_with_costs(label, _with_average(entries, found, averaged), found))
-    headings = [DASH if column is None else str(column) for column in columns] + (["Average"] if averaged else [])
-    rows, notes = _with_marks(_with_best(rows, len(headings), summary.measure.lower_is_better))
-    return MainTable(_corner(settings.rows), headings, rows, notes, caption(summary, averaged))
+    values = {rows_of[cell.id][0]: value_of(cell, settings.rows) for cell in cells}
+    lines = [
+        Line(values[key], label, [positions.get((key, canonical(column))) for column in columns])
+        for key, label in _in_order(summary, rows_of).items()
+    ]
+    headings = [Column(DASH if column is None else str(column)) for column in columns]
+    return Arrangement(columns, headings, averaged if sum(averaged) > 1 else [], lines)
 
 
-def build_mixtures(summary: Summary) -> dict[str, MainTable]:
+def filled(line: Line, arrangement: Arrangement, measure: Measure, collapses: Mapping[str, str]) -> Row:
+    """Return a line with its numbers."""
+    pairs = zip(line.cells, arrangement.columns, strict=True)
+    entries = [entry_of(cell, column.part, measure, collapses) for cell, column in pairs]
+    return Row(line.label, _with_average(entries, line.cells, arrangement.averaged), costs_of(line.cells))
+
+
+def build_mixtures(summary: Summary, compare: Compare | None = None) -> dict[str, Table]:
     """Return a table for each mixture whose scores by task are known: one row per cell, one column per task."""
     known = [cell for cell in summary.cells if cell.is_mixture and cell.parts]
     names = distinct([cell.task for cell in known], summary.results.order.get("task", ()))
-    return {name: _mixture(summary, name, [cell for cell in known if cell.task == name]) for name in names}
+    return {name: _mixture(summary, name, [cell for cell in known if cell.task == name], compare) for name in names}
 
 
-def _mixture(summary: Summary, name: str, cells: Sequence[CellSummary]) -> MainTable:
-    tasks, measure = tasks_of(name), summary.measure
+def _mixture(summary: Summary, name: str, cells: Sequence[CellSummary], compare: Compare | None) -> Table:
+    measure = summary.measure
+    columns = [Column(task, part=task) for task in tasks_of(name)] + [Column(AVERAGE, average=True)]
     rows = []
     for cell in cells:
-        values = [*(cell.parts.get(task, (None, None)) for task in tasks), (cell.mean, cell.sd)]
-        entries = [_scaled(mean, sd, measure) for mean, sd in values]
-        rows.append(_with_costs(summary.label(cell, ["task"]), entries, [cell]))
-    rows, notes = _with_marks(_with_best(rows, len(tasks) + 1, summary.measure.lower_is_better))
+        entries = [replace(entry_of(cell, column.part, measure, {}), remarks=()) for column in columns]
+        rows.append(Row(summary.label(cell, ["task"]), entries, costs_of([cell])))
     text = (
         f"{metric_name(measure.metric)} of each task in the mixture {name}, over the same runs as its score: "
         "one adapter was trained on the training splits of all tasks together and predicts among the labels of an "
         "example's own task. Average: over the tasks; it is the mixture's score. The best of each column is in bold."
     )
-    return MainTable("Method", [*tasks, "Average"], rows, notes, text)
+    table = Table("Method", columns, [Block("", rows)], text, COST_COLUMNS)
+    return lettered(compared(table, compare, measure.lower_is_better))
 
 
 def _check_key(key: str, cells: Sequence[CellSummary]) -> None:
@@ -151,7 +153,8 @@ def _check_key(key: str, cells: Sequence[CellSummary]) -> None:
     raise InputError(unknown_name("key in the grid's report section,", key, known))
 
 
-def _corner(key: str) -> str:
+def corner(key: str) -> str:
+    """Return the heading above the rows' labels."""
     return key.capitalize() if key in ("backbone", "task", "method") else key
 
 
@@ -193,41 +196,47 @@ def _with_average(entries: list[Entry], cells: Sequence[CellSummary | None], ave
         (entry.mean, cell.n) for entry, cell, counts in zip(entries, cells, averaged, strict=True) if counts and cell
     ]
     means = [mean for mean, _ in counted if mean is not None]
+    ids = tuple(cell.id for cell, counts in zip(cells, averaged, strict=True) if counts and cell)
     if len(means) < sum(averaged):
-        return [*entries, Entry(None, remarks=("no average: a column of this row has no value",))]
+        return [*entries, Entry(None, remarks=("no average: a column of this row has no value",), cells=ids)]
     uneven = len({n for _, n in counted}) > 1
     remarks = ("an average over columns with different numbers of seeds",) * uneven
-    return [*entries, Entry(statistics.fmean(means), remarks=remarks)]
+    return [*entries, Entry(statistics.fmean(means), remarks=remarks, cells=ids)]
 
 
-def _with_costs(label: str, entries: list[Entry], cells: Sequence[CellSummary | None]) -> Row:
+def costs_of(cells: Sequence[CellSummary | None]) -> tuple[Extra, ...]:
+    """Return a row's seeds, activated % and training time."""
     measured = [cell for cell in cells if cell is not None and cell.n]
-    activated, seconds = _cost(measured, "params/percent"), _cost(measured, "time/train_seconds")
-    return Row(
-        label=label,
-        entries=entries,
-        seeds=_span([cell.n for cell in measured]),
-        activated=DASH if activated is None else percent(activated),
-        seconds=DASH if seconds is None else duration(seconds),
-        costs=(min((cell.n for cell in measured), default=None), activated, seconds),
+    activated, seconds = mean_cost(measured, "params/percent"), mean_cost(measured, "time/train_seconds")
+    return (
+        Extra(_span([cell.n for cell in measured]), min((cell.n for cell in measured), default=None)),
+        Extra(DASH if activated is None else percent(activated), activated),
+        Extra(DASH if seconds is None else duration(seconds), seconds),
     )
 
 
-def _entry(cell: CellSummary | None, measure: Measure, collapses: Mapping[str, str]) -> Entry:
+def entry_of(cell: CellSummary | None, part: str, measure: Measure, collapses: Mapping[str, str]) -> Entry:
+    """Return the entry of a cell, or of one task of what it was scored on."""
     if cell is None:
         return Entry(None, remarks=(NOTHING,))
-    entry = _scaled(cell.mean, cell.sd, measure)
-    return replace(entry, remarks=tuple(filter(None, (cell.remark, collapses.get(cell.id, "")))))
-
-
-def _scaled(mean: float | None, sd: float | None, measure: Measure) -> Entry:
-    if mean is None:
-        return Entry(None)
+    remarks = tuple(filter(None, (cell.remark, collapses.get(cell.id, ""))))
+    scores = cell.parts.get(part, {}) if part and part != cell.task else cell.scores
+    if not scores:
+        return Entry(None, remarks=remarks, cells=(cell.id,))
+    seeds = {seed: measure.scale * value for seed, value in scores.items()}
+    mean, sd = statistics.fmean(scores.values()), deviation(list(scores.values()))
     shown = measure.scale * mean
-    return Entry(shown, None if sd is None else measure.scale * sd, decimals=measure.decimals(shown))
+    return Entry(
+        shown,
+        None if sd is None else measure.scale * sd,
+        remarks=remarks,
+        decimals=measure.decimals(shown),
+        cells=(cell.id,),
+        seeds=seeds,
+    )
 
 
-def _collapses(summary: Summary) -> dict[str, str]:
+def collapse_notes(summary: Summary) -> dict[str, str]:
     """Return the note on each cell whose router collapsed, by the cell's id; cells with the same remedies share one."""
     cells: dict[tuple[str, ...], list[CellSummary]] = {}
     for cell in summary.cells:
@@ -251,38 +260,10 @@ def _span(counts: Sequence[int]) -> str:
     return "–".join(map(str, dict.fromkeys((min(counts), max(counts))))) if counts else DASH
 
 
-def _cost(cells: Sequence[CellSummary], name: str) -> float | None:
+def mean_cost(cells: Sequence[CellSummary], name: str) -> float | None:
+    """Return the mean of a cost over cells; None where it is not known of any."""
     values = [cell.costs[name] for cell in cells if name in cell.costs]
     return statistics.fmean(values) if values else None
-
-
-def _with_best(rows: list[Row], width: int, lower_is_better: bool) -> list[Row]:
-    """Mark the best entries of each column that has something to compare."""
-    for index in range(width):
-        means = [mean for row in rows if (mean := row.entries[index].mean) is not None]
-        if len(means) < 2:
-            continue
-        best = min(means) if lower_is_better else max(means)
-        for row in rows:
-            mean = row.entries[index].mean
-            if mean is not None and math.isclose(mean, best, rel_tol=1e-9):
-                row.entries[index] = replace(row.entries[index], best=True)
-    return rows
-
-
-def _with_marks(rows: list[Row]) -> tuple[list[Row], list[tuple[str, str]]]:
-    """Letter the notes in reading order; entries that say the same share a letter."""
-    marks: dict[str, str] = {}
-    for row in rows:
-        for index, entry in enumerate(row.entries):
-            letters = [marks.setdefault(remark, _letter(len(marks))) for remark in entry.remarks]
-            row.entries[index] = replace(entry, marks=tuple(letters))
-    return rows, [(mark, text) for text, mark in marks.items()]
-
-
-def _letter(index: int) -> str:
-    """Return a, b, ..., z, aa, ab, ..."""
-    return (_letter(index // 26 - 1) if index >= 26 else "") + chr(ord("a") + index % 26)
 
 
 def caption(summary: Summary, averaged: Sequence[bool]) -> str:

@@ -19,9 +19,9 @@ from orchestration.record.names import CONFIRM
 from orchestration.report.contents import Report
 from orchestration.report.drawing import Drawing
 from orchestration.report.load import Load
-from orchestration.report.main_table import COST_COLUMNS, DASH, MainTable, Row
 from orchestration.report.measure import Measure
 from orchestration.report.summary import CellSummary, Summary, canonical
+from orchestration.report.table import AVERAGE, DASH, REFERENCE_LABEL, SMALLEST_LABEL, Row, Table
 from orchestration.report.tables import costs_text, rounded_text
 from orchestration.run.progress import duration
 
@@ -120,7 +120,8 @@ def page(report: Report, drawings: list[Drawing]) -> str:
         summary=summary,
         table=report.table,
         mixtures=report.mixtures,
-        cost_columns=COST_COLUMNS,
+        reference_label=REFERENCE_LABEL,
+        smallest_label=SMALLEST_LABEL,
         headline=headline(report.table, summary.measure),
         outcomes=_outcomes(summary),
         facts=_facts(summary),
@@ -137,10 +138,12 @@ def page(report: Report, drawings: list[Drawing]) -> str:
     )
 
 
-def headline(table: MainTable, measure: Measure) -> str:
+def headline(table: Table, measure: Measure) -> str:
     """Say in a sentence which row is ahead, and by how much; "" when rows cannot be compared."""
-    if not measure.is_score or "Average" not in table.columns and len(table.columns) != 1:
+    if not measure.is_score or AVERAGE not in table.headings and len(table.columns) != 1 or len(table.blocks) != 1:
         return ""
+    if not table.columns[-1].average and any(len(row.entries[-1].cells) > 1 for row in table.rows):
+        return ""  # the entries are differences
     ranked: list[tuple[float, Row]] = []
     for row in table.rows:
         mean = row.entries[-1].mean
@@ -150,7 +153,7 @@ def headline(table: MainTable, measure: Measure) -> str:
     if len(ranked) < 2:
         return ""
     (first, row), (second, other) = ranked[:2]
-    what = "average" if "Average" in table.columns else "score"
+    what = "average" if AVERAGE in table.headings else "score"
     equal = [row.label for mean, row in ranked if first - mean < 0.05 or f"{mean:.1f}" == f"{first:.1f}"]
     if len(equal) > 1:
         first_two, others = equal[:2], len(equal) - 2

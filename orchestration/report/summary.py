@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -61,8 +62,9 @@ class CellSummary:
     """Columns epoch, mean, low, high of the dev score over the runs the scores come from."""
     first_run: str
     """Run id of the finished confirmed run with the lowest seed; "" when there is none."""
-    parts: dict[str, tuple[float, float | None]]
-    """For a mixture: task -> mean and deviation of the main metric; empty if it is not recorded by task."""
+    parts: dict[str, dict[int, float]]
+    """Task -> seed -> value of the main metric on that task, for a mixture and whatever else is scored on several
+    tasks; empty if it is not recorded by task."""
     load: Load | None
     """Load of the router's experts; None if the method does not route."""
 
@@ -157,7 +159,12 @@ def _cell(record: Mapping[str, Any], trials: pd.DataFrame, results: Results, mea
     counts = Counter(search["outcome"])
     split, _, name = measure.metric.partition("/")
     metrics = {task: f"{split}/{task}/{name}" for task in tasks_of(record["task"])}
-    parts = {task: list(_values(runs, metric).values()) for task, metric in metrics.items()}
+    others = {
+        metric.split("/")[1]: metric
+        for metric in runs
+        if re.fullmatch(rf"{re.escape(split)}/[^/]+/{re.escape(name)}", str(metric))
+    }
+    parts = {task: _values(runs, metric) for task, metric in (metrics | others).items()}
     failed = trials[trials["outcome"] == "failed"]
     values = list(scores.values())
     return CellSummary(
@@ -170,7 +177,7 @@ def _cell(record: Mapping[str, Any], trials: pd.DataFrame, results: Results, mea
         outcome=record["outcome"],
         scores=scores,
         mean=statistics.fmean(values) if values else None,
-        sd=_deviation(values),
+        sd=deviation(values),
         planned=measure.planned,
         missing=missing(record, trials, runs, measure, list(metrics.values())),
         dev=next(iter(_values(winner, DEV_SCORE).values()), None),
@@ -183,7 +190,7 @@ def _cell(record: Mapping[str, Any], trials: pd.DataFrame, results: Results, mea
         curve=_curve(runs["run_id"], results.histories),
         first_run=next(iter(confirm.loc[confirm["outcome"] == "complete", "run_id"]), ""),
         load=measured_load(runs, "test" if measure.stage == CONFIRM else "dev", results.routing),
-        parts={task: (statistics.fmean(known), _deviation(known)) for task, known in parts.items() if known},
+        parts={task: known for task, known in parts.items() if known},
     )
 
 
@@ -194,7 +201,8 @@ def _values(runs: pd.DataFrame, metric: str) -> dict[int, float]:
     return {seed: float(value) for seed, value in pairs if math.isfinite(value)}
 
 
-def _deviation(values: Sequence[float]) -> float | None:
+def deviation(values: Sequence[float]) -> float | None:
+    """Return the sample standard deviation; None with fewer than two values."""
     return statistics.stdev(values) if len(values) > 1 else None
 
 

@@ -6,15 +6,18 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Sequence
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from mept.errors import printable
 from orchestration.report.contents import Report
-from orchestration.report.main_table import COST_COLUMNS, DASH, Entry, MainTable, percent
-from orchestration.report.summary import CellSummary, Summary
+from orchestration.report.main_table import percent
+from orchestration.report.summary import CellSummary, Summary, deviation
+from orchestration.report.table import DASH, REFERENCE_LABEL, SMALLEST_LABEL, Entry, Row, Table
 from orchestration.run.progress import duration
 
+CLAIM_HEADINGS = ["What the paper says", "Published", "Ours"]
 LATEX_SPECIAL = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -31,6 +34,7 @@ LATEX_SPECIAL = {
     "|": r"\textbar{}",
     '"': r"\textquotedbl{}",
     "±": r"$\pm$",
+    "−": "$-$",
     "·": r"$\cdot$",
     "–": "--",
     "—": "---",
@@ -43,6 +47,8 @@ def markdown(report: Report) -> str:
     parts = [f"# {markdown_escape(summary.results.title)}", *_markdown_table(report.table)]
     for name, mixture in report.mixtures.items():
         parts += [f"## Tasks of {markdown_escape(name)}", *_markdown_table(mixture)]
+    by_seed = list(filter(None, map(_by_seed, [report.table, *report.mixtures.values()])))
+    parts += ["## Each seed", *by_seed] if by_seed else []
     parts += ["## Chosen hyperparameters", _pipe_table(*_hyperparameters(summary), right_from=1)]
     parts.append("Dev: best dev score of the search, in percent points.")
     if any(cell.edges for cell in summary.cells):
@@ -50,16 +56,54 @@ def markdown(report: Report) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_table(table: MainTable) -> list[str]:
-    header = [table.corner, *table.columns, *COST_COLUMNS]
-    body = []
-    for row in table.rows:
-        entries = [_markdown_entry(entry) for entry in row.entries]
-        body.append([markdown_escape(row.label), *entries, row.seeds, row.activated, row.seconds])
-    parts = [markdown_escape(table.caption), _pipe_table([markdown_escape(text) for text in header], body, 1)]
+def _markdown_table(table: Table) -> list[str]:
+    rows = [[markdown_escape(text) for text in [table.corner, *table.headings, *table.extras]]]
+    metrics = [column.metric for column in table.columns]
+    if any(metrics):
+        rows.append(_line(table, "", map(markdown_escape, metrics)))
+    if table.groups:
+        spans = [text for title, span in table.groups for text in [title, *[""] * (span - 1)]]
+        rows.insert(0, _line(table, "", map(markdown_escape, spans)))
+    for block in table.blocks:
+        rows += [_line(table, f"**{markdown_escape(block.title)}**")] if block.title else []
+        for row in block.rows:
+            rows += _markdown_row(table, row)
+    if table.smallest:
+        rows.append(_line(table, SMALLEST_LABEL, table.smallest_texts))
+    parts = [markdown_escape(table.caption), _pipe_table(rows[0], rows[1:], 1)]
     if table.notes:
         parts.append("\n".join(f"- ({mark}) {markdown_escape(text)}" for mark, text in table.notes))
+    if table.remarks:
+        parts.append("\n".join(f"- {markdown_escape(text)}" for text in table.remarks))
+    if table.claims:
+        claims = [[markdown_escape(text) for text in (one.text, one.published, one.ours)] for one in table.claims]
+        parts.append(_pipe_table(CLAIM_HEADINGS, claims, 1))
     return parts
+
+
+def _line(table: Table, label: str, texts: Iterable[str] = ()) -> list[str]:
+    """Return a line of as many texts as the table has columns, the rest empty."""
+    line = [label, *texts]
+    return line + [""] * (1 + len(table.columns) + len(table.extras) - len(line))
+
+
+def _markdown_row(table: Table, row: Row) -> Iterator[list[str]]:
+    yield [markdown_escape(row.label), *map(_markdown_entry, row.entries), *(extra.text for extra in row.extras)]
+    if row.has_references:
+        references = [entry.reference.text if entry.reference else "" for entry in row.entries]
+        yield _line(table, REFERENCE_LABEL, [*references, *(extra.reference for extra in row.extras)])
+
+
+def _by_seed(table: Table) -> str:
+    """Return a table of each seed's value; "" where no entry has several."""
+    body = []
+    for row in table.rows:
+        seeds = sorted({seed for entry in row.entries for seed, _ in entry.seed_texts})
+        for seed in seeds:
+            values = [dict(entry.seed_texts).get(seed, "") for entry in row.entries]
+            body.append([markdown_escape(row.label), str(seed), *values])
+    header = [table.corner, "Seed", *table.headings]
+    return _pipe_table([markdown_escape(text) for text in header], body, right_from=1) if body else ""
 
 
 def markdown_escape(text: str) -> str:
@@ -130,28 +174,62 @@ def latex(report: Report) -> str:
     return "\n".join([*lines, "% Copy to here.", r"\end{document}"]) + "\n"
 
 
-def _latex_table(table: MainTable, caption: str, label: str) -> list[str]:
-    header = [table.corner, *table.columns, *COST_COLUMNS]
+def _latex_table(table: Table, caption: str, label: str) -> list[str]:
     lines = [
         r"\begin{table}[t]",
         r"\centering",
         rf"\caption{{{latex_escape(caption)}}}",
         rf"\label{{tab:{label}}}",
         r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{l{'c' * len(table.columns)}{'r' * len(COST_COLUMNS)}}}",
+        rf"\begin{{tabular}}{{l{'c' * len(table.columns)}{'r' * len(table.extras)}}}",
         r"\toprule",
-        " & ".join(map(latex_escape, header)) + r" \\",
+        *_latex_head(table),
         r"\midrule",
     ]
-    for row in table.rows:
-        costs = [latex_escape(text) for text in (row.seeds, row.activated, row.seconds)]
-        lines.append(" & ".join([latex_escape(row.label), *map(_latex_entry, row.entries), *costs]) + r" \\")
+    width = 1 + len(table.columns) + len(table.extras)
+    for number, block in enumerate(table.blocks):
+        lines += [r"\midrule"] * (number > 0)
+        if block.title:
+            lines.append(rf"\multicolumn{{{width}}}{{c}}{{\textit{{{latex_escape(block.title)}}}}} \\")
+        for row in block.rows:
+            lines += _latex_row(table, row)
+    if table.smallest:
+        lines += [r"\midrule", _latex_line(_line(table, SMALLEST_LABEL, map(latex_escape, table.smallest_texts)))]
     lines += [r"\bottomrule", r"\end{tabular}}"]
-    if table.notes:
-        lines += [r"\par\smallskip", r"\begin{minipage}{\linewidth}\footnotesize"]
-        lines += [rf"$^{{\mathrm{{{mark}}}}}$ {latex_escape(text)}\par" for mark, text in table.notes]
-        lines.append(r"\end{minipage}")
+    claims = [f"{one.text}: published {one.published}, ours {one.ours}." for one in table.claims]
+    below = [rf"$^{{\mathrm{{{mark}}}}}$ {latex_escape(text)}\par" for mark, text in table.notes]
+    below += [rf"{latex_escape(text)}\par" for text in [*table.remarks, *claims]]
+    if below:
+        lines += [r"\par\smallskip", r"\begin{minipage}{\linewidth}\footnotesize", *below, r"\end{minipage}"]
     return [*lines, r"\end{table}"]
+
+
+def _latex_line(texts: Sequence[str]) -> str:
+    return " & ".join(texts) + r" \\"
+
+
+def _latex_head(table: Table) -> Iterator[str]:
+    if table.groups:
+        first, spans, rules = 2, [""], []
+        for title, span in table.groups:
+            spans.append(rf"\multicolumn{{{span}}}{{c}}{{{latex_escape(title)}}}" if title else "& " * (span - 1))
+            rules += [rf"\cmidrule(lr){{{first}-{first + span - 1}}}"] if title else []
+            first += span
+        yield _latex_line([*spans, *[""] * len(table.extras)])
+        yield "".join(rules)
+    yield _latex_line(list(map(latex_escape, [table.corner, *table.headings, *table.extras])))
+    metrics = [column.metric for column in table.columns]
+    if any(metrics):
+        yield _latex_line(_line(table, "", map(latex_escape, metrics)))
+
+
+def _latex_row(table: Table, row: Row) -> Iterator[str]:
+    extras = [latex_escape(extra.text) for extra in row.extras]
+    yield _latex_line([latex_escape(row.label), *map(_latex_entry, row.entries), *extras])
+    if row.has_references:
+        texts = [entry.reference.text if entry.reference else "" for entry in row.entries]
+        texts = [REFERENCE_LABEL, *texts, *(extra.reference for extra in row.extras)]
+        yield _latex_line([rf"{{\footnotesize {latex_escape(text)}}}" if text else "" for text in texts])
 
 
 def latex_escape(text: str) -> str:
@@ -195,8 +273,9 @@ def tidy_csv(summary: Summary) -> str:
         "planned": lambda cell: cell.planned,
         "seeds": lambda cell: ";".join(map(str, cell.scores)),
         "scores": lambda cell: ";".join(map(repr, cell.scores.values())),
-        **{f"mean/{task}": lambda cell, task=task: cell.parts.get(task, (None,))[0] for task in tasks},  # type: ignore[misc]
-        **{f"sd/{task}": lambda cell, task=task: cell.parts.get(task, (None, None))[1] for task in tasks},  # type: ignore[misc]
+        **{f"mean/{task}": lambda cell, task=task: _mean(cell, task) for task in tasks},  # type: ignore[misc]
+        **{f"sd/{task}": lambda cell, task=task: deviation(_part(cell, task)) for task in tasks},  # type: ignore[misc]
+        **{f"scores/{task}": lambda cell, task=task: ";".join(map(repr, _part(cell, task))) for task in tasks},  # type: ignore[misc]
         "dev/score": lambda cell: cell.dev,
         "effective_experts": lambda cell: None if cell.load is None else cell.load.effective,
         "collapsed": lambda cell: None if cell.load is None else cell.load.collapsed,
@@ -208,6 +287,31 @@ def tidy_csv(summary: Summary) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows([_csv_value(value(cell)) for value in columns.values()] for cell in summary.cells)
+    return buffer.getvalue()
+
+
+def _part(cell: CellSummary, task: str) -> list[float]:
+    return list(cell.parts.get(task, {}).values())
+
+
+def _mean(cell: CellSummary, task: str) -> float | None:
+    return statistics.fmean(_part(cell, task)) if task in cell.parts else None
+
+
+def entries_csv(table: Table) -> str:
+    """Return one row per entry of a table, in its units: ours, each seed, what is published, the difference."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["block", "row", "column", "mean", "sd", "seeds", "published", "difference", "best", "cells"])
+    for block in table.blocks:
+        for row in block.rows:
+            for column, entry in zip(table.headings, row.entries, strict=True):
+                seeds = ";".join(f"{seed}:{value!r}" for seed, value in sorted(entry.seeds.items()))
+                beside = entry.reference
+                numbers = [entry.mean, entry.sd, seeds or None]
+                numbers += [beside.value, beside.difference] if beside else [None, None]
+                values = [block.title, row.label, column, *numbers, entry.best, entry.id]
+                writer.writerow(map(_csv_value, values))
     return buffer.getvalue()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING
@@ -17,9 +17,11 @@ from orchestration.report.contents import Report
 from orchestration.report.drawing import heat
 from orchestration.report.experts import best_cells
 from orchestration.report.load import effective_experts, layer_shares
-from orchestration.report.main_table import COST_COLUMNS, DASH, Entry, metric_name
+from orchestration.report.main_table import metric_name
 from orchestration.report.sensitivity import sensitivities, value_text
 from orchestration.report.summary import CellSummary, Summary
+from orchestration.report.table import DASH, REFERENCE_LABEL, SMALLEST_LABEL, Entry
+from orchestration.report.table import Table as ReportTable
 from orchestration.screens.console import Line, as_text, show_rows
 
 if TYPE_CHECKING:
@@ -37,16 +39,32 @@ def show_table(report: Report, console: Console) -> None:
     """Print the report's main table and those of mixtures, with their captions and notes."""
     mixtures = [(f"Tasks of {name}", table) for name, table in report.mixtures.items()]
     for title, table in [(report.summary.results.title, report.table), *mixtures]:
-        headings: Line = [table.corner, *table.columns, *COST_COLUMNS]
-        rows: list[Line] = []
-        for row in table.rows:
-            rows.append([row.label, *map(_entry, row.entries), row.seeds, row.activated, row.seconds])
         console.print(Text(title, style="bold"))
-        for part in _parts([headings, *rows], console.width, len(COST_COLUMNS)):
+        for part in _parts(list(_lines(table)), console.width, len(table.extras)):
             show_rows(part[0], part[1:], console)
         console.print(Text(table.caption), soft_wrap=True)
-        for mark, text in table.notes:
-            console.print(Text(f"({mark}) {text}"), soft_wrap=True)
+        for text in [*(f"({mark}) {text}" for mark, text in table.notes), *table.remarks]:
+            console.print(Text(text), soft_wrap=True)
+        for claim in table.claims:
+            console.print(Text(f"{claim.text}: published {claim.published}, ours {claim.ours}"), soft_wrap=True)
+
+
+def _lines(table: ReportTable) -> Iterator[Line]:
+    """Yield the headings and the lines of a report's table, each of as many texts."""
+    width = 1 + len(table.columns) + len(table.extras)
+    spans = [text for title, span in table.groups for text in [title, *[""] * (span - 1)]]
+    lines: list[Line] = [["", *spans]] if table.groups else []
+    lines.append([table.corner, *table.headings, *table.extras])
+    lines += [["", *(column.metric for column in table.columns)]] if any(c.metric for c in table.columns) else []
+    for block in table.blocks:
+        lines += [[Text(block.title, style="italic")]] if block.title else []
+        for row in block.rows:
+            lines.append([row.label, *map(_entry, row.entries), *(extra.text for extra in row.extras)])
+            if row.has_references:
+                references = [entry.reference.text if entry.reference else "" for entry in row.entries]
+                lines.append([REFERENCE_LABEL, *references, *(extra.reference for extra in row.extras)])
+    lines += [[SMALLEST_LABEL, *table.smallest_texts]] if table.smallest else []
+    yield from (line + [""] * (width - len(line)) for line in lines)
 
 
 def show_maps(summary: Summary, console: Console) -> None:

@@ -110,7 +110,7 @@ def test_numbers_of_seeds_are_ordered_by_size() -> None:
     made = Made(seeds=tuple(range(1, 11)))
     made.cell([], test=[0.5] * 10)
     made.cell([], task="rte", test=[0.5] * 2, outcome="partial", reason="stopped")
-    assert made.report().table.rows[0].seeds == "2–10"
+    assert made.report().table.rows[0].extras[0].text == "2–10"
 
 
 def test_the_deviation_of_equal_values_is_zero() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from orchestration.record.results import ReportSettings, load_results
 from orchestration.report import make_report, unexplained
-from orchestration.report.main_table import Entry
+from orchestration.report.table import Entry
 from tests.orchestration.searches import COSTS, Made, trial
 
 
@@ -174,7 +174,7 @@ def test_of_equal_trials_the_first_is_the_best_as_in_the_study() -> None:
 def test_costs_that_are_no_numbers_are_left_out_of_means() -> None:
     made = Made()
     made.cell([], test=[0.6, 0.7], once=[{"time/train_seconds": math.inf}, {"time/train_seconds": 30.0}])
-    assert made.report().table.rows[0].seconds == "30 s"
+    assert made.report().table.rows[0].extras[2].text == "30 s"
 
 
 def test_a_dev_score_below_zero_is_above_none() -> None:
