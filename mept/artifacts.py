@@ -21,7 +21,8 @@ def write_predictions(
     """Write ``predictions.jsonl``: an example's id, label, prediction and the score of each label of its task.
 
     The prediction is null if the model's answer is not a label (its scores are 0); generated answers are added as
-    ``generated``.
+    ``generated``. A candidate for a query's answer has its text and the accepted ones as ``answer`` and ``golds``, so
+    that every metric can be computed from the file alone.
 
     Args:
         directory: of the run.
@@ -39,7 +40,8 @@ def write_predictions(
                 "scores": {label: _score(value) for label, value in zip(task.labels, row, strict=True)},
             }
             said = {} if texts is None else {"generated": texts[index]}
-            lines.append(json.dumps(which | line | said))
+            asked = {"answer": example.answer, "golds": example.golds} if example.golds else {}
+            lines.append(json.dumps(which | line | said | asked))
     write_atomically(directory / "predictions.jsonl", ("\n".join(lines) + "\n").encode())
 
 
