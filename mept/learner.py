@@ -24,7 +24,7 @@ from mept.loads import Loads, TaskLoads, from_plain, plain
 from mept.model import PromptModel, get_prompt_model
 from mept.optim import build_optimizer, build_schedule
 from mept.routing import collect_routing
-from mept.scored import Scored
+from mept.scored import Loss, Scored
 from mept.seeding import random_state, restore_random_state, seed_everything
 from mept.step import add_gradient, take_step
 from mept.tasks.base import Example, Task
@@ -274,33 +274,43 @@ class Learner:
         Raises:
             NonFiniteLossError: a score is NaN or infinite.
         """
-        config = self._config
         scores: dict[str, np.ndarray] = {}
         generated: dict[str, list[str]] = {}
         routing: dict[str, Loads] = {}
+        losses: dict[str, Loss] = {}
         for split in splits:
-            task, generate = split.task, config.prediction == "generate" and split.words is not None
+            task = split.task
             assert isinstance(task, Task)
-            texts: dict[int, str] = {}
+            texts: dict[int, str] | None = {} if self._config.prediction == "generate" and split.words else None
             with collect_routing(self.model.adapter) as routing[task.name]:
-                found = score_examples(
-                    self.model,
-                    split.collate,
-                    split.lengths,
-                    config.eval_batch_size,
-                    split.words,
-                    config.precision,
-                    self._backbone.tokenizer if generate else None,
-                    texts,
-                )
-            if generate:
+                found = self._score(split, texts)
+            if texts is not None:
                 # A row of NaN is an answer that is not a label; generated answers have no other non-finite scores.
                 generated[task.name] = [texts[index] for index in range(len(found))]
             elif not np.isfinite(found).all():
                 raise NonFiniteLossError(f"a score on {name} is not finite after step {self.step}")
             # A head scores the labels of the whole mixture; words were scored for this task alone.
             scores[task.name] = found[:, label_columns(self.task, task)] if split.words is None else found
-        return Scored({split.task.name: split.examples for split in splits}, scores, generated, routing)
+            if texts is None:
+                losses[task.name] = _loss(split, scores[task.name])
+            elif self._config.choices.stopping == "loss_and_score" and name == "dev":
+                losses[task.name] = _loss(split, self._score(split, None))
+        return Scored({split.task.name: split.examples for split in splits}, scores, generated, routing, losses)
+
+    def _score(self, split: Split, texts: dict[int, str] | None) -> np.ndarray:
+        """Return the labels' scores, [N, labels]; with `texts`, of generated answers, which are put there."""
+        config = self._config
+        tokenizer = None if texts is None else self._backbone.tokenizer
+        return score_examples(
+            self.model,
+            split.collate,
+            split.lengths,
+            config.eval_batch_size,
+            split.words,
+            config.precision,
+            tokenizer,
+            texts,
+        )
 
     # The best adapter, and resumption.
 
@@ -340,6 +350,12 @@ class Learner:
         self.step = state["step"]
         # Earlier versions trained whole epochs and did not count.
         self.seen = state.get("seen", epoch * len(self.train.examples))
+
+
+def _loss(split: Split, scores: np.ndarray) -> Loss:
+    """Return the loss of a task's examples from the log-likelihoods of its labels, [N, labels]."""
+    right = scores[np.arange(len(scores)), [example.label for example in split.examples]]
+    return Loss(-float(right.sum()), split.texts.labelled(list(range(len(scores)))))
 
 
 @functools.cache

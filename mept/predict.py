@@ -21,11 +21,13 @@ from mept.batches import Batch, Collator
 from mept.errors import InputError, shown, unknown_name
 from mept.evaluate import score_examples
 from mept.model import CONFIG_NAME, AdapterFile, PromptModel, read_adapter_config
+from mept.protocol import Template
 from mept.routing import Router, find_routers
 from mept.tasks import get_task
 from mept.tasks.base import Example, RowError, Task, text_field
 from mept.tasks.features import encode, token_counts, verbalizer_ids
 from mept.tasks.mixture import Mixture, label_columns
+from mept.tasks.variants import worded
 
 CHUNK = 1024
 """Number of texts kept in memory and sorted by length at a time."""
@@ -86,6 +88,8 @@ class TrainedOn(AdapterFile):
     task: str | None = None
     max_tokens: int | None = Field(None, ge=LEAST_TEXT)
     """The longest text it takes, in tokens."""
+    template: Template = "paper"
+    """The texts it was trained on; see :class:`mept.trial.TrialConfig`."""
 
 
 def read_task(adapter_dir: str | Path) -> tuple[Task | Mixture, int, str]:
@@ -102,7 +106,7 @@ def read_task(adapter_dir: str | Path) -> tuple[Task | Mixture, int, str]:
             "configuration); predictions are made with adapters of `mept run`, or with ones saved by "
             '`save_pretrained(..., metadata={"task": "cb", "max_tokens": 128})`'
         )
-    task = get_task(saved.task)
+    task = worded(get_task(saved.task), saved.template)
     if saved.num_labels not in (None, len(task.labels)):
         raise InputError(
             f"{Path(adapter_dir) / CONFIG_NAME}: `num_labels` must be the number of the task's labels, but task "

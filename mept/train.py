@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,9 +21,11 @@ from mept.learner import Learner, Split, input_limit
 from mept.loads import even, summary_of, total
 from mept.loads import metrics_of as load_metrics
 from mept.memory import PeakMemory
-from mept.scored import Scored, metrics_of
+from mept.patience import Patience
+from mept.scored import Scored, loss_of, metrics_of
 from mept.states import map_settings, map_states, pooled_states, sample
 from mept.tasks.data import MixtureData, TaskData
+from mept.tasks.variants import adapted
 from mept.trial import TrialConfig
 
 RESULT = "result.json"
@@ -43,15 +44,22 @@ class Evaluation:
     timestamp: float
     """When it was made, in seconds since 1970; a replayed evaluation keeps its original time."""
     metrics: dict[str, float]
-    """``train/loss``, ``dev/score``, ``dev/<metric>`` (for a mixture ``dev/<task>/<metric>``), and if the method routes
-    ``routing/layer_<ii>/entropy``, ``.../top_expert_share``, ``.../effective_experts`` and the mean of the last over
-    the layers, ``routing/mean/effective_experts``; each task of a mixture has the same weight."""
+    """``train/loss``, ``dev/score``, ``dev/<metric>`` (for a mixture ``dev/<task>/<metric>``), ``dev/loss`` (unless
+    answers are generated), and if the method routes ``routing/layer_<ii>/entropy``, ``.../top_expert_share``,
+    ``.../effective_experts`` and the mean of the last over the layers, ``routing/mean/effective_experts``; each task of
+    a mixture has the same weight."""
     best: float
-    """Best dev score so far."""
+    """Dev score of the adapter that is kept so far: the best one, unless `stopping` has it otherwise."""
     stale: int
-    """Number of evaluations since the best one."""
+    """Number of evaluations since the last improvement, whose adapter that is."""
     total_epochs: int
     """Epochs of the whole training, if it does not stop early."""
+    best_loss: float | None = None
+    """Dev loss of that adapter; None if it is not known."""
+    bests: dict[str, float] = field(default_factory=dict)
+    """What patience has seen of each measure, higher is better; empty in results of earlier versions."""
+    stales: dict[str, int] = field(default_factory=dict)
+    """Number of evaluations since then."""
     done: bool = False
     """Whether training has ended; `summary` is filled only then."""
     summary: dict[str, float] = field(default_factory=dict)
@@ -134,6 +142,7 @@ class _Run:
         directory: Path,
         cache_dir: Path | None,
     ) -> None:
+        data = adapted(data, config.choices.template, config.choices.metric)
         self._config, self._backbone, self._data = config, backbone, data
         self._directory, self._cache_dir = directory, cache_dir
         self._tasks = [part.task for part in data.parts]
@@ -163,21 +172,44 @@ class _Run:
         self._train_seconds += time.perf_counter() - started
         scored = [learner.score(learner.dev, "dev") for learner in self.learners]
         metrics = metrics_of(self._tasks, scored, "dev")
-        score, best = metrics["dev/score"], last.best if last else -math.inf
-        improved = score > best
-        if improved:
+        loss = loss_of(scored)
+        patience = self._patience(metrics["dev/score"], loss, last)
+        if patience.improved:
             for learner, found in zip(self.learners, scored, strict=True):
                 learner.keep(found.routing)
-        counting = last is not None and self.learners[0].in_last_phase
+        kept = last if last is not None and not patience.improved else None
         return Evaluation(
             epoch=epoch,
             step=sum(learner.step for learner in self.learners),
             timestamp=time.time(),
-            metrics={"train/loss": float(np.mean(losses))} | metrics | load_metrics(even(scored[0].routing)),
-            best=max(score, best),
-            stale=last.stale + 1 if last is not None and counting and not improved else 0,
+            metrics={"train/loss": float(np.mean(losses))}
+            | ({} if loss is None else {"dev/loss": loss})
+            | metrics
+            | load_metrics(even(scored[0].routing)),
+            best=kept.best if kept else metrics["dev/score"],
+            stale=patience.waited,
             total_epochs=self.epochs,
+            best_loss=kept.best_loss if kept else loss,
+            bests=dict(patience.best),
+            stales=dict(patience.stale),
         )
+
+    def _patience(self, score: float, loss: float | None, last: Evaluation | None) -> Patience:
+        """Return what is known after another evaluation.
+
+        Args:
+            score: on dev.
+            loss: on dev.
+            last: the evaluation before it in the same phase of training, if there is one.
+        """
+        measures = {"score": score}
+        if self._config.choices.stopping == "loss_and_score":
+            assert loss is not None
+            measures["loss"] = -loss
+        if last is None:
+            return Patience.begin(measures)
+        before = Patience(last.bests or {"score": last.best}, last.stales or {"score": last.stale})
+        return before.after(measures, self._config.patience, counting=self.learners[0].in_last_phase)
 
     # The end.
 
@@ -187,7 +219,8 @@ class _Run:
         learner.restore_best()
         limit = input_limit(self._config, self._backbone)
         learner.model.save_pretrained(
-            self._directory / "adapter", metadata={"task": self._data.task.name, "max_tokens": limit}
+            self._directory / "adapter",
+            metadata={"task": self._data.task.name, "max_tokens": limit, "template": self._config.choices.template},
         )
         summary = learner.model.parameter_counts().metrics() | {
             "time/train_seconds": self._train_seconds,

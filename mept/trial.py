@@ -18,6 +18,7 @@ from mept.config import Frozen, MethodConfig, describe
 from mept.errors import InputError, unknown_name
 from mept.methods import get_method
 from mept.methods.p_tuning_v2 import PTuningV2Config
+from mept.protocol import OFFICIAL, Choices, DevSplit, Protocol, Stopping, Template, choices
 from mept.tasks.data import Source
 
 PROTOCOL_VERSION = 1
@@ -29,9 +30,13 @@ LATER: dict[str, Any] = {
     "previous_parts": "router_and_prompts",
     "max_steps": None,
     "warmup_steps": None,
+    **OFFICIAL._asdict(),
 }
 """Keys added since protocol 1, also those of methods, each with the value that keeps the old behaviour: with that value
 a key is not part of the fingerprint, so that earlier results are still found."""
+
+
+_NEVER = object()
 
 
 class TrialConfig(Frozen):
@@ -81,7 +86,7 @@ class TrialConfig(Frozen):
     each part separately."""
     eval_batch_size: int = Field(32, ge=1)
     patience: int = Field(10, ge=1)
-    """Training stops after this many evaluations in a row without an improvement of the dev score."""
+    """Training stops after this many evaluations in a row without an improvement of the dev score; see `stopping`."""
     eval_every: int = Field(1, ge=1)
     """Epochs between evaluations."""
     max_length: int = Field(512, ge=8)
@@ -101,6 +106,26 @@ class TrialConfig(Frozen):
     max_train_examples: int | None = Field(None, ge=1)
     """Train on only this many examples, the first of a shuffle that does not depend on the seed (for a mixture: of each
     task); None for all."""
+
+    protocol: Protocol = "official"
+    """A name for the four choices below, where they are not given themselves: SuperGLUE's metrics and our procedure, or
+    those of the authors' released code (:mod:`mept.protocol`)."""
+    metric: str | None = None
+    """What is the score: ``official`` (the task's main metric), ``released`` (accuracy, for MultiRC macro F1 and for CB
+    micro F1), or the name of a metric that the task reports, such as ``f1_macro``. All are reported."""
+    stopping: Stopping | None = None
+    """When `patience` is over, and which adapter is kept: ``score`` (the best dev score's), or ``loss_and_score`` (dev
+    loss and dev score each have a patience, both must be over; the last adapter that was better by one of them)."""
+    dev_split: DevSplit | None = None
+    """How dev is set apart from train: ``stratified`` (a tenth of each label by a fixed shuffle, whole passages
+    together), or ``last_tenth`` (of each label in the order of the file)."""
+    template: Template | None = None
+    """The texts of the ``paper`` (B.5), or of the ``released`` code."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolved(cls, given: Any) -> Any:
+        return given | choices(given)._asdict() if isinstance(given, dict) else given
 
     @model_validator(mode="after")
     def _relations(self) -> TrialConfig:
@@ -150,6 +175,11 @@ class TrialConfig(Frozen):
         except ValidationError as error:
             raise InputError(describe(error)) from None
 
+    @property
+    def choices(self) -> Choices:
+        """How the data are cut, written and judged, and when training stops."""
+        return choices(vars(self))
+
     @classmethod
     def common_keys(cls) -> tuple[str, ...]:
         """Return the flat keys that do not belong to a method."""
@@ -170,7 +200,10 @@ class TrialConfig(Frozen):
         Returns:
             16 hexadecimal digits.
         """
-        flat = {key: value for key, value in self.flat().items() if key not in LATER or value != LATER[key]}
+        # A protocol is what it stands for.
+        flat = {
+            key: value for key, value in self.flat().items() if key != "protocol" and value != LATER.get(key, _NEVER)
+        }
         content: dict[str, Any] = {"config": flat, "identity": identity, "protocol": PROTOCOL_VERSION}
         if corrected:
             content["corrections"] = sorted(corrected)

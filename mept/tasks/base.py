@@ -61,6 +61,7 @@ class Task:
             grows with the label's probability will do; the largest of a row is the prediction. A row of NaN is an
             answer that is not a label, which counts as wrong (:func:`mept.tasks.metrics.predictions`).
         hub: repository id, configuration name and pinned revision.
+        metrics: the names of what ``score`` reports besides ``score``.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Task:
     from_hub: Callable[[Iterable[Row]], Iterable[Row]]
     score: Callable[[Sequence[Example], np.ndarray], dict[str, float]]
     hub: tuple[str, str, str]
+    metrics: tuple[str, ...] = ("accuracy",)
 
     @property
     def parts(self) -> tuple[Task, ...]:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from mept.errors import InputError, shown
 from mept.jsonl import read_objects
+from mept.protocol import DevSplit
 from mept.tasks import get_task
 from mept.tasks.base import Example, Row, RowError, Task
 from mept.tasks.checks import remarks, require_two_labels
@@ -75,13 +76,16 @@ class MixtureData:
         return {"task": self.parts[0].task.name} | self.parts[0].row
 
 
-def load_task(name: str, source: Source, data_dir: Path | None = None) -> TaskData | MixtureData:
+def load_task(
+    name: str, source: Source, data_dir: Path | None = None, dev_split: DevSplit = "stratified"
+) -> TaskData | MixtureData:
     """Load a task, or all tasks of a mixture; oddities in the splits (see :mod:`mept.tasks.checks`) are logged.
 
     Args:
         name: a name from ``TASKS``, or several joined by ``+``.
         source: ``embedded`` (generated), ``jsonl`` (files below ``data_dir``) or ``hub``.
         data_dir: for ``jsonl``, the folder that holds ``<TASK>/train.jsonl`` and ``<TASK>/val.jsonl``.
+        dev_split: how dev is set apart from train; see :class:`mept.trial.TrialConfig`.
 
     Raises:
         InputError: the source cannot provide this task, or all training examples have the same label; the message names
@@ -89,11 +93,11 @@ def load_task(name: str, source: Source, data_dir: Path | None = None) -> TaskDa
     """
     task = get_task(name)
     if isinstance(task, Mixture):
-        return MixtureData(task, tuple(_load(part, source, data_dir) for part in task.parts))
-    return _load(task, source, data_dir)
+        return MixtureData(task, tuple(_load(part, source, data_dir, dev_split) for part in task.parts))
+    return _load(task, source, data_dir, dev_split)
 
 
-def _load(task: Task, source: Source, data_dir: Path | None) -> TaskData:
+def _load(task: Task, source: Source, data_dir: Path | None, dev_split: DevSplit) -> TaskData:
     if source == "embedded":
         train, test = _from_embedded(task)
     elif source == "jsonl":
@@ -103,7 +107,7 @@ def _load(task: Task, source: Source, data_dir: Path | None) -> TaskData:
     else:
         raise InputError(f"`data` must be one of embedded, jsonl, hub, but got {source!r}")
     try:
-        train, dev = split_dev(train)
+        train, dev = split_dev(train, dev_split)
     except ValueError as error:
         raise InputError(f"{task.title}: {error}") from None
     advice = "every label should be there, as in the official file"

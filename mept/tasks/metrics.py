@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -84,6 +84,15 @@ def record(examples: Sequence[Example], scores: np.ndarray) -> dict[str, float]:
     f1 = float(np.mean([said * _best_f1(e) for e, said in chosen]))
     em = float(np.mean([said and _normalised(e.answer) in map(_normalised, e.golds) for e, said in chosen]))
     return {"score": (f1 + em) / 2, "f1": f1, "em": em, "accuracy": _accuracy(gold, predicted)}
+
+
+NAMES: dict[Callable[..., dict[str, float]], tuple[str, ...]] = {
+    accuracy: ("accuracy",),
+    cb: ("accuracy", "f1_macro", "f1_micro"),
+    multirc: ("f1a", "em", "f1_macro", "accuracy"),
+    record: ("f1", "em", "accuracy"),
+}
+"""What each function reports besides ``score``."""
 
 
 def predictions(scores: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The dev split, a stratified tenth of train that never divides a group, and the first examples of a shuffle."""
+"""The dev split, by default a stratified tenth of train that never divides a group, and the first of a shuffle."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from mept.protocol import DevSplit
 from mept.tasks.base import Example
 
 T = TypeVar("T")
@@ -18,15 +19,41 @@ SPLIT_SEED = 2025
 DEV_SHARE = 0.1
 
 
-def split_dev(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+def split_dev(examples: Sequence[Example], how: DevSplit = "stratified") -> tuple[list[Example], list[Example]]:
     """Split examples into (train, dev); both keep the given order.
+
+    Args:
+        examples: in the order of the file.
+        how: see :class:`mept.trial.TrialConfig`.
+
+    Raises:
+        ValueError: one of the two splits would be empty.
+    """
+    return (_last_tenth if how == "last_tenth" else _stratified)(examples)
+
+
+def _last_tenth(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+    """Set apart what follows the first nine tenths of each label; a passage may be in both splits."""
+    totals = Counter(example.label for example in examples)
+    seen: Counter[int] = Counter()
+    train: list[Example] = []
+    dev: list[Example] = []
+    for example in examples:
+        (train if seen[example.label] < totals[example.label] * 9 // 10 else dev).append(example)
+        seen[example.label] += 1
+    if not train:
+        raise ValueError(
+            f"a label with at least 2 examples is needed to set its last tenth apart, but got {dict(totals)}"
+        )
+    return train, dev
+
+
+def _stratified(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+    """Set apart a tenth of each label that never divides a group.
 
     Groups are considered in the order of a hash of their names, which does not depend on any library's random numbers,
     and taken if they bring the label counts of dev closer to a tenth of the whole (at least one of each label that
     occurs twice).
-
-    Raises:
-        ValueError: there are fewer than two groups, so that one of the two splits would be empty.
     """
     groups: dict[str, Counter[int]] = {}
     for example in examples:

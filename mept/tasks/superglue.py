@@ -225,7 +225,7 @@ def _task(
     config: str = "",
 ) -> Task:
     hub = (HUB_REPOSITORY, config or name, HUB_REVISION)
-    return Task(name, title, title, template, labels, context, read, from_hub, score, hub)
+    return Task(name, title, title, template, labels, context, read, from_hub, score, hub, metrics.NAMES[score])
 
 
 def _simple(

@@ -11,6 +11,7 @@ not where they came from, so studies and fingerprints do not depend on the level
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -198,6 +199,7 @@ def _build(original: Document, sets: tuple[str, ...]) -> Grid:
     )
     _check_report(grid)
     _check_search(grid)
+    _check_metrics(grid)
     return grid
 
 
@@ -299,6 +301,9 @@ def _value(document: Document, location: Location, raw: Any, methods: Sequence[s
             outcome = read_form(raw, check, check_axis, keys.takes_mapping(key, method))
     except ValueError as error:
         _fail(document, location, str(error) if f"`{key}`" in str(error) else f"`{key}`: {error}")
+    if isinstance(outcome, Distribution) and key in keys.NOT_SEARCHED:
+        rule = f"`{key}` cannot be searched, since the scores of a search must be comparable"
+        _fail(document, location, f"{rule}; use {{grid: [...]}} for a cell each")
     return outcome
 
 
@@ -397,6 +402,25 @@ def _check_search(grid: Grid) -> None:
                     f"`{key}`: the grid sampler goes through values (`choice` or a short `int`), but got {value}; "
                     "use them, or `search: {sampler: tpe, trials: ...}`",
                 )
+
+
+def _check_metrics(grid: Grid) -> None:
+    """Refuse a `metric` that the task it holds for does not report; one of an axis becomes an impossible cell."""
+    from mept.tasks import get_task
+    from mept.tasks.variants import judged
+
+    for backbone, task, method in itertools.product(grid.backbones, grid.tasks, grid.methods):
+        metric = grid.values(backbone, task, method).get("metric")
+        if not isinstance(metric, str):
+            continue
+        try:
+            judged(get_task(task), metric)
+        except InputError as error:
+            holds = (("backbones", backbone), ("tasks", task), ("methods", method), ("methods", method, SPACE))
+            *_, strongest = (
+                place for place, level in grid.levels() if "metric" in level and (len(place) == 1 or place in holds)
+            )
+            _fail(grid.document, (*strongest, "metric"), str(error))
 
 
 def _is_hidden(grid: Grid, location: Location, key: str) -> bool:

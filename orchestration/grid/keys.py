@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from mept.errors import shown
+from mept.protocol import OFFICIAL
 from mept.trial import TrialConfig
 
 RESERVED = {
@@ -30,6 +31,9 @@ RESERVED = {
 
 OF_A_RUN = frozenset({"seed", "evaluate_test", "map_states"})
 """Keys in which the runs of a cell differ even if nothing is searched."""
+
+NOT_SEARCHED = frozenset({"protocol", *OFFICIAL._fields})
+"""Keys in which the trials of a search must not differ: their scores could not be compared."""
 
 _OUT_OF_RANGE = ("greater_than", "less_than", "multiple_of", "too_", "value_error", "string_too", "finite_number")
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from mept.errors import InputError
+from mept.protocol import DevSplit, choices
 from mept.tasks import SEPARATOR
 from mept.trial import TrialConfig
 from orchestration.grid.forms import Axis, Distribution, enumerated, extremes
@@ -26,6 +27,8 @@ from orchestration.grid.settings import SearchSettings
 if TYPE_CHECKING:
     from mept.backbones import BackboneInfo
 
+Wanted = tuple[str, DevSplit]
+"""A task, and how its dev split is made."""
 MAX_CANDIDATES = 10_000
 """The largest number of combinations of searched values that the grid sampler goes through."""
 MAX_ID = 100
@@ -113,6 +116,11 @@ class Cell:
             return extremes(self.space[key])
         given = {**self.fixed, **self.axes}
         return (given[key],) if key in given else ()
+
+    @property
+    def data(self) -> Wanted:
+        """The task and how its dev split is made: what decides the examples of the cell's trials."""
+        return self.task, choices({**self.fixed, **self.axes}).dev_split
 
     @property
     def search_trials(self) -> int:
@@ -234,6 +242,8 @@ def misfit(config: TrialConfig, info: BackboneInfo | None) -> str | None:
 
     if config.data == "embedded" and (reason := _no_embedded(config.task)):
         return reason
+    if reason := _no_metric(config):
+        return reason
     if info is None:
         return None
     from mept.families import FAMILIES
@@ -256,6 +266,17 @@ def _no_embedded(task: str) -> str | None:
             where = f"task {task!r}" if part.name == task else f"task {task!r}: its part {part.name!r}"
             known = ", ".join(sorted(GENERATORS))
             return f"{where} has no embedded data (embedded: {known}); use `data: jsonl` or `data: hub`"
+    return None
+
+
+def _no_metric(config: TrialConfig) -> str | None:
+    from mept.tasks import get_task
+    from mept.tasks.variants import judged
+
+    try:
+        judged(get_task(config.task), config.choices.metric)
+    except InputError as error:
+        return str(error)
     return None
 
 

@@ -34,6 +34,10 @@ NOT_OF_SPEED = (
     "epochs",
     "max_steps",
     "patience",
+    "protocol",
+    "metric",
+    "stopping",
+    "dev_split",
     "max_train_examples",
 )
 """Keys that do not affect the time per example."""
@@ -165,8 +169,11 @@ def corner_configs(cell: Cell) -> Iterator[TrialConfig]:
 
 
 def _fixed(cell: Cell) -> dict[str, str]:
-    """Return the configuration of a cell's trials as MLflow holds it, without the keys that vary among them."""
-    varying = {*cell.space, *OF_A_RUN}
+    """Return the configuration of a cell's trials as MLflow holds it, without the keys that vary among them.
+
+    A protocol's name says nothing that the choices it stands for do not.
+    """
+    varying = {*cell.space, *OF_A_RUN, "protocol"}
     for config in corner_configs(cell):
         return {key: str(value) for key, value in config.flat().items() if key not in varying}
     return {}

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from orchestration.grid.grid import Grid
 from orchestration.options import Options, cluster_address
-from orchestration.plan.cells import Cell
+from orchestration.plan.cells import Cell, Wanted
 from orchestration.plan.fingerprints import Subject
 from orchestration.record.records import CellRecord, GridRecord
 from orchestration.record.roots import Root
@@ -113,8 +113,8 @@ class _Session:
 
     grid: Grid
     cells: Sequence[Cell]
-    data: Mapping[str, TaskData | MixtureData]
-    """Of every task."""
+    data: Mapping[Wanted, TaskData | MixtureData]
+    """Of every cell that can exist."""
     options: Options
     """With absolute paths."""
     console: Console
@@ -134,7 +134,7 @@ class _Session:
 def _opened(
     grid: Grid,
     cells: Sequence[Cell],
-    data: Mapping[str, TaskData | MixtureData],
+    data: Mapping[Wanted, TaskData | MixtureData],
     options: Options,
     console: Console,
     store: Store,
@@ -193,7 +193,7 @@ def _check_ray() -> None:
         cluster.check_temporary_directory()
 
 
-def read_data(grid: Grid, cells: Sequence[Cell], options: Options) -> dict[str, TaskData | MixtureData]:
+def read_data(grid: Grid, cells: Sequence[Cell], options: Options) -> dict[Wanted, TaskData | MixtureData]:
     """Read every task once, before anything is trained.
 
     Raises:
@@ -204,13 +204,14 @@ def read_data(grid: Grid, cells: Sequence[Cell], options: Options) -> dict[str, 
 
     possible = [cell for cell in cells if cell.problem is None]
     data = {
-        task: load_task(task, grid.data, options.data_dir) for task in dict.fromkeys(cell.task for cell in possible)
+        (task, dev_split): load_task(task, grid.data, options.data_dir, dev_split)
+        for task, dev_split in dict.fromkeys(cell.data for cell in possible)
     }
-    for task, limit in dict.fromkeys(
-        (cell.task, limit) for cell in possible for limit in cell.values("max_train_examples")
+    for wanted, limit in dict.fromkeys(
+        (cell.data, limit) for cell in possible for limit in cell.values("max_train_examples")
     ):
         if limit is not None:
-            check_limit([(part.task, part.train) for part in data[task].parts], limit)
+            check_limit([(part.task, part.train) for part in data[wanted].parts], limit)
     return data
 
 
@@ -276,12 +277,12 @@ def _work(session: _Session) -> dict[str, str]:
     return campaign.failures()
 
 
-def _epochs(cell: Cell, data: Mapping[str, TaskData | MixtureData]) -> int:
+def _epochs(cell: Cell, data: Mapping[Wanted, TaskData | MixtureData]) -> int:
     """Return the largest number of epochs of a cell's trials."""
     if cell.problem is not None:
         return cell.epochs
     limit = cell.most("max_train_examples")
-    sizes = [len(part.train) for part in data[cell.task].parts]
+    sizes = [len(part.train) for part in data[cell.data].parts]
     return cell.epochs_of(sum(min(size, limit or size) for size in sizes))
 
 
@@ -289,7 +290,7 @@ def _cell_works(session: _Session, storage: Storage, progress: Progress) -> Iter
     """Yield the cells that can exist as work, and record the others."""
     for cell in session.cells:
         possible = cell.problem is None
-        data = session.data[cell.task] if possible else None
+        data = session.data[cell.data] if possible else None
         subject = Subject(cell, data.identity if data is not None else "")
         record = cell_record(subject, session.grid)
         if data is None:
@@ -316,7 +317,7 @@ def _schedule(campaign: Campaign, session: _Session, progress: Progress, subject
         expected = Expected(
             backbones=tuple(backbones.values()),
             model_dir=options.model_dir,
-            data={subject.cell.task: subject.data for subject in subjects},
+            data={subject.cell.data: subject.data for subject in subjects},
             source=grid.data,
             data_dir=options.data_dir,
             mark=None if options.folder is None else options.folder / session.mark,

@@ -15,6 +15,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mept.errors import InputError, one_line
+from orchestration.plan.cells import Wanted
 from orchestration.run.crash import last_words
 from orchestration.run.worker import Found, backbones_here
 
@@ -34,8 +35,8 @@ class Expected:
     """As this machine has them."""
     model_dir: Path | None = None
     """The folder of backbones, an absolute path that is the same on every machine."""
-    data: Mapping[str, str] = field(default_factory=dict)
-    """Tasks and the identities of their data."""
+    data: Mapping[Wanted, str] = field(default_factory=dict)
+    """Tasks with how their dev splits are made, and the identities of their data."""
     source: Source = "embedded"
     data_dir: Path | None = None
     """The folder of official data, an absolute path that is the same on every machine."""
@@ -133,9 +134,9 @@ def seen_here(expected: Expected) -> Seen:
     from mept.tasks.data import load_task
 
     data: list[Found] = []
-    for task in expected.data:
+    for task, dev_split in expected.data:
         try:
-            data.append((load_task(task, expected.source, expected.data_dir).identity, ""))
+            data.append((load_task(task, expected.source, expected.data_dir, dev_split).identity, ""))
         except (InputError, OSError) as error:
             data.append(("", one_line(error)))
     return Seen(
@@ -169,7 +170,7 @@ def difference(machine: str, expected: Expected, seen: Seen) -> str:
         wanted = f"{info.identity} (at {info.location})"
         if problem := _problem(machine, f"backbone {info.name!r}", info.identity, found, wanted):
             return f"{problem}; {_advice('--model-dir', expected.model_dir)}"
-    for (task, identity), found in zip(expected.data.items(), seen.data, strict=True):
+    for ((task, _), identity), found in zip(expected.data.items(), seen.data, strict=True):
         if problem := _problem(machine, f"the data of task {task!r}", identity, found, identity):
             return f"{problem}; {_advice('--data-dir', expected.data_dir)}"
     return ""

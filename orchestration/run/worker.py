@@ -22,6 +22,7 @@ from orchestration.run.job import Job
 
 if TYPE_CHECKING:
     from mept.backbones import Backbone
+    from mept.protocol import DevSplit
     from mept.tasks.data import MixtureData, Source, TaskData
     from mept.train import Evaluation
 
@@ -116,7 +117,7 @@ class Worker(tune.Trainable):
             )
         device = "cuda" if self._gpu else "cpu"
         backbone = backbone_of(config.backbone, job.model_dir, device, job.revision)
-        data = data_of(config.task, config.data, job.data_dir)
+        data = data_of(config.task, config.data, job.data_dir, config.choices.dev_split)
         for what, found, planned in (
             (f"backbone {config.backbone!r}", backbone.identity, job.backbone_identity),
             (f"the data of task {config.task!r}", data.identity, job.data_identity),
@@ -138,11 +139,11 @@ def backbone_of(name: str, model_dir: Path | None, device: str, revision: str | 
 
 
 @lru_cache(maxsize=8)
-def data_of(task: str, source: Source, data_dir: Path | None) -> TaskData | MixtureData:
+def data_of(task: str, source: Source, data_dir: Path | None, dev_split: DevSplit) -> TaskData | MixtureData:
     """Load a task's examples once per process."""
     from mept.tasks.data import load_task
 
-    return load_task(task, source, data_dir)
+    return load_task(task, source, data_dir, dev_split)
 
 
 def backbones_here(asked: Sequence[tuple[str, str | None]], model_dir: Path | None) -> list[Found]:

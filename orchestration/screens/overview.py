@@ -11,6 +11,7 @@ from rich.console import Console
 
 from mept.config import MethodConfig
 from mept.errors import InputError
+from mept.protocol import DevSplit
 from orchestration.grid.grid import Grid
 from orchestration.options import Options, is_missing
 from orchestration.plan.cells import Cell, size
@@ -71,7 +72,7 @@ def show_status(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
         storage = None
         console.print(f"note: {error}", highlight=False, markup=False, soft_wrap=True)
     try:
-        data = {task: found.identity for task, found in read_data(grid, possible, options).items()}
+        data = {wanted: found.identity for wanted, found in read_data(grid, possible, options).items()}
     except InputError as error:
         data = {}
         console.print(f"note: searches are not shown: {error}", highlight=False, markup=False, soft_wrap=True)
@@ -84,10 +85,10 @@ def show_status(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
             rows.append([cell.id, "impossible", *[""] * 6])
             continue
         counts: Mapping[str, int] = {}
-        if storage is not None and cell.task in data and cell.search_trials:
-            counts = counts_of(definition(Subject(cell, data[cell.task])), storage)
+        if storage is not None and cell.data in data and cell.search_trials:
+            counts = counts_of(definition(Subject(cell, data[cell.data])), storage)
         ended = sum(counts.get(name, 0) for name in ("complete", "pruned", "fail"))
-        own = _own(runs.get(cell.id, []), cell, data.get(cell.task))
+        own = _own(runs.get(cell.id, []), cell, data.get(cell.data))
         seeds = len({run.tags.get(names.SEED) for run in own if run.stage == names.CONFIRM} & set(map(str, cell.seeds)))
         searched = max((run.best for run in own if run.stage == names.SEARCH), default=None)
         searches_over = bool(seeds) if elsewhere else ended >= cell.search_trials
@@ -130,15 +131,15 @@ def _sizes(grid: Grid, options: Options) -> Sizes:
     from mept.tasks.data import load_task
 
     @functools.cache
-    def read(task: str) -> tuple[int, ...] | None:
+    def read(task: str, dev_split: DevSplit) -> tuple[int, ...] | None:
         if grid.data == "hub":  # reading it could mean fetching it
             return None
         try:
-            return tuple(len(part.train) for part in load_task(task, grid.data, options.data_dir).parts)
+            return tuple(len(part.train) for part in load_task(task, grid.data, options.data_dir, dev_split).parts)
         except InputError:
             return None
 
-    return lambda cell: read(cell.task)
+    return lambda cell: read(*cell.data)
 
 
 def _time(estimate: Estimate) -> tuple[str, str]:

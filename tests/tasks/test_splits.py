@@ -59,3 +59,36 @@ def test_real_multirc_keeps_passages_whole_and_labels_in_proportion(real_dir):
     assert len(data.dev) / whole == pytest.approx(0.1, abs=0.003)
     shares = [sum(e.label for e in part) / len(part) for part in (data.train, data.dev)]
     assert shares[0] == pytest.approx(shares[1], abs=0.02)
+
+
+# The released code's.
+
+
+@given(st.lists(st.integers(0, 2), min_size=2, max_size=60).filter(lambda labels: max(Counter(labels).values()) > 1))
+def test_the_last_tenth_is_what_follows_nine_tenths_of_each_label_in_the_files_order(labels):
+    examples = build([[label] for label in labels])
+    train, dev = split_dev(examples, "last_tenth")
+    for label in set(labels):
+        own = [e for e in examples if e.label == label]
+        border = len(own) * 9 // 10
+        assert [e for e in train if e.label == label] == own[:border]
+        assert [e for e in dev if e.label == label] == own[border:]
+    position = {e.id: index for index, e in enumerate(examples)}
+    assert all(part == sorted(part, key=lambda e: position[e.id]) for part in (train, dev))
+
+
+def test_the_last_tenth_does_not_keep_passages_together():
+    train, dev = split_dev(build([[0] * 5, [0] * 5]), "last_tenth")
+    assert {e.group for e in dev} < {e.group for e in train}
+
+
+def test_without_two_examples_of_a_label_there_is_no_last_tenth():
+    with pytest.raises(ValueError, match="a label with at least 2 examples is needed"):
+        split_dev(build([[0], [1]]), "last_tenth")
+
+
+def test_the_data_say_how_they_were_split():
+    found = [load_task("cb+wic", "embedded", None, how) for how in ("stratified", "last_tenth")]
+    assert found[0].identity != found[1].identity
+    for one, other in zip(found[0].parts, found[1].parts, strict=True):
+        assert one.test == other.test and one.dev != other.dev

@@ -434,3 +434,53 @@ def test_arbitrary_text_is_a_value_or_one_clear_error(text: str) -> None:
         parse_value(text, "--set x")
     except InputError as error:
         assert str(error).startswith("--set x: ") and "\n" not in str(error)
+
+
+# Protocols.
+
+JUDGED = """\
+title: t
+data: embedded
+backbones: [minilm]
+tasks:
+  cb: {metric: f1_macro, patience: 5}
+  copa: {metric: accuracy}
+methods: {mept: {}, linear_head: {}}
+train:
+  epochs: 3
+"""
+
+
+def test_metric_and_patience_may_be_each_tasks_own(tmp_path: Path) -> None:
+    grid = load_grid(write(tmp_path, JUDGED))
+    found = {task: grid.values("minilm", task, "mept") for task in grid.tasks}
+    assert (found["cb"]["metric"], found["cb"]["patience"], found["copa"]["metric"]) == ("f1_macro", 5, "accuracy")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sets", "place"),
+    [
+        ("f1_macro", "f1_makro", (), ":5"),
+        ("metric: accuracy", "metric: f1_macro", (), ":6"),
+        ("mept: {}", "mept: {metric: em}", (), ":7"),
+        ("{metric: accuracy}", "{}", ("train.metric=em",), "--set train.metric=em"),
+        ("epochs: 3", "metric: f1a", (), None),  # each task has its own, which wins
+        ("epochs: 3", "epochs: 3", ("metric=f1_micro",), "--set metric=f1_micro"),
+    ],
+)
+def test_a_metric_that_a_task_does_not_report_is_refused_where_it_was_given(
+    tmp_path: Path, old: str, new: str, sets: tuple[str, ...], place: str | None
+) -> None:
+    text = JUDGED.replace(old, new)
+    if place is None:
+        load_grid(write(tmp_path, text), sets)
+    else:
+        found = message(tmp_path, text, *sets)
+        assert f"{place}: `metric` must be one that task " in found and "official, released, accuracy" in found
+
+
+@pytest.mark.parametrize("key", ["protocol", "metric", "stopping", "dev_split", "template"])
+def test_trials_of_a_search_are_judged_alike(tmp_path: Path, key: str) -> None:
+    value = {"protocol": "official", "stopping": "score", "dev_split": "last_tenth", "template": "paper"}.get(key, "em")
+    found = message(tmp_path, BASE + f"train: {{{key}: {{choice: [{value}]}}}}\n")
+    assert f":6: `{key}` cannot be searched" in found and "{grid: [...]}" in found

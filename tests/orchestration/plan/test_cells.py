@@ -474,3 +474,25 @@ def test_importing_the_plan_is_light() -> None:
     heavy = ("torch", "transformers", "ray", "mlflow")
     code = f"import sys, orchestration.plan; sys.exit(any(name in sys.modules for name in {heavy}))"
     assert subprocess.run([sys.executable, "-c", code], cwd=SEARCH_SPACES.parent, check=False).returncode == 0
+
+
+# Protocols.
+
+
+def test_a_protocol_may_be_an_axis_a_tasks_or_a_methods(tmp_path: Path) -> None:
+    text = "train: {protocol: {grid: [official, released]}, epochs: 2}"
+    official, released = cells(tmp_path, text)
+    assert (official.data, released.data) == (("cb", "stratified"), ("cb", "last_tenth"))
+    configs = [one.search_config({}) for one in (official, released)]
+    assert [config.choices.metric for config in configs] == ["official", "released"]
+    assert configs[0].fingerprint("x") != configs[1].fingerprint("x")
+    (own,) = cells(tmp_path, "train: {protocol: official}", sets=("tasks={cb: {dev_split: last_tenth}}",))
+    assert own.data == ("cb", "last_tenth")
+    (named,) = cells(tmp_path, "train: {epochs: 2}", sets=("methods.mept.protocol=released",))
+    assert named.search_config({}).fingerprint("x") == configs[1].fingerprint("x")
+
+
+def test_a_metric_of_an_axis_that_a_task_does_not_report_is_an_impossible_cell(tmp_path: Path) -> None:
+    found = cells(tmp_path, "train: {metric: {grid: [f1_macro, em]}}")
+    assert [cell.problem is None for cell in found] == [True, False]
+    assert "`metric` must be one that task 'cb' reports" in str(found[1].problem)

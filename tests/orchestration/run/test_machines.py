@@ -49,7 +49,7 @@ def test_machines_that_have_the_same_pass_and_the_run_can_be_stopped_meanwhile(
     folder: Path, info: BackboneInfo
 ) -> None:
     (folder / ".run-1").touch()
-    data = {"cb": load_task("cb", "embedded").identity}
+    data = {("cb", "stratified"): load_task("cb", "embedded").identity}
     expected, ticks = Expected((info,), folder, data, mark=folder / ".run-1"), []
     Machines(expected, ANY).check(lambda: ticks.append(1))
     assert ticks
@@ -74,12 +74,12 @@ def test_a_machine_with_another_backbone_is_refused_with_both_contents(folder: P
 
 def test_a_machine_with_other_data_is_refused_with_what_to_set() -> None:
     with pytest.raises(InputError, match=r"the data of task 'cb' must be the same .* and this one x; .* --data-dir"):
-        check(Expected(data={"cb": "x"}))
+        check(Expected(data={("cb", "stratified"): "x"}))
 
 
 def test_a_machine_without_the_data_is_refused_with_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot train: .*; put the same files on every machine, below") as caught:
-        check(Expected(data={"cb": "x"}, source="jsonl", data_dir=tmp_path))
+        check(Expected(data={("cb", "stratified"): "x"}, source="jsonl", data_dir=tmp_path))
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
