@@ -16,6 +16,7 @@ import numpy as np
 from mept.artifacts import write_predictions, write_routing, write_states
 from mept.backbones import Backbone
 from mept.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
+from mept.errors import InputError
 from mept.files import set_aside, write_atomically
 from mept.learner import Learner, Split, input_limit
 from mept.loads import even, summary_of, total
@@ -24,6 +25,7 @@ from mept.memory import PeakMemory
 from mept.patience import Patience
 from mept.scored import Scored, loss_of, metrics_of
 from mept.states import map_settings, map_states, pooled_states, sample
+from mept.tasks.checks import unanswerable
 from mept.tasks.data import MixtureData, TaskData
 from mept.tasks.variants import adapted
 from mept.trial import TrialConfig
@@ -63,7 +65,8 @@ class Evaluation:
     done: bool = False
     """Whether training has ended; `summary` is filled only then."""
     summary: dict[str, float] = field(default_factory=dict)
-    """``params/*``, ``time/*``, ``memory/peak_mib`` and, for confirmed runs, ``test/*``; if the method routes, also
+    """``params/*``, ``time/*``, ``memory/peak_mib``, and, for confirmed
+    runs, ``test/*`` and, for the tasks of `evaluate_on`, ``test_on/<task>/*``; if the method routes, also
     ``routing/<split>/effective_experts`` (mean over the layers), ``.../experts`` (N_r) and ``.../experts_per_example``
     of the best checkpoint, on test for confirmed runs, otherwise on dev."""
 
@@ -75,6 +78,7 @@ def train(
     directory: Path,
     cache_dir: Path | None = None,
     earlier: Sequence[Path] = (),
+    others: Sequence[TaskData] = (),
 ) -> Iterator[Evaluation]:
     """Train and evaluate, yielding each evaluation.
 
@@ -90,6 +94,7 @@ def train(
         directory: used by this trial only.
         cache_dir: where tokenised data is kept; None tokenises in memory.
         earlier: directories of earlier attempts, whose checkpoints count, too.
+        others: the data of the tasks of `evaluate_on`, in its order; not needed by trials that do not score test.
 
     Raises:
         NonFiniteLossError: the loss became NaN or infinite.
@@ -100,7 +105,7 @@ def train(
     if (finished := _read_result(directory)) is not None:
         yield from finished
         return
-    run = _Run(config, backbone, data, directory, cache_dir)
+    run = _Run(config, backbone, data, directory, cache_dir, others)
     history = run.resume(earlier)
     for position in range(10**9):
         if position == len(history):
@@ -141,11 +146,13 @@ class _Run:
         data: TaskData | MixtureData,
         directory: Path,
         cache_dir: Path | None,
+        others: Sequence[TaskData] = (),
     ) -> None:
         data = adapted(data, config.choices.template, config.choices.metric)
         self._config, self._backbone, self._data = config, backbone, data
         self._directory, self._cache_dir = directory, cache_dir
         self._tasks = [part.task for part in data.parts]
+        self._others = self._answered(others) if config.evaluate_test else []
         self.learners = [Learner(config, backbone, data, cache_dir)]
         self.epochs = max(learner.epochs for learner in self.learners)
         """Epochs of the whole training."""
@@ -153,6 +160,21 @@ class _Run:
             learner.start(self.epochs)
         self._memory = PeakMemory(self.learners[0].model.device)
         self._train_seconds = sum(learner.train.seconds for learner in self.learners)
+
+    def _answered(self, others: Sequence[TaskData]) -> list[TaskData]:
+        """Return the data of other tasks, with this trial's texts and, if it is not one task's own, its metric.
+
+        Raises:
+            InputError: the head has not learned their labels.
+        """
+        assert tuple(other.task.name for other in others) == self._config.evaluate_on
+        choices = self._config.choices
+        metric = choices.metric if choices.metric in ("official", "released") else "official"
+        if not self._backbone.family.text_to_text:
+            for other in others:
+                if reason := unanswerable(self._data.task, other.task):
+                    raise InputError(reason)
+        return [other for one in others for other in adapted(one, choices.template, metric).parts]
 
     # Training and evaluation.
 
@@ -233,6 +255,9 @@ class _Run:
             routing = scored.routing
             summary |= metrics_of(self._tasks, [scored], name)
             self._write_test(learner, splits, scored)
+            for other in self._others:
+                found = learner.score([learner.split(other.task, other.test)], f"the test split of {other.task.title}")
+                summary |= metrics_of([other.task], [found], f"test_on/{other.task.name}")
         elif routing is None:
             routing = learner.score(learner.dev, name).routing
         if load := total(routing):

@@ -12,13 +12,14 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mept.config import Frozen, MethodConfig, describe
 from mept.errors import InputError, unknown_name
 from mept.methods import get_method
 from mept.methods.p_tuning_v2 import PTuningV2Config
 from mept.protocol import OFFICIAL, Choices, DevSplit, Protocol, Stopping, Template, choices
+from mept.tasks import SEPARATOR, TASKS
 from mept.tasks.data import Source
 
 PROTOCOL_VERSION = 1
@@ -30,6 +31,7 @@ LATER: dict[str, Any] = {
     "previous_parts": "router_and_prompts",
     "max_steps": None,
     "warmup_steps": None,
+    "evaluate_on": [],
     **OFFICIAL._asdict(),
 }
 """Keys added since protocol 1, also those of methods, each with the value that keeps the old behaviour: with that value
@@ -63,6 +65,10 @@ class TrialConfig(Frozen):
     map_states: bool = False
     """With `evaluate_test`, for a mixture: map the final states of its test examples (in one confirmed run per cell,
     because t-SNE takes as long as a small search)."""
+
+    evaluate_on: tuple[str, ...] = ()
+    """With `evaluate_test`: other tasks whose test splits are scored, too, with the same adapter (MEPT, table 16); a
+    classification head must have been trained on their labels."""
 
     learning_rate: float = Field(3e-4, gt=0)
     optimizer: Literal["adafactor", "adamw"] = "adafactor"
@@ -127,6 +133,16 @@ class TrialConfig(Frozen):
     def _resolved(cls, given: Any) -> Any:
         return given | choices(given)._asdict() if isinstance(given, dict) else given
 
+    @field_validator("evaluate_on")
+    @classmethod
+    def _tasks(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in TASKS:
+                raise ValueError(f"{unknown_name('task', name, TASKS)} (a mixture's are given one by one)")
+        if len(set(names)) != len(names):
+            raise ValueError("each task must be given once")
+        return names
+
     @model_validator(mode="after")
     def _relations(self) -> TrialConfig:
         if self.batch_size % self.gradient_accumulation_steps:
@@ -143,6 +159,11 @@ class TrialConfig(Frozen):
             raise ValueError(
                 "`warmup_steps` <= `max_steps` must hold, "
                 f"but got warmup_steps={self.warmup_steps}, max_steps={self.max_steps}"
+            )
+        if own := sorted({*self.evaluate_on} & {*self.task.split(SEPARATOR)}):
+            raise ValueError(
+                f"`evaluate_on` must name tasks that are not trained on, but got {own[0]!r} for task {self.task!r}, "
+                "whose test split is scored as test/score (a mixture's as test/<task>/score)"
             )
         prompt = getattr(self.method_options, "num_virtual_tokens", 0)
         if prompt + 8 > self.max_length:

@@ -31,6 +31,12 @@ def test_flat_and_typed_forms_convert_without_loss(method) -> None:
         ({"batch_size": 10, "gradient_accumulation_steps": 4}, "`batch_size` must be a multiple"),
         ({"gradient_checkpointing": True, "backbone_dropout": False}, "`gradient_checkpointing` needs"),
         ({"optimizer": "sgd"}, "`optimizer`.*'sgd'"),
+        ({"evaluate_on": ["boolk"]}, "`evaluate_on`: unknown task 'boolk'; did you mean 'boolq'"),
+        ({"evaluate_on": ["wic+rte"]}, "`evaluate_on`: unknown task .*a mixture's are given one by one"),
+        ({"evaluate_on": ["wic", "wic"]}, "`evaluate_on`: each task must be given once"),
+        ({"evaluate_on": "wic"}, "`evaluate_on`.*but got 'wic'"),
+        ({"evaluate_on": ["wic", "cb"]}, "`evaluate_on` must name tasks that are not trained on, but got 'cb'"),
+        ({"task": "wic+cb", "evaluate_on": ["cb"]}, "but got 'cb' for task 'wic\\+cb'"),
         ({"max_steps": 0}, "`max_steps`.*but got 0"),
         ({"max_steps": "ten"}, "`max_steps`.*but got 'ten'"),
         ({"warmup_steps": -1}, "`warmup_steps`.*but got -1"),
@@ -105,7 +111,7 @@ def test_fingerprints_are_those_of_the_first_protocol(flat, fingerprint) -> None
 
 def test_keys_added_later_count_only_where_they_change_something() -> None:
     before = TrialConfig.from_flat(BASE)
-    changes = ({}, {"prompt_dropout": True}, {"max_steps": 9}, {"warmup_steps": 0})
+    changes = ({}, {"prompt_dropout": True}, {"max_steps": 9}, {"warmup_steps": 0}, {"evaluate_on": ["wic"]})
     assert {key: before.flat()[key] for key in LATER} == LATER
     assert TrialConfig.from_flat(BASE | LATER).fingerprint("x") == before.fingerprint("x")
     assert len({TrialConfig.from_flat(BASE | change).fingerprint("x") for change in changes}) == len(changes)

@@ -590,3 +590,59 @@ def test_a_training_that_ends_within_an_epoch_resumes_bit_for_bit(method, data, 
         run.close()
         torch.manual_seed(999)
         assert numbers(list(train(settings, random_backbone("bert"), data, tmp_path / str(stop)))) == numbers(whole)
+
+
+# Other tasks, scored with the same adapter.
+
+
+@pytest.fixture(scope="module")
+def others() -> dict[str, TaskData]:
+    full = {name: load_task(name, "embedded") for name in ("boolq", "wic")}
+    return {
+        name: dataclasses.replace(one, train=one.train[:16], dev=one.dev[:6], test=one.test[: 8 + len(name)])
+        for name, one in full.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("family", "task", "on"), [("bert", "wic", ("boolq",)), ("t5", "cb", ("boolq", "wic"))], ids=["head", "words"]
+)
+def test_a_confirmed_run_scores_the_test_split_of_other_tasks(family, task, on, data, others, tmp_path) -> None:
+    own, given = others.get(task, data), [others[name] for name in on]
+    settings = trial("deep_prompt", task=task, evaluate_on=on, epochs=2, max_length=96)
+    run = train(settings, random_backbone(family), own, tmp_path / "stopped", None, (), given)
+    next(run)
+    run.close()
+    *_, last = train(settings, random_backbone(family), own, tmp_path / "stopped", None, (), given)
+    whole = list(train(settings, random_backbone(family), own, tmp_path / "whole", None, (), given))
+    assert numbers([last]) == numbers(whole[-1:])
+    assert {name for name in last.summary if name.startswith("test_on/")} == {
+        f"test_on/{name}/{metric}" for name in on for metric in ("score", "accuracy")
+    }
+    # The same adapter, scored by itself.
+    model = PromptModel.from_pretrained(random_backbone(family), tmp_path / "whole" / "adapter")
+    for other in given:
+        encoded = encode(
+            other.test, other.task, random_backbone(family).tokenizer, 96 - model.adapter.method.num_virtual_tokens
+        )
+        words = verbalizer_ids(other.task, random_backbone(family).tokenizer) if family == "t5" else None
+        scores = score_examples(model, Collator(encoded, 0, words, model.device), encoded["length"][:], 32, words)
+        expected = other.task.score(other.test, scores)["accuracy"]
+        assert last.summary[f"test_on/{other.task.name}/accuracy"] == pytest.approx(expected)
+    *_, alone = train(
+        trial("deep_prompt", task=task, epochs=2, max_length=96), random_backbone(family), own, tmp_path / "x"
+    )
+    assert {k: v for k, v in numbers([last])[0].items() if not k.startswith("test_on/")} == numbers([alone])[0]
+
+
+def test_a_head_that_has_not_learned_another_tasks_labels_is_refused(data, others, tmp_path) -> None:
+    settings = trial("mept", evaluate_on=["wic"])
+    with pytest.raises(InputError, match="`evaluate_on`: a classification head .* 'wic' has False, True besides"):
+        list(train(settings, random_backbone("bert"), data, tmp_path, None, (), [others["wic"]]))
+
+
+def test_a_search_trial_reads_no_other_task(data, tmp_path) -> None:
+    *_, last = train(
+        trial("mept", epochs=1, evaluate_test=False, evaluate_on=["wic"]), random_backbone("t5"), data, tmp_path
+    )
+    assert last.done and not any(name.startswith("test") for name in last.summary)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from mept.errors import InputError
 from mept.tasks.base import Example, Task
+from mept.tasks.mixture import Mixture
 from mept.tasks.splits import subset
 
 BLANK_SHARE = 0.01
@@ -46,6 +47,18 @@ def check_limit(parts: Iterable[tuple[Task, Sequence[Example]]], limit: int) -> 
     """
     labels = (task.labels[example.label] for task, train in parts for example in subset(train, limit))
     require_two_labels(labels, f"examples of `max_train_examples` = {limit}", "raise it")
+
+
+def unanswerable(trained: Task | Mixture, other: Task) -> str | None:
+    """Return why a classification head trained on one task cannot answer another one; None if it can."""
+    missing = [label for label in other.labels if label not in trained.labels]
+    if not missing:
+        return None
+    return (
+        f"`evaluate_on`: a classification head answers with the labels it was trained on, for task {trained.name!r} "
+        f"{', '.join(trained.labels)}; task {other.name!r} has {', '.join(missing)} besides; leave it out, or take a "
+        "text-to-text backbone"
+    )
 
 
 def remarks(task: Task, splits: Mapping[str, Sequence[Example]]) -> Iterator[str]:

@@ -200,6 +200,7 @@ def _build(original: Document, sets: tuple[str, ...]) -> Grid:
     _check_report(grid)
     _check_search(grid)
     _check_metrics(grid)
+    _check_others(grid)
     return grid
 
 
@@ -302,7 +303,7 @@ def _value(document: Document, location: Location, raw: Any, methods: Sequence[s
     except ValueError as error:
         _fail(document, location, str(error) if f"`{key}`" in str(error) else f"`{key}`: {error}")
     if isinstance(outcome, Distribution) and key in keys.NOT_SEARCHED:
-        rule = f"`{key}` cannot be searched, since the scores of a search must be comparable"
+        rule = f"`{key}` cannot be searched, since the trials of a search must be judged alike"
         _fail(document, location, f"{rule}; use {{grid: [...]}} for a cell each")
     return outcome
 
@@ -342,7 +343,7 @@ def _settings(document: Document, section: str, model: type[Settings]) -> Settin
 
 def _report(document: Document, confirm: ConfirmSettings) -> ReportSettings:
     report = _settings(document, "report", ReportSettings)
-    if confirm.seeds or not report.value.startswith("test/"):
+    if confirm.seeds or not report.value.startswith(("test/", "test_on/")):
         return report
     if "value" in report.model_fields_set:
         _fail(
@@ -421,6 +422,14 @@ def _check_metrics(grid: Grid) -> None:
                 place for place, level in grid.levels() if "metric" in level and (len(place) == 1 or place in holds)
             )
             _fail(grid.document, (*strongest, "metric"), str(error))
+
+
+def _check_others(grid: Grid) -> None:
+    """Refuse other tasks to evaluate on where nothing is confirmed."""
+    for location, level in grid.levels():
+        if level.get("evaluate_on") and not grid.confirm.seeds:
+            message = "`evaluate_on` is for confirmed runs, but `confirm.seeds` is empty; give seeds"
+            _fail(grid.document, (*location, "evaluate_on"), message)
 
 
 def _is_hidden(grid: Grid, location: Location, key: str) -> bool:

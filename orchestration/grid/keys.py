@@ -29,11 +29,12 @@ RESERVED = {
 }
 """Keys that a grid sets elsewhere, and where."""
 
-OF_A_RUN = frozenset({"seed", "evaluate_test", "map_states"})
+OF_A_RUN = frozenset({"seed", "evaluate_test", "evaluate_on", "map_states"})
 """Keys in which the runs of a cell differ even if nothing is searched."""
 
-NOT_SEARCHED = frozenset({"protocol", *OFFICIAL._fields})
-"""Keys in which the trials of a search must not differ: their scores could not be compared."""
+NOT_SEARCHED = frozenset({"protocol", *OFFICIAL._fields, "evaluate_on"})
+"""Keys in which the trials of a search must not differ, because their scores could not be compared or do not depend on
+them."""
 
 _OUT_OF_RANGE = ("greater_than", "less_than", "multiple_of", "too_", "value_error", "string_too", "finite_number")
 

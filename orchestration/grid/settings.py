@@ -128,7 +128,7 @@ class ReportSettings(Frozen):
     @field_validator("value")
     @classmethod
     def _metric(cls, value: str) -> str:
-        if not re.fullmatch(r"(dev|test|params|time|memory)/\S+", value):
+        if not re.fullmatch(r"(dev|test|test_on/[^/\s]+|params|time|memory)/\S+", value):
             raise ValueError("must be a metric such as test/score, dev/score, params/percent or time/train_seconds")
         return value
 

@@ -76,7 +76,8 @@ class Cell:
         Raises:
             InputError: the values exclude each other.
         """
-        return TrialConfig.from_flat(self._flat(params) | {"seed": self.search.seed, "evaluate_test": False})
+        of_the_search = {"seed": self.search.seed, "evaluate_test": False, "evaluate_on": ()}
+        return TrialConfig.from_flat(self._flat(params) | of_the_search)
 
     def confirm_config(self, params: Mapping[str, Any], seed: int) -> TrialConfig:
         """Return the configuration of a confirmed run with the winner's `params`; see :meth:`search_config`."""
@@ -87,7 +88,7 @@ class Cell:
     def problem_with(self, params: Mapping[str, Any]) -> str | None:
         """Return why a trial with these values cannot run, or None."""
         try:
-            config = self.search_config(params)
+            config = TrialConfig.from_flat(self._flat(params))  # with what only confirmed runs have
         except InputError as error:
             return str(error)
         return misfit(config, self.info)
@@ -121,6 +122,12 @@ class Cell:
     def data(self) -> Wanted:
         """The task and how its dev split is made: what decides the examples of the cell's trials."""
         return self.task, choices({**self.fixed, **self.axes}).dev_split
+
+    @property
+    def others(self) -> list[Wanted]:
+        """The tasks that confirmed runs are evaluated on besides, as in :attr:`data`."""
+        names = {**self.fixed, **self.axes}.get("evaluate_on", ()) if self.seeds else ()
+        return [(name, self.data[1]) for name in names]
 
     @property
     def search_trials(self) -> int:
@@ -238,10 +245,12 @@ def misfit(config: TrialConfig, info: BackboneInfo | None) -> str | None:
         config: valid in itself.
         info: None skips the checks that need it.
     """
-    from mept.tasks import get_task
+    from mept.tasks import TASKS, get_task
+    from mept.tasks.checks import unanswerable
 
-    if config.data == "embedded" and (reason := _no_embedded(config.task)):
-        return reason
+    for task in (config.task, *config.evaluate_on):
+        if config.data == "embedded" and (reason := _no_embedded(task)):
+            return reason
     if reason := _no_metric(config):
         return reason
     if info is None:
@@ -252,8 +261,14 @@ def misfit(config: TrialConfig, info: BackboneInfo | None) -> str | None:
     method, family = get_method(config.method), FAMILIES[info.family]
     if (reason := method.why_not(info.family, config.backbone)) is not None:
         return reason
-    if not family.text_to_text and not get_task(config.task).labels:
-        return f"task {config.task!r} has no labels to classify, but backbone {config.backbone!r} predicts with a head"
+    if not family.text_to_text:
+        if not (trained := get_task(config.task)).labels:
+            return (
+                f"task {config.task!r} has no labels to classify, but backbone {config.backbone!r} predicts with a head"
+            )
+        for other in config.evaluate_on:
+            if (reason := unanswerable(trained, TASKS[other])) is not None:
+                return reason
     return _wrong_layers(config, info) or _too_long(config, info, family.prompts_first)
 
 

@@ -106,7 +106,9 @@ def left(cell: Cell, trials: Iterable[PastTrial]) -> int:
     fixed = _fixed(cell)
     own = [trial for trial in trials if (trial.grid, trial.cell) == (cell.grid, cell.id) and _has(trial, fixed)]
     search = sum(trial.stage == "search" for trial in own)
-    seeds = {trial.params.get("seed") for trial in own if trial.stage == "confirm" and trial.outcome == "complete"}
+    confirm = {"evaluate_on": str([name for name, _ in cell.others])}
+    done = [trial for trial in own if trial.stage == "confirm" and trial.outcome == "complete" and _has(trial, confirm)]
+    seeds = {trial.params.get("seed") for trial in done}
     confirmed = sum(str(seed) in seeds for seed in cell.seeds)
     return max(0, cell.search_trials - search) + max(0, cell.confirm_trials - confirmed)
 

@@ -6,14 +6,14 @@ import contextlib
 import itertools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 from mept.errors import InputError
 from mept.families import FAMILIES
 from mept.trial import PROTOCOL_VERSION, TrialConfig, corrections
 from orchestration.grid.forms import extremes
-from orchestration.plan.cells import MAX_CANDIDATES, Cell, product
+from orchestration.plan.cells import MAX_CANDIDATES, Cell, Wanted, product
 
 CORRECTED_BY = ("prediction", "max_length", "layers", "num_virtual_tokens")
 """Keys that determine whether a correction changes a trial's numbers."""
@@ -26,6 +26,18 @@ class Subject:
     cell: Cell
     data: str
     """Identity of the task's data."""
+    others: Mapping[str, str] = field(default_factory=dict)
+    """Identities of the data of other tasks that confirmed runs are evaluated on, by task."""
+
+    @classmethod
+    def of(cls, cell: Cell, identities: Mapping[Wanted, str]) -> Self:
+        """Return the subject of a cell.
+
+        Args:
+            cell: one that can exist.
+            identities: of the data of its task and of the others it is evaluated on.
+        """
+        return cls(cell, identities[cell.data], {other[0]: identities[other] for other in cell.others})
 
     @property
     def backbone(self) -> str:
@@ -39,7 +51,14 @@ class Subject:
 
     def fingerprint(self, config: TrialConfig) -> str:
         """Return a trial's identity."""
-        return config.fingerprint(self.identity, self._corrections(config))
+        identity = self._whole_identity if config.evaluate_on else self.identity
+        return config.fingerprint(identity, self._corrections(config))
+
+    @property
+    def _whole_identity(self) -> str:
+        """The same of confirmed runs that are evaluated on other tasks."""
+        others = {"evaluate_on": dict(self.others)} if self.others else {}
+        return json.dumps({"backbone": self.backbone, "data": self.data} | others)
 
     def search_fingerprint(self, params: Mapping[str, Any]) -> str:
         """Return the identity of a trial of the search.
@@ -55,7 +74,7 @@ class Subject:
         """Return everything that a study's trials depend on besides the searched values."""
         content: dict[str, Any] = {
             "cell": self.cell.digest,
-            "identity": self.identity,
+            "identity": self._whole_identity,
             "protocol": PROTOCOL_VERSION,
         }
         corrected = self._corrected()

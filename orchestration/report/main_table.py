@@ -275,7 +275,7 @@ def caption(summary: Summary, averaged: Sequence[bool]) -> str:
         over = f"{len(seeds)} seeds ({', '.join(map(str, seeds))})" if len(seeds) > 1 else f"1 seed ({seeds[0]})"
         spread = "mean ± sample standard deviation over" if len(seeds) > 1 else "one run,"
         text = f"{name}{unit}: {spread} {over}. Hyperparameters and checkpoint were chosen on the dev split"
-        text += "; the test split was read once a run." if measure.metric.startswith("test/") else "."
+        text += "; the test split was read once a run." if measure.metric.startswith(("test/", "test_on/")) else "."
     else:
         text = f"{name}{unit} of the best search trial of each cell: a single run, on the split it was selected by"
         text += ", so it is optimistic. " + ("Not confirmed over seeds." if not seeds else "No test split is involved.")

@@ -27,7 +27,7 @@ class Measure:
     @property
     def is_score(self) -> bool:
         """Whether the metric is a share in 0..1, shown in percent points."""
-        return self.metric.startswith(("test/", "dev/")) and not self.metric.endswith("loss")
+        return self.metric.startswith(("test/", "test_on/", "dev/")) and not self.metric.endswith("loss")
 
     @property
     def lower_is_better(self) -> bool:

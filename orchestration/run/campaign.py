@@ -164,6 +164,7 @@ class Campaign:
             revision=info.revision if info else None,
             backbone_identity=info.identity if info else None,
             data_identity=self._works[trial.cell.id].subject.data,
+            others=self._works[trial.cell.id].subject.others if trial.config.evaluate_on else {},
         )
 
     def finished(self) -> bool:
@@ -183,7 +184,9 @@ class Campaign:
         epoch, best, at = evaluation["epoch"], evaluation["best"], evaluation["timestamp"]
         self._tracker.evaluation(trial.record, epoch, at, evaluation["metrics"])
         self._progress.evaluated(key, epoch, at, best, evaluation.get("total_epochs"))
-        prune = trial.number is not None and work.study is not None and work.study.report(trial.number, epoch, best)
+        prune = (
+            trial.number is not None and work.study is not None and work.study.report(trial.number, epoch, best)
+        )
         if evaluation["done"]:
             self._completed(trial, best, evaluation["summary"], attempt if files is None else files)
         elif prune:

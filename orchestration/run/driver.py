@@ -114,7 +114,13 @@ class _Session:
     grid: Grid
     cells: Sequence[Cell]
     data: Mapping[Wanted, TaskData | MixtureData]
-    """Of every cell that can exist."""
+    """Of every cell that can exist, and of the other tasks it is evaluated on."""
+
+    @property
+    def identities(self) -> dict[Wanted, str]:
+        """Of these data."""
+        return {wanted: found.identity for wanted, found in self.data.items()}
+
     options: Options
     """With absolute paths."""
     console: Console
@@ -205,7 +211,7 @@ def read_data(grid: Grid, cells: Sequence[Cell], options: Options) -> dict[Wante
     possible = [cell for cell in cells if cell.problem is None]
     data = {
         (task, dev_split): load_task(task, grid.data, options.data_dir, dev_split)
-        for task, dev_split in dict.fromkeys(cell.data for cell in possible)
+        for task, dev_split in dict.fromkeys(wanted for cell in possible for wanted in (cell.data, *cell.others))
     }
     for wanted, limit in dict.fromkeys(
         (cell.data, limit) for cell in possible for limit in cell.values("max_train_examples")
@@ -288,19 +294,18 @@ def _epochs(cell: Cell, data: Mapping[Wanted, TaskData | MixtureData]) -> int:
 
 def _cell_works(session: _Session, storage: Storage, progress: Progress) -> Iterator[CellWork]:
     """Yield the cells that can exist as work, and record the others."""
+    identities = session.identities
     for cell in session.cells:
-        possible = cell.problem is None
-        data = session.data[cell.data] if possible else None
-        subject = Subject(cell, data.identity if data is not None else "")
+        subject = Subject(cell, "") if cell.problem else Subject.of(cell, identities)
         record = cell_record(subject, session.grid)
-        if data is None:
+        if cell.problem is not None:
             session.tracker.cell(record)
-            session.tracker.cell_ended(cell.id, "impossible", cell.problem or "")
-            progress.cell_ended(cell.id, "impossible", reason=cell.problem or "")
+            session.tracker.cell_ended(cell.id, "impossible", cell.problem)
+            progress.cell_ended(cell.id, "impossible", reason=cell.problem)
             continue
         known = definition(subject)
         study = CellStudy(known, storage, subject.search_fingerprint) if cell.search_trials else None
-        yield CellWork(subject, record, data.row, study)
+        yield CellWork(subject, record, session.data[cell.data].row, study)
 
 
 def _schedule(campaign: Campaign, session: _Session, progress: Progress, subjects: Sequence[Subject]) -> None:
@@ -317,7 +322,11 @@ def _schedule(campaign: Campaign, session: _Session, progress: Progress, subject
         expected = Expected(
             backbones=tuple(backbones.values()),
             model_dir=options.model_dir,
-            data={subject.cell.data: subject.data for subject in subjects},
+            data={
+                wanted: session.identities[wanted]
+                for subject in subjects
+                for wanted in (subject.cell.data, *subject.cell.others)
+            },
             source=grid.data,
             data_dir=options.data_dir,
             mark=None if options.folder is None else options.folder / session.mark,

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from mept.config import Frozen
 
 
@@ -32,3 +34,5 @@ class Job(Frozen):
     """The identity that the backbone must have; None if it is not checked."""
     data_identity: str | None = None
     """The identity that the task's data must have; None if it is not checked."""
+    others: Mapping[str, str] = Field(default_factory=dict)
+    """The identities that the data of the tasks of `evaluate_on` must have, by task."""

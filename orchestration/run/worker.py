@@ -117,17 +117,22 @@ class Worker(tune.Trainable):
             )
         device = "cuda" if self._gpu else "cpu"
         backbone = backbone_of(config.backbone, job.model_dir, device, job.revision)
-        data = data_of(config.task, config.data, job.data_dir, config.choices.dev_split)
+        dev_split = config.choices.dev_split
+        data = data_of(config.task, config.data, job.data_dir, dev_split)
+        others = [
+            part for one in config.evaluate_on for part in data_of(one, config.data, job.data_dir, dev_split).parts
+        ]
         for what, found, planned in (
             (f"backbone {config.backbone!r}", backbone.identity, job.backbone_identity),
             (f"the data of task {config.task!r}", data.identity, job.data_identity),
+            *((f"the data of task {one.task.name!r}", one.identity, job.others.get(one.task.name)) for one in others),
         ):
             if planned is not None and found != planned:
                 raise Unfit(
                     f"{what} differs from what the run was planned with (content {found}, planned {planned}): its "
                     "files changed, or differ between machines; put them back, or start the run again"
                 )
-        return train(config, backbone, data, place.directory, place.cache, place.earlier())
+        return train(config, backbone, data, place.directory, place.cache, place.earlier(), others)
 
 
 @lru_cache(maxsize=2)

@@ -14,7 +14,7 @@ from mept.errors import InputError
 from mept.protocol import DevSplit
 from orchestration.grid.grid import Grid
 from orchestration.options import Options, is_missing
-from orchestration.plan.cells import Cell, size
+from orchestration.plan.cells import Cell, Wanted, size
 from orchestration.plan.estimates import Estimate, Sizes, corner_configs, duration, estimates, summary
 from orchestration.plan.fingerprints import Subject
 from orchestration.record import names
@@ -86,9 +86,9 @@ def show_status(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
             continue
         counts: Mapping[str, int] = {}
         if storage is not None and cell.data in data and cell.search_trials:
-            counts = counts_of(definition(Subject(cell, data[cell.data])), storage)
+            counts = counts_of(definition(Subject.of(cell, data)), storage)
         ended = sum(counts.get(name, 0) for name in ("complete", "pruned", "fail"))
-        own = _own(runs.get(cell.id, []), cell, data.get(cell.data))
+        own = _own(runs.get(cell.id, []), cell, data)
         seeds = len({run.tags.get(names.SEED) for run in own if run.stage == names.CONFIRM} & set(map(str, cell.seeds)))
         searched = max((run.best for run in own if run.stage == names.SEARCH), default=None)
         searches_over = bool(seeds) if elsewhere else ended >= cell.search_trials
@@ -118,11 +118,11 @@ def _existing_storage(options: Options) -> Storage | None:
     return None if is_missing(options.storage) else open_storage(options.storage)
 
 
-def _own(runs: Sequence[FinishedRun], cell: Cell, data: str | None) -> list[FinishedRun]:
+def _own(runs: Sequence[FinishedRun], cell: Cell, data: Mapping[Wanted, str]) -> list[FinishedRun]:
     """Return those of a cell's runs that are its own as it is now; where the data cannot be read, all of them."""
-    if data is None:
+    if not data:
         return list(runs)
-    now = definition(Subject(cell, data)).digest
+    now = definition(Subject.of(cell, data)).digest
     return [run for run in runs if run.tags.get(names.DEFINITION, now) == now]
 
 

@@ -21,6 +21,7 @@ from orchestration.grid.document import Document
 from orchestration.grid.forms import Choice
 from orchestration.grid.grid import load_grid
 from orchestration.plan.cells import MAX_ID, Cell, Size, plan, size
+from orchestration.plan.fingerprints import Subject
 
 SEARCH_SPACES = Path(__file__).parents[3] / "search_spaces"
 SHAPES: dict[str, tuple[str, int, int, int | None]] = {
@@ -496,3 +497,56 @@ def test_a_metric_of_an_axis_that_a_task_does_not_report_is_an_impossible_cell(t
     found = cells(tmp_path, "train: {metric: {grid: [f1_macro, em]}}")
     assert [cell.problem is None for cell in found] == [True, False]
     assert "`metric` must be one that task 'cb' reports" in str(found[1].problem)
+
+
+# Other tasks that confirmed runs are evaluated on.
+
+
+def test_other_tasks_are_confirmed_runs_alone_and_count_with_their_data(tmp_path: Path) -> None:
+    base = BASE.replace("cb", "wic")
+    (cell,) = cells(
+        tmp_path,
+        "train: {evaluate_on: [boolq, rte], learning_rate: {choice: [0.1, 1.0]}}",
+        base=base.replace("minilm", "t5-base"),
+    )
+    (plain,) = cells(tmp_path, "train: {learning_rate: {choice: [0.1, 1.0]}}", base=base.replace("minilm", "t5-base"))
+    assert cell.others == [("boolq", "stratified"), ("rte", "stratified")]
+    identities = {cell.data: "w", ("boolq", "stratified"): "b", ("rte", "stratified"): "r"}
+    found, changed = Subject.of(cell, identities), Subject.of(cell, identities | {("rte", "stratified"): "new"})
+    alone = Subject.of(plain, identities)
+    params = {"learning_rate": 0.1}
+    assert found.search_fingerprint(params) == changed.search_fingerprint(params) == alone.search_fingerprint(params)
+    confirmed = [one.fingerprint(one.cell.confirm_config(params, 1)) for one in (found, changed, alone)]
+    assert len(set(confirmed)) == 3
+    assert found.context() != changed.context()
+    assert alone.context() == Subject(plain, "w").context()
+
+
+@pytest.mark.parametrize(
+    ("task", "backbone", "on", "reason"),
+    [
+        ("wic", "minilm", "boolq", None),
+        ("wic", "minilm", "rte", "a classification head answers with the labels it was trained on"),
+        ("wic", "t5-base", "rte", None),
+        ("wic+rte", "minilm", "rte", "`evaluate_on` must name tasks that are not trained on"),
+        ("wic", "minilm", "wic", "`evaluate_on` must name tasks that are not trained on"),
+        ("wic", "minilm", "wix", "unknown task 'wix'; did you mean 'wic'"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_where_it_was_given(
+    tmp_path: Path, task: str, backbone: str, on: str, reason: str | None
+) -> None:
+    base = BASE.replace("[cb]", f"[{task}]").replace("minilm", backbone)
+    line = base.count("\n") + 1
+    more = f"train: {{evaluate_on: [{on}]}}\n"
+    if reason is None:
+        (cell,) = cells(tmp_path, more, base=base)
+        assert cell.problem is None
+    else:
+        with pytest.raises(InputError, match=rf":{line}: .*{re.escape(reason)}"):
+            cells(tmp_path, more, base=base)
+
+
+def test_other_tasks_without_confirmed_runs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="`evaluate_on` is for confirmed runs, but `confirm.seeds` is empty"):
+        cells(tmp_path, "train: {evaluate_on: [wic]}\nconfirm: {seeds: []}")

@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 def first_step(folder: Path, **job: Any) -> dict[str, Any]:
     worker = object.__new__(Worker)  # Ray's constructor wants a cluster
     place = {"root": str(folder.parent), "fingerprint": "trial", "attempt": "1-00000000"}
-    given = Job(key="x", config=CONFIG, model_dir=folder, **place | job)
+    given = Job(**{"key": "x", "config": CONFIG, "model_dir": folder} | place | job)
     worker.setup({"job": given.model_dump_json(), "cpus": 1})
     result = worker.step()
     worker.cleanup()
@@ -68,6 +68,16 @@ def test_other_data_than_planned_fail_before_training(folder: Path) -> None:
     result = first_step(folder, **planned(folder) | {"data_identity": "others"})
     assert "the data of task 'cb' differs from what the run was planned with" in result["unfit"]
     assert "planned others" in result["unfit"]
+
+
+def test_other_tasks_are_evaluated_on_the_data_that_were_planned(folder: Path) -> None:
+    config = CONFIG | {"task": "wic", "evaluate_test": True, "evaluate_on": ["boolq"]}
+    identities = {name: load_task(name, "embedded").identity for name in ("wic", "boolq")}
+    given = planned(folder) | {"data_identity": identities["wic"], "config": config}
+    result = first_step(folder, **given, others={"boolq": "another"})
+    assert "the data of task 'boolq' differs from what the run was planned with" in result["unfit"]
+    found = json.loads(first_step(folder, **given, others={"boolq": identities["boolq"]})["evaluation"])
+    assert "test_on/boolq/score" in found["summary"]
 
 
 def test_a_backbone_planned_as_a_commit_is_not_taken_from_a_directory(folder: Path) -> None:
