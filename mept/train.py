@@ -65,7 +65,7 @@ class Evaluation:
     done: bool = False
     """Whether training has ended; `summary` is filled only then."""
     summary: dict[str, float] = field(default_factory=dict)
-    """``params/*``, ``time/*``, ``memory/peak_mib``, and, for confirmed
+    """``params/*``, ``time/*``, ``memory/peak_mib``, ``objective_loss`` (`best_loss`, if known) and, for confirmed
     runs, ``test/*`` and, for the tasks of `evaluate_on`, ``test_on/<task>/*``; if the method routes, also
     ``routing/<split>/effective_experts`` (mean over the layers), ``.../experts`` (N_r) and ``.../experts_per_example``
     of the best checkpoint, on test for confirmed runs, otherwise on dev."""
@@ -263,6 +263,8 @@ class _Run:
         if load := total(routing):
             write_routing(self._directory, name, self._data.task.name, load, routing)
             summary |= summary_of(even(routing), name)
+        if last.best_loss is not None:
+            summary["objective_loss"] = last.best_loss
         summary["memory/peak_mib"] = self._memory.peak_mib()
         return dataclasses.replace(last, done=True, summary=summary)
 

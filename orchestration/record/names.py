@@ -48,7 +48,10 @@ PARENT = "mlflow.parentRunId"
 
 DEV_SCORE = "dev/score"
 OBJECTIVE = "objective"
-"""Of an ended trial: its best dev score, over the epochs of its last phase of training."""
+"""Of an ended trial: the dev score of the adapter that was kept, the best one of its last phase of training unless
+`stopping` has it otherwise."""
+OBJECTIVE_LOSS = "objective_loss"
+"""Of an ended trial: its dev loss at the evaluation of the objective, which decides between equal ones."""
 REPEATED = ("dev/", "train/", "routing/layer_", "routing/mean/")
 """Prefixes of the names of metrics that are recorded at every evaluation."""
 

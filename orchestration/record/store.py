@@ -46,6 +46,8 @@ class Passed:
     """Best dev score so far."""
     done: bool
     """Whether it was the last one."""
+    loss: float | None = None
+    """Dev loss there; None if it is not known."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,10 @@ class Store:
         """Return the evaluations of a finished trial; none if its files are not here."""
         try:
             _, evaluations = self.finished(fingerprint) or ("", [])
-            return [Passed(int(one["epoch"]), float(one["best"]), bool(one["done"])) for one in evaluations]
+            return [
+                Passed(int(one["epoch"]), float(one["best"]), bool(one["done"]), one.get("best_loss"))
+                for one in evaluations
+            ]
         except (OSError, ValueError, KeyError, TypeError):
             return []
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from orchestration.record.names import CONFIRM, DEV_SCORE, SEARCH
+from orchestration.record.names import CONFIRM, DEV_SCORE, OBJECTIVE_LOSS, SEARCH
 from orchestration.record.results import Results, natural_key
 from orchestration.report.load import Load, measured_load
 from orchestration.report.measure import Measure
@@ -144,15 +144,22 @@ def _part(key: str, value: Any) -> str:
 def _measure(results: Results) -> Measure:
     metric = results.report.value
     if metric.startswith("dev/") or not results.seeds:
-        dev = DEV_SCORE if metric.startswith("test/") else metric
+        dev = DEV_SCORE if metric.startswith(("test/", "test_on/")) else metric
         return Measure(dev, SEARCH)
     return Measure(metric, CONFIRM, results.seeds)
+
+
+def _best(complete: pd.DataFrame) -> pd.DataFrame:
+    """Return the best search trials in the study's order: of equal scores the lowest loss, if all are known."""
+    best = complete[complete[DEV_SCORE] == complete[DEV_SCORE].max()]
+    told = OBJECTIVE_LOSS in best and best[OBJECTIVE_LOSS].notna().all()
+    return best.sort_values(OBJECTIVE_LOSS, kind="stable") if told else best
 
 
 def _cell(record: Mapping[str, Any], trials: pd.DataFrame, results: Results, measure: Measure) -> CellSummary:
     search, confirm = trials[trials["stage"] == SEARCH], trials[trials["stage"] == CONFIRM]
     complete = search[(search["outcome"] == "complete") & np.isfinite(search[DEV_SCORE].astype(float))]
-    winner = complete.sort_values(DEV_SCORE, ascending=False, kind="stable").head(1)
+    winner = _best(complete).head(1)
     runs = winner if measure.stage == SEARCH else confirm[confirm["outcome"] == "complete"]
     scores = _values(runs, measure.metric)
     best = record["best_params"] or {}

@@ -184,8 +184,9 @@ class Campaign:
         epoch, best, at = evaluation["epoch"], evaluation["best"], evaluation["timestamp"]
         self._tracker.evaluation(trial.record, epoch, at, evaluation["metrics"])
         self._progress.evaluated(key, epoch, at, best, evaluation.get("total_epochs"))
+        loss = evaluation.get("best_loss")
         prune = (
-            trial.number is not None and work.study is not None and work.study.report(trial.number, epoch, best)
+            trial.number is not None and work.study is not None and work.study.report(trial.number, epoch, best, loss)
         )
         if evaluation["done"]:
             self._completed(trial, best, evaluation["summary"], attempt if files is None else files)
@@ -333,9 +334,9 @@ class Campaign:
         if trial.number is None or study is None:
             return True
         for passed in self._store.passed(trial.fingerprint):
-            if study.report(trial.number, passed.epoch, passed.best) and not passed.done:
+            if study.report(trial.number, passed.epoch, passed.best, passed.loss) and not passed.done:
                 return False
-        study.complete(trial.number, run.best)
+        study.complete(trial.number, run.best, run.metrics.get(names.OBJECTIVE_LOSS))
         return True
 
     # What results mean
@@ -359,7 +360,7 @@ class Campaign:
         work = self._works[trial.cell.id]
         if trial.number is not None and work.study is not None:
             before = work.study.winner()
-            work.study.complete(trial.number, best)
+            work.study.complete(trial.number, best, summary.get(names.OBJECTIVE_LOSS))
             self._drop_losers({trial.fingerprint, before.fingerprint if before else trial.fingerprint}, work.cell)
         self._store.drop_training(trial.fingerprint, beside=files)
         self._ended(trial, "complete", best)

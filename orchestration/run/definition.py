@@ -75,7 +75,7 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Winner:
-    """The best complete trial of a study; the first one if several are equally good."""
+    """The best complete trial of a study: of equally good ones that with the lowest dev loss, then the first."""
 
     number: int
     params: Params

@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from mept.errors import InputError
 from orchestration.run.definition import Definition, Params, Proposal, Winner
-from orchestration.run.halving import judge
+from orchestration.run.halving import Reached, judge
 from orchestration.run.proposals import propose, to_optuna
 from orchestration.run.storage import Storage
 from orchestration.run.values import decode
@@ -32,6 +32,11 @@ REPEATS = "repeats"
 """Attribute of a stored trial that is another attempt at an earlier one: the number of the earlier one."""
 PLACE = "place"
 """Attribute of a stored trial: its number and which attempt it is. Of two in the same place, the older one counts."""
+
+
+LOSS = "loss"
+"""Attribute of a stored trial: its dev loss where its dev score was best; ``loss <epoch>`` is that of a report, where a
+pruner may ask. Earlier versions stored none."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,21 @@ class Trial:
         return decode(self.newest.params)
 
     @property
+    def reached(self) -> Reached | None:
+        """What it has reached, if it is complete."""
+        value = self.newest.value if self.state == TrialState.COMPLETE else None
+        return None if value is None else Reached(value, self.newest.user_attrs.get(LOSS))
+
+    @property
+    def reports(self) -> dict[int, Reached]:
+        """What it had reached after each epoch it reported."""
+        losses = self.newest.user_attrs
+        return {
+            epoch: Reached(score, losses.get(f"{LOSS} {epoch}"))
+            for epoch, score in self.newest.intermediate_values.items()
+        }
+
+    @property
     def fingerprint(self) -> str:
         """Equal for equal trials; "" if such a trial cannot exist."""
         return str(self.newest.user_attrs["fingerprint"])
@@ -109,7 +129,7 @@ class CellStudy:
                 storage.end(one._trial_id, TrialState.FAIL, None)
         stored = self._trials[0].newest.distributions if self._trials else {}
         self._space = {name: stored.get(name) or to_optuna(one) for name, one in definition.space.items()}
-        self._rungs: dict[int, Sequence[float]] = {}
+        self._rungs: dict[int, Sequence[Reached]] = {}
         self._unasked = [trial.number for trial in self._mine if not trial.ended or trial.missing]
         self._twins: dict[int, list[int]] = {}
 
@@ -134,13 +154,19 @@ class CellStudy:
         return {name: sum(trial.state == state for trial in mine) for name, state in states.items()}
 
     def winner(self) -> Winner | None:
-        """Return the best complete trial, or None if there is none."""
-        complete = [(trial.newest.value, trial) for trial in self._mine if trial.state == TrialState.COMPLETE]
-        scored = [(score, trial) for score, trial in complete if score is not None]
+        """Return the best complete trial, or None if there is none.
+
+        Of equally good ones it is the one with the lowest dev loss, or the first if that of some is not known.
+        """
+        complete = [(trial.reached, trial) for trial in self._mine]
+        scored = [(reached, trial) for reached, trial in complete if reached is not None]
         if not scored:
             return None
-        score, best = max(scored, key=lambda one: (one[0], -one[1].number))
-        return Winner(best.number, best.params, best.fingerprint, score)
+        most = max(reached.score for reached, _ in scored)
+        best = [(reached.loss, trial) for reached, trial in scored if reached.score == most]
+        known = [(loss, trial) for loss, trial in best if loss is not None]
+        first = best[0][1] if len(known) < len(best) else min(known, key=lambda one: (one[0], one[1].number))[1]
+        return Winner(first.number, first.params, first.fingerprint, most)
 
     def reasons(self) -> list[str]:
         """Return why trials failed, each reason once, in the order of the trials."""
@@ -187,26 +213,36 @@ class CellStudy:
             elif not self._is_twin(number):
                 return Proposal(number, trial.params, trial.fingerprint)
 
-    def report(self, number: int, epoch: int, score: float) -> bool:
-        """Record the best dev score so far at an epoch and return whether to stop the trial.
+    def report(self, number: int, epoch: int, score: float, loss: float | None = None) -> bool:
+        """Record the best dev score so far, and the dev loss there, at an epoch; return whether to stop the trial.
 
         A trial that is run again after a crash may repeat its reports; each gets the same answer as before.
         """
         trial = self._trials[number]
         history = trial.newest.intermediate_values
         if epoch not in history and not trial.ended:
+            if loss is not None and self.definition.pruner is not None:
+                self._say(number, f"{LOSS} {epoch}", loss)
             self._storage.report(trial.id, epoch, score)
             history[epoch] = score
         if self.definition.pruner is None:
             return False
-        seen = {step: value for step, value in history.items() if step <= epoch}
+        seen = {step: reached for step, reached in trial.reports.items() if step <= epoch}
         return judge(seen, self._rivals(trial), self.definition.pruner).stop
 
-    def complete(self, number: int, score: float) -> None:
-        """End a trial with its objective, the best dev score; if that is not finite, the trial has failed."""
+    def complete(self, number: int, score: float, loss: float | None = None) -> None:
+        """End a trial with its objective, the best dev score; if that is not finite, the trial has failed.
+
+        Args:
+            number: the trial.
+            score: its objective.
+            loss: the dev loss there; None if it is not known.
+        """
         if not math.isfinite(score):
             self.fail(number, f"the dev score is {score}")
             return
+        if loss is not None and not self._trials[number].ended:
+            self._say(number, LOSS, loss)
         self._tell(number, TrialState.COMPLETE, score)
 
     def prune(self, number: int) -> None:
@@ -254,7 +290,8 @@ class CellStudy:
         """Store another attempt at a trial; its reports are kept, because it may continue from a checkpoint."""
         trial, last = self._trials[number], self._trials[number].newest
         place = [number, len(trial.attempts)]
-        attributes = {"fingerprint": last.user_attrs["fingerprint"], REPEATS: number, PLACE: place}
+        losses = {key: value for key, value in last.user_attrs.items() if key.startswith(LOSS)}
+        attributes = {"fingerprint": last.user_attrs["fingerprint"], REPEATS: number, PLACE: place, **losses}
         again = self._add(
             params=last.params,
             distributions=last.distributions,
@@ -298,9 +335,9 @@ class CellStudy:
     def _copy(self, twin: Trial, number: int) -> None:
         mine = self._trials[number]
         self._say(number, "copied_from", twin.number)
-        for key in ("reason", "repeatable"):
-            if key in twin.newest.user_attrs:
-                self._say(number, key, twin.newest.user_attrs[key])
+        for key, value in twin.newest.user_attrs.items():
+            if key in ("reason", "repeatable") or key.startswith(LOSS):
+                self._say(number, key, value)
         for epoch, score in twin.newest.intermediate_values.items():
             self._storage.report(mine.id, epoch, score)
             mine.newest.intermediate_values[epoch] = score
@@ -317,7 +354,7 @@ class CellStudy:
         for follower in self._twins.pop(number, []):
             self._copy(self._trials[number], follower)
 
-    def _rivals(self, trial: Trial) -> list[Sequence[float]]:
+    def _rivals(self, trial: Trial) -> list[Sequence[Reached]]:
         """Return the rungs of the trials that a trial competes with; failed trials and copies do not count.
 
         They are the results of earlier rounds that existed when the trial was first proposed: trials that had failed by
@@ -327,11 +364,10 @@ class CellStudy:
         results = [one for one in earlier if one.state in (TrialState.COMPLETE, TrialState.PRUNED) and not one.copied]
         return [self._rungs_of(one) for one in results if one.newest.number < trial.attempts[0].number]
 
-    def _rungs_of(self, trial: Trial) -> Sequence[float]:
+    def _rungs_of(self, trial: Trial) -> Sequence[Reached]:
         if trial.number not in self._rungs:
             assert self.definition.pruner is not None
-            reports = trial.newest.intermediate_values
-            self._rungs[trial.number] = judge(reports, self._rivals(trial), self.definition.pruner).rungs
+            self._rungs[trial.number] = judge(trial.reports, self._rivals(trial), self.definition.pruner).rungs
         return self._rungs[trial.number]
 
 

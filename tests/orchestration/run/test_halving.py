@@ -9,9 +9,13 @@ from collections.abc import Sequence
 import optuna
 import pytest
 
-from orchestration.run.halving import Halving, judge
+from orchestration.run.halving import Halving, Reached, judge
 
 STUDIES, TRIALS = 100, 10
+
+
+def reached(*scores: float) -> tuple[Reached, ...]:
+    return tuple(map(Reached, scores))
 
 
 def random_history(rng: random.Random) -> dict[int, float]:
@@ -33,11 +37,11 @@ def test_it_stops_the_trials_that_optunas_pruner_stops(min_epochs: int, reductio
     answers = {True: 0, False: 0}
     for _ in range(STUDIES):
         study = optuna.create_study(direction="maximize", pruner=pruner, sampler=optuna.samplers.RandomSampler(seed=0))
-        rivals: list[Sequence[float]] = []
+        rivals: list[Sequence[Reached]] = []
         for _ in range(TRIALS):
             trial, history, seen = study.ask(), random_history(rng), {}
             for epoch, score in history.items():
-                seen[epoch] = score
+                seen[epoch] = Reached(score)
                 trial.report(score, epoch)
                 stop = trial.should_prune()
                 assert judge(seen, rivals, halving).stop == stop, (seen, rivals)
@@ -51,11 +55,20 @@ def test_it_stops_the_trials_that_optunas_pruner_stops(min_epochs: int, reductio
 
 def test_one_report_may_pass_several_rungs_and_stops_at_the_first_it_loses() -> None:
     halving = Halving(1, 2)
-    assert judge({4: 0.5}, [], halving).rungs == (0.5, 0.5, 0.5)
-    lost = judge({4: 0.5}, [(0.1, 0.9), (0.2,)], halving)
-    assert (lost.rungs, lost.stop) == ((0.5, 0.5), True)
+    at_once = {4: Reached(0.5)}
+    assert judge(at_once, [], halving).rungs == reached(0.5, 0.5, 0.5)
+    lost = judge(at_once, [reached(0.1, 0.9), reached(0.2)], halving)
+    assert (lost.rungs, lost.stop) == (reached(0.5, 0.5), True)
 
 
 def test_once_stopped_it_stays_stopped() -> None:
-    verdict = judge({1: 0.1, 2: 1.0}, [(0.5, 0.5)], Halving(1, 2))
-    assert (verdict.rungs, verdict.stop) == ((0.1,), True)
+    verdict = judge({1: Reached(0.1), 2: Reached(1.0)}, [reached(0.5, 0.5)], Halving(1, 2))
+    assert (verdict.rungs, verdict.stop) == (reached(0.1), True)
+
+
+def test_equal_scores_are_told_apart_by_the_loss_where_both_are_known() -> None:
+    rivals = [[Reached(0.5, 0.7)]]
+    for loss, stop in ((0.8, True), (0.7, False), (0.6, False), (None, False)):
+        assert judge({1: Reached(0.5, loss)}, rivals, Halving(1, 2)).stop is stop
+    assert not judge({1: Reached(0.5, 0.8)}, [reached(0.5)], Halving(1, 2)).stop
+    assert not judge({1: Reached(0.6, 0.8)}, rivals, Halving(1, 2)).stop

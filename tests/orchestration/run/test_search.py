@@ -247,6 +247,40 @@ def test_a_failed_trial_never_wins_and_stops_no_other(open_study: Open) -> None:
     assert (winner.number, winner.params, winner.score) == (second.number, second.params, 0.5)
 
 
+@pytest.mark.parametrize(
+    ("losses", "wins"),
+    [((0.3, 0.2, 0.2), 1), ((0.2, 0.3, 0.4), 0), ((0.3, None, 0.2), 0), ((None, None, None), 0)],
+    ids=["the lowest", "the first", "one unknown", "an earlier version's"],
+)
+def test_of_equal_scores_the_lowest_dev_loss_wins(
+    losses: tuple[float | None, ...], wins: int, open_study: Open, request: pytest.FixtureRequest
+) -> None:
+    definition = replace(CONTINUOUS, total=4, cell=request.node.name)
+    study = open_study(definition)
+    *tied, worse = iter(study.ask, None)
+    for trial, loss in zip(tied, losses, strict=True):
+        study.complete(trial.number, 0.5, loss)
+    study.complete(worse.number, 0.4, 0.1)
+    for one in (study, open_study(definition)):  # also when it is opened again
+        winner = one.winner()
+        assert winner is not None and (winner.number, winner.score) == (wins, 0.5)
+
+
+def test_a_report_repeated_after_a_crash_gets_the_answer_it_got_with_its_loss(
+    open_study: Open, request: pytest.FixtureRequest
+) -> None:
+    definition = replace(CONTINUOUS, total=2, round=1, pruner=Halving(1, 2), cell=request.node.name)
+    study = open_study(definition)
+    first = study.ask()
+    assert first is not None and not study.report(first.number, 1, 0.5, 0.3)
+    study.complete(first.number, 0.5, 0.3)
+    second = study.ask()
+    assert second is not None and study.report(second.number, 1, 0.5, 0.4), "as good, with a higher loss"
+    again = open_study(definition)
+    assert again.ask() == second
+    assert again.report(second.number, 1, 0.5), "what was stored counts"
+
+
 def crash(study: CellStudy, numbers: Container[int]) -> list[Proposal]:
     """Run a study to its end, with some trials killed after their first report; return those that were asked."""
     asked = []
