@@ -6,7 +6,7 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from mept.backbones import Backbone
 from mept.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
 from mept.errors import InputError
 from mept.files import set_aside, write_atomically
+from mept.folds import folds_of
 from mept.learner import Learner, Split, input_limit
-from mept.loads import even, summary_of, total
+from mept.loads import TaskLoads, even, summary_of, total
 from mept.loads import metrics_of as load_metrics
 from mept.memory import PeakMemory
 from mept.patience import Patience
@@ -84,8 +85,9 @@ def train(
 
     If there is a checkpoint, training is resumed: the evaluations already made are yielded again, with their numbers
     and times, and then training goes on. A finished training is replayed completely. At the end the directory holds
-    ``adapter/`` (the best on dev), ``routing/<split>.json`` if the method routes and, if the test split was
-    scored, ``predictions.jsonl`` and, for a mixture with `map_states`, ``states/test.json``.
+    ``adapter/`` (the best on dev; with `folds` one in each ``adapter/fold-<n>/``), ``routing/<split>.json`` if the
+    method routes and there is one adapter and, if the test split was scored, ``predictions.jsonl`` and, for a mixture
+    with `map_states`, ``states/test.json``.
 
     Args:
         config: of the trial.
@@ -153,7 +155,7 @@ class _Run:
         self._directory, self._cache_dir = directory, cache_dir
         self._tasks = [part.task for part in data.parts]
         self._others = self._answered(others) if config.evaluate_test else []
-        self.learners = [Learner(config, backbone, data, cache_dir)]
+        self.learners = [Learner(config, backbone, part, cache_dir) for part in folds_of(data, config.folds)]
         self.epochs = max(learner.epochs for learner in self.learners)
         """Epochs of the whole training."""
         for learner in self.learners:
@@ -207,7 +209,7 @@ class _Run:
             metrics={"train/loss": float(np.mean(losses))}
             | ({} if loss is None else {"dev/loss": loss})
             | metrics
-            | load_metrics(even(scored[0].routing)),
+            | _mean([load_metrics(even(one.routing)) for one in scored]),
             best=kept.best if kept else metrics["dev/score"],
             stale=patience.waited,
             total_epochs=self.epochs,
@@ -237,36 +239,48 @@ class _Run:
 
     def finish(self, last: Evaluation) -> Evaluation:
         """Restore the best adapter, save it, score the test split of a confirmed trial, and fill the summary."""
-        [learner] = self.learners
-        learner.restore_best()
-        limit = input_limit(self._config, self._backbone)
-        learner.model.save_pretrained(
-            self._directory / "adapter",
-            metadata={"task": self._data.task.name, "max_tokens": limit, "template": self._config.choices.template},
-        )
-        summary = learner.model.parameter_counts().metrics() | {
+        self._save_adapters()
+        summary = self.learners[0].model.parameter_counts().metrics() | {
             "time/train_seconds": self._train_seconds,
-            "time/examples_per_second": learner.seen / self._train_seconds,
+            "time/examples_per_second": sum(learner.seen for learner in self.learners) / self._train_seconds,
         }
-        name, routing = "dev", learner.best_routing
         if self._config.evaluate_test:
-            name, splits = "test", [learner.split(part.task, part.test) for part in self._data.parts]
-            scored = learner.score(splits, name)
-            routing = scored.routing
-            summary |= metrics_of(self._tasks, [scored], name)
-            self._write_test(learner, splits, scored)
-            for other in self._others:
-                found = learner.score([learner.split(other.task, other.test)], f"the test split of {other.task.title}")
-                summary |= metrics_of([other.task], [found], f"test_on/{other.task.name}")
-        elif routing is None:
-            routing = learner.score(learner.dev, name).routing
-        if load := total(routing):
-            write_routing(self._directory, name, self._data.task.name, load, routing)
-            summary |= summary_of(even(routing), name)
+            summary |= self._test()
+        else:
+            loads = [one.best_routing or one.score(one.dev, "dev").routing for one in self.learners]
+            summary |= _mean([summary_of(even(load), "dev") for load in loads if total(load)])
+            if len(loads) == 1:  # experts of different adapters have nothing to do with each other
+                self._write_routing("dev", loads[0])
         if last.best_loss is not None:
             summary["objective_loss"] = last.best_loss
         summary["memory/peak_mib"] = self._memory.peak_mib()
         return dataclasses.replace(last, done=True, summary=summary)
+
+    def _save_adapters(self) -> None:
+        """Go back to the best adapter, or those of all folds, and save them."""
+        limit = input_limit(self._config, self._backbone)
+        about = {"task": self._data.task.name, "max_tokens": limit, "template": self._config.choices.template}
+        for number, learner in enumerate(self.learners, start=1):
+            learner.restore_best()
+            own = "adapter" if self._config.folds is None else f"adapter/fold-{number}"
+            learner.model.save_pretrained(self._directory / own, metadata=about)
+
+    def _test(self) -> dict[str, float]:
+        """Score the test split, and those of other tasks, and write what is kept of it; return the metrics."""
+        [learner] = self.learners
+        splits = [learner.split(part.task, part.test) for part in self._data.parts]
+        scored = learner.score(splits, "test")
+        summary = metrics_of(self._tasks, [scored], "test")
+        self._write_test(learner, splits, scored)
+        for other in self._others:
+            found = learner.score([learner.split(other.task, other.test)], f"the test split of {other.task.title}")
+            summary |= metrics_of([other.task], [found], f"test_on/{other.task.name}")
+        self._write_routing("test", scored.routing)
+        return summary | (summary_of(even(scored.routing), "test") if total(scored.routing) else {})
+
+    def _write_routing(self, split: str, routing: TaskLoads) -> None:
+        if load := total(routing):
+            write_routing(self._directory, split, self._data.task.name, load, routing)
 
     def _write_test(self, learner: Learner, splits: Sequence[Split], scored: Scored) -> None:
         """Write the predictions and, if wanted, a map of a mixture's examples without and with the adapter."""
@@ -309,6 +323,11 @@ class _Run:
             learner.load(own, history[-1].epoch)
         self._train_seconds = state["train_seconds"]
         return history
+
+
+def _mean(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean of each metric over the adapters."""
+    return {name: float(np.mean([one[name] for one in found])) for name in found[0]} if found else {}
 
 
 def _pooled(learner: Learner, split: Split, indices: list[int], config: TrialConfig, tuned: bool) -> np.ndarray:

@@ -32,6 +32,7 @@ LATER: dict[str, Any] = {
     "max_steps": None,
     "warmup_steps": None,
     "evaluate_on": [],
+    "folds": None,
     **OFFICIAL._asdict(),
 }
 """Keys added since protocol 1, also those of methods, each with the value that keeps the old behaviour: with that value
@@ -62,6 +63,10 @@ class TrialConfig(Frozen):
     """Seeds initialisation, dropout, noise and the order of the batches; never the split of the data."""
     evaluate_test: bool = False
     """Score the test split once, with the best checkpoint, after training (confirmed runs only)."""
+    folds: int | None = Field(None, ge=2)
+    """Cross-validation, for trials of the search: this many adapters are trained in turns, and the dev score is that of
+    all examples of train and dev, each scored by the adapter that did not see it (:mod:`mept.folds`); None for one
+    adapter and dev."""
     map_states: bool = False
     """With `evaluate_test`, for a mixture: map the final states of its test examples (in one confirmed run per cell,
     because t-SNE takes as long as a small search)."""
@@ -154,6 +159,11 @@ class TrialConfig(Frozen):
             raise ValueError(
                 "`gradient_checkpointing` needs `backbone_dropout` (transformers recomputes blocks only in training "
                 "mode), but got gradient_checkpointing=True, backbone_dropout=False"
+            )
+        if self.folds is not None and self.evaluate_test:
+            raise ValueError(
+                "`folds` is for trials of the search: the test split is scored by one adapter, "
+                f"but got folds={self.folds}, evaluate_test=True"
             )
         if self.max_steps is not None and (self.warmup_steps or 0) > self.max_steps:
             raise ValueError(

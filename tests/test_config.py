@@ -111,7 +111,14 @@ def test_fingerprints_are_those_of_the_first_protocol(flat, fingerprint) -> None
 
 def test_keys_added_later_count_only_where_they_change_something() -> None:
     before = TrialConfig.from_flat(BASE)
-    changes = ({}, {"prompt_dropout": True}, {"max_steps": 9}, {"warmup_steps": 0}, {"evaluate_on": ["wic"]})
+    changes = (
+        {},
+        {"prompt_dropout": True},
+        {"max_steps": 9},
+        {"warmup_steps": 0},
+        {"evaluate_on": ["wic"]},
+        {"folds": 3},
+    )
     assert {key: before.flat()[key] for key in LATER} == LATER
     assert TrialConfig.from_flat(BASE | LATER).fingerprint("x") == before.fingerprint("x")
     assert len({TrialConfig.from_flat(BASE | change).fingerprint("x") for change in changes}) == len(changes)

@@ -62,7 +62,7 @@ def _stratified(examples: Sequence[Example]) -> tuple[list[Example], list[Exampl
         raise ValueError(f"a train split of at least 2 groups is needed to set dev apart, but got {len(groups)}")
     totals = Counter(example.label for example in examples)
     missing = {label: float(max(1, round(DEV_SHARE * n)) if n > 1 else 0) for label, n in totals.items()}
-    ordered = sorted(groups, key=_order)
+    ordered = sorted(groups, key=hash_order)
     dev: set[str] = set()
     for group in ordered:
         counts = groups[group]
@@ -84,5 +84,6 @@ def subset(examples: Sequence[T], limit: int | None) -> Sequence[T]:
     return [examples[i] for i in np.random.default_rng(0).permutation(len(examples))[:limit]]
 
 
-def _order(group: str) -> str:
+def hash_order(group: str) -> str:
+    """Return a key by which groups are in an order that depends on no seed and no library."""
     return hashlib.sha256(f"{SPLIT_SEED}:{group}".encode()).hexdigest()

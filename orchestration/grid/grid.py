@@ -32,7 +32,14 @@ from orchestration.grid.overrides import FLAT, NAMED, SECTIONS, apply_sets, as_m
 from orchestration.grid.published import Published, get_published, shares_none
 from orchestration.grid.rows import KEY as METHOD
 from orchestration.grid.rows import methods_of
-from orchestration.grid.settings import ConfirmSettings, PrunerSettings, ReportSettings, Resources, SearchSettings
+from orchestration.grid.settings import (
+    ConfirmSettings,
+    DevSettings,
+    PrunerSettings,
+    ReportSettings,
+    Resources,
+    SearchSettings,
+)
 
 Values = Mapping[str, Any]
 """Configuration key -> plain value, :class:`Axis` or distribution."""
@@ -64,6 +71,7 @@ class Grid:
     train: Values
     overrides: Values
     """Keys given by ``--set``; they win over all levels."""
+    dev: DevSettings
     search: SearchSettings
     confirm: ConfirmSettings
     resources: Resources
@@ -189,6 +197,7 @@ def _build(original: Document, sets: tuple[str, ...]) -> Grid:
         space_wins=wins,
         train=_values(document, ("train",), document.data.get("train"), methods),
         overrides=_values(document, (FLAT,), document.data.get(FLAT), methods),
+        dev=_settings(document, "dev", DevSettings),
         search=_settings(document, "search", SearchSettings),
         confirm=confirm,
         resources=_settings(document, "resources", Resources),
@@ -388,6 +397,10 @@ def _values_of(grid: Grid, key: str) -> list[Any]:
 
 def _check_search(grid: Grid) -> None:
     search = grid.search
+    searched = any(isinstance(value, Distribution) for _, level in grid.levels() for value in level.values())
+    if grid.dev.folds is not None and not searched and grid.confirm.seeds:
+        message = "`dev.folds` is for the trials of a search, but nothing is searched (`choice`, `loguniform`, ...)"
+        _fail(grid.document, ("dev", "folds"), f"{message}; leave it out")
     if search.sampler != "grid" and search.trials is None:
         message = f"`search.trials` must be given with sampler {search.sampler!r}: its space is infinite"
         _fail(grid.document, ("search", "sampler"), message)

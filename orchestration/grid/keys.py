@@ -23,13 +23,14 @@ RESERVED = {
     "data": "it is a section of its own beside `train`",
     "seed": "use `search.seed` for the search and `confirm.seeds` for the confirmed runs",
     "evaluate_test": "confirmed runs score the test split, trials of the search never do",
+    "folds": "use the section `dev: {folds: ...}`, for the trials of the search",
     "map_states": "the confirmed run of a mixture with the lowest seed does it",
     "space": "give it for a method, such as `methods: {mept: {space: default}}`",
     "space_wins": "give it beside a `space`, such as `methods: {smop: {space: default, space_wins: [epochs]}}`",
 }
 """Keys that a grid sets elsewhere, and where."""
 
-OF_A_RUN = frozenset({"seed", "evaluate_test", "evaluate_on", "map_states"})
+OF_A_RUN = frozenset({"seed", "evaluate_test", "evaluate_on", "folds", "map_states"})
 """Keys in which the runs of a cell differ even if nothing is searched."""
 
 NOT_SEARCHED = frozenset({"protocol", *OFFICIAL._fields, "evaluate_on"})

@@ -15,7 +15,7 @@ from orchestration.grid.method_spaces import WINS
 
 NAMED = ("backbones", "tasks", "methods")
 """Sections that list names, each with its own keys."""
-SECTIONS = ("title", "data", *NAMED, "train", "search", "confirm", "resources", "report")
+SECTIONS = ("title", "data", *NAMED, "train", "dev", "search", "confirm", "resources", "report")
 FLAT = "--set"
 """Pseudo section for configuration keys given without a section; they win over all others."""
 

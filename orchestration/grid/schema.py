@@ -18,7 +18,7 @@ from mept.backbones import BACKBONES
 from mept.trial import TrialConfig
 from orchestration.grid import keys, rows
 from orchestration.grid.method_spaces import DEFAULT, KEY, WINS
-from orchestration.grid.settings import ConfirmSettings, ReportSettings, Resources, SearchSettings
+from orchestration.grid.settings import ConfirmSettings, DevSettings, ReportSettings, Resources, SearchSettings
 
 Schema = dict[str, Any]
 
@@ -78,6 +78,7 @@ def grid_schema() -> Schema:
                 {"$ref": "#/$defs/row"},
             ),
             "train": each | {"description": "Configuration keys of all methods that have them."},
+            "dev": _section(DevSettings, definitions),
             "search": _search(definitions),
             "confirm": _section(ConfirmSettings, definitions),
             "resources": _section(Resources, definitions),

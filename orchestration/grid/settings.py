@@ -27,6 +27,13 @@ class PrunerSettings(Frozen):
     """One in this many trials goes on after each comparison."""
 
 
+class DevSettings(Frozen):
+    """How the trials of a search are scored."""
+
+    folds: Whole | None = Field(default=None, ge=2)
+    """Cross-validation on train and dev with this many adapters; None scores one adapter on dev."""
+
+
 class SearchSettings(Frozen):
     """How the searched keys of a cell are explored."""
 

@@ -57,6 +57,8 @@ class Cell:
     """Seeds of the confirmed runs."""
     variant: str = ""
     """The name of its row of the grid if that is not the method's."""
+    folds: int | None = None
+    """Adapters that a trial of the search trains for its cross-validation; None for one, scored on dev."""
     problem: str | None = None
     """Why the cell cannot exist, if so."""
     info: BackboneInfo | None = field(default=None, repr=False)
@@ -76,7 +78,7 @@ class Cell:
         Raises:
             InputError: the values exclude each other.
         """
-        of_the_search = {"seed": self.search.seed, "evaluate_test": False, "evaluate_on": ()}
+        of_the_search = {"seed": self.search.seed, "evaluate_test": False, "evaluate_on": (), "folds": self.folds}
         return TrialConfig.from_flat(self._flat(params) | of_the_search)
 
     def confirm_config(self, params: Mapping[str, Any], seed: int) -> TrialConfig:
@@ -166,8 +168,8 @@ class Cell:
 
     @property
     def trial_epochs(self) -> int:
-        """Largest number of epochs of all trials; patience and pruning save some."""
-        return self.epochs * (self.search_trials + self.confirm_trials)
+        """Largest number of epochs of all trials, in each fold; patience and pruning save some."""
+        return self.epochs * (self.search_trials * (self.folds or 1) + self.confirm_trials)
 
     @property
     def digest(self) -> str:
@@ -178,7 +180,7 @@ class Cell:
             "space": {key: [type(value).__name__, asdict(value)] for key, value in self.space.items()},
             "search": self.search.model_dump(exclude={"trials", "round", "pruner"}),
         }
-        return _digest(content, 12)
+        return _digest(content if self.folds is None else content | {"folds": self.folds}, 12)
 
     def _flat(self, params: Mapping[str, Any]) -> dict[str, Any]:
         coordinates = {"backbone": self.backbone, "task": self.task, "method": self.method}
@@ -365,6 +367,7 @@ def _cells(
             search=grid.search,
             seeds=grid.confirm.seeds,
             variant="" if row == method else row,
+            folds=grid.dev.folds,
             info=info,
         )
         yield _judged(cell, grid)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 
 from mept.errors import InputError
+from mept.tasks.splits import DEV_SHARE
 from mept.trial import LATER, TrialConfig
 from orchestration.grid.forms import extremes
 from orchestration.grid.keys import OF_A_RUN
@@ -68,7 +69,8 @@ class Estimate:
     speed: Speed | None
     """None if nothing comparable was measured."""
     examples: int | None
-    """Training examples of a trial over all epochs; None if the task's size is not known."""
+    """Training examples of a trial over all epochs, a mean where those of the search have folds; None if the task's
+    size is not known."""
 
     @property
     def known(self) -> bool:
@@ -96,21 +98,25 @@ def estimates(cells: Iterable[Cell], trials: Sequence[PastTrial], sizes: Sizes) 
     found = []
     for cell in cells:
         speed = speed_of(cell, measured) if cell.problem is None else None
-        examples = (_examples(cell, sizes) or _recorded_examples(cell, measured)) if speed is not None else None
-        found.append(Estimate(left(cell, trials), speed, examples))
+        told = sizes(cell)
+        limit = cell.most("max_train_examples") if told else None  # recorded trials kept to it
+        an_epoch = (told or _recorded_size(cell, measured)) if speed is not None else None
+        search, confirm = left(cell, trials)
+        examples = None if an_epoch is None else _examples(cell, an_epoch, limit, search, confirm)
+        found.append(Estimate(search + confirm, speed, examples))
     return found
 
 
-def left(cell: Cell, trials: Iterable[PastTrial]) -> int:
-    """Return how many trials of a cell have not ended according to the records."""
+def left(cell: Cell, trials: Iterable[PastTrial]) -> tuple[int, int]:
+    """Return how many trials of a cell's search and confirmation have not ended according to the records."""
     fixed = _fixed(cell)
     own = [trial for trial in trials if (trial.grid, trial.cell) == (cell.grid, cell.id) and _has(trial, fixed)]
-    search = sum(trial.stage == "search" for trial in own)
+    search = sum(trial.stage == "search" and _has(trial, {"folds": str(cell.folds)}) for trial in own)
     confirm = {"evaluate_on": str([name for name, _ in cell.others])}
     done = [trial for trial in own if trial.stage == "confirm" and trial.outcome == "complete" and _has(trial, confirm)]
     seeds = {trial.params.get("seed") for trial in done}
     confirmed = sum(str(seed) in seeds for seed in cell.seeds)
-    return max(0, cell.search_trials - search) + max(0, cell.confirm_trials - confirmed)
+    return max(0, cell.search_trials - search), max(0, cell.confirm_trials - confirmed)
 
 
 def speed_of(cell: Cell, measured: Sequence[PastTrial]) -> Speed | None:
@@ -193,26 +199,40 @@ def _overhead(trial: PastTrial) -> float:
     return min(max(trial.seconds / training, 1.0), MOST_OVERHEAD) if training > 0 else 1.0
 
 
-def _examples(cell: Cell, sizes: Sizes) -> int | None:
-    splits, limit = sizes(cell), cell.most("max_train_examples")
-    return None if splits is None else _most(cell, sum(min(size, limit or size) for size in splits))
+def _examples(cell: Cell, sizes: Sequence[float], limit: int | None, search: int, confirm: int) -> int:
+    """Return the mean number of examples of a cell's longest trials.
+
+    Args:
+        cell: theirs.
+        sizes: of the training splits of its tasks.
+        limit: of the examples of each.
+        search: number of trials of the search.
+        confirm: number of confirmed runs.
+    """
+    folds = cell.folds
+    alone = _most(cell, sum(min(size, limit or size) for size in sizes))
+    if folds is None or not search:
+        return round(alone)
+    others = [size / (1 - DEV_SHARE) * (folds - 1) / folds for size in sizes]  # train and dev but for one fold
+    whole = folds * _most(cell, sum(min(size, limit or size) for size in others))
+    return round((search * whole + confirm * alone) / (search + confirm))
 
 
-def _most(cell: Cell, an_epoch: float) -> int:
-    """Return the examples of a cell's longest trial: of all its epochs, or of its `max_steps` if these are fewer."""
+def _most(cell: Cell, an_epoch: float) -> float:
+    """Return the examples of an adapter's longest training: all epochs, or `max_steps` if these are fewer."""
     steps = cell.most("max_steps")
     whole = cell.most("epochs") * an_epoch
-    return round(whole if steps is None else min(whole, steps * min(cell.most("batch_size"), an_epoch)))
+    return float(whole if steps is None else min(whole, steps * min(cell.most("batch_size"), an_epoch)))
 
 
-def _recorded_examples(cell: Cell, measured: Iterable[PastTrial]) -> int | None:
-    """Return a trial's examples from trials on the same data; one that trained all its epochs is exact."""
+def _recorded_size(cell: Cell, measured: Iterable[PastTrial]) -> list[float] | None:
+    """Return the length of a training split from trials on the same data; one that trained all its epochs is exact."""
     wanted = {key: value for key, value in _fixed(cell).items() if key in ("task", "data", "max_train_examples")}
     an_epoch = [
         trial.metrics[RATE] * trial.metrics[TRAINING] / int(trial.params["epochs"])
         for trial in measured
-        if _has(trial, wanted | {"max_steps": "None"})
+        if _has(trial, wanted | {"max_steps": "None", "folds": "None"})
         and TRAINING in trial.metrics
         and trial.params.get("epochs", "").isdecimal()
     ]
-    return _most(cell, max(an_epoch)) if an_epoch else None
+    return [max(an_epoch)] if an_epoch else None

@@ -205,6 +205,7 @@ def read_data(grid: Grid, cells: Sequence[Cell], options: Options) -> dict[Wante
     Raises:
         InputError: data are missing or damaged, or a cell leaves too few of them to learn from.
     """
+    from mept.folds import check_folds
     from mept.tasks.checks import check_limit
     from mept.tasks.data import load_task
 
@@ -218,6 +219,9 @@ def read_data(grid: Grid, cells: Sequence[Cell], options: Options) -> dict[Wante
     ):
         if limit is not None:
             check_limit([(part.task, part.train) for part in data[wanted].parts], limit)
+    for cell in possible:
+        if cell.folds is not None and cell.search_trials:
+            check_folds(data[cell.data], cell.folds)
     return data
 
 

@@ -550,3 +550,34 @@ def test_what_cannot_be_evaluated_is_refused_where_it_was_given(
 def test_other_tasks_without_confirmed_runs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="`evaluate_on` is for confirmed runs, but `confirm.seeds` is empty"):
         cells(tmp_path, "train: {evaluate_on: [wic]}\nconfirm: {seeds: []}")
+
+
+# Cross-validation.
+
+SEARCHED = "train: {learning_rate: {choice: [0.1, 1.0]}, epochs: 2}\n"
+
+
+def test_folds_are_the_searchs_alone(tmp_path: Path) -> None:
+    (plain,), (cell,) = cells(tmp_path, SEARCHED), cells(tmp_path, SEARCHED + "dev: {folds: 5}")
+    params = {"learning_rate": 0.1}
+    assert (cell.search_config(params).folds, cell.confirm_config(params, 1).folds) == (5, None)
+    one, other = Subject(plain, "d"), Subject(cell, "d")
+    assert one.search_fingerprint(params) != other.search_fingerprint(params)
+    assert one.fingerprint(plain.confirm_config(params, 1)) == other.fingerprint(cell.confirm_config(params, 1))
+    assert plain.digest != cell.digest
+    assert cells(tmp_path, SEARCHED, sets=("dev.folds=5",)) == [cell]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (SEARCHED + "dev: {folds: 1}", ":7: `dev.folds` must be greater than or equal to 2, but got 1"),
+        (SEARCHED + "dev: {folds: many}", ":7: `dev.folds` must be a whole number, but got 'many'"),
+        (SEARCHED + "dev: {fold: 2}", ":7: unknown key in `dev`: 'fold'; did you mean 'folds'"),
+        (SEARCHED + "dev: 5", ":7: `dev` must be a mapping, but got 5"),
+        ("train: {folds: 5}", ":6: `folds` cannot be set there: use the section `dev"),
+        ("dev: {folds: 5}", ":6: `dev.folds` is for the trials of a search, but nothing is searched"),
+    ],
+)
+def test_folds_that_cannot_be_are_refused(tmp_path: Path, more: str, message: str) -> None:
+    assert message in refusal(tmp_path, more)

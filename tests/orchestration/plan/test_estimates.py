@@ -12,7 +12,8 @@ from mept.backbones import BackboneInfo
 from orchestration.grid.grid import load_grid
 from orchestration.options import Options, own_tracking
 from orchestration.plan.cells import Cell, plan
-from orchestration.plan.estimates import OPTIONS, SETTINGS, TASKS, estimates, left, speed_of, summary
+from orchestration.plan.estimates import OPTIONS, SETTINGS, TASKS, estimates, speed_of, summary
+from orchestration.plan.estimates import left as left_by_stage
 from orchestration.plan.trials import PastTrial
 from orchestration.record.past import past_trials
 from orchestration.record.records import CellRecord, GridRecord, TrialRecord
@@ -53,6 +54,10 @@ def trial(cell: Cell, rate: float = 50.0, seed: int | None = None, outcome: str 
     metrics = {"time/examples_per_second": rate, "time/train_seconds": 500 / rate} if outcome == "complete" else {}
     stage = "search" if seed is None else "confirm"
     return PastTrial(cell.grid, cell.id, stage, outcome, flat, metrics, 2 * 500 / rate, reused=False)
+
+
+def left(cell: Cell, trials: list[PastTrial]) -> int:
+    return sum(left_by_stage(cell, trials))
 
 
 def sizes(cell: Cell) -> tuple[int, ...] | None:
@@ -124,6 +129,18 @@ def test_a_limit_of_steps_is_a_limit_of_examples(cell: Cell, steps: int, example
     # Trials without the limit tell how long an epoch is; those that it ended do not.
     assert estimates([limited], [trial(cell)], lambda cell: None)[0].examples == examples
     assert estimates([limited], [trial(limited)], lambda cell: None)[0].examples is None
+
+
+def test_a_search_with_folds_takes_longer_than_its_confirmation(cell: Cell) -> None:
+    folded = replace(cell, folds=5, search=cell.search, fixed={**cell.fixed, "max_train_examples": None})
+    plain = replace(folded, folds=None)
+    measured = [trial(plain)]
+    # 5 epochs of 225 examples of train; of its 250 with dev, five adapters have 200 each. Two trials of each kind.
+    assert estimates([plain], measured, lambda cell: (225,))[0].examples == 5 * 225
+    assert estimates([folded], measured, lambda cell: (225,))[0].examples == (5 * 5 * 200 + 5 * 225) // 2
+    assert folded.trial_epochs == 5 * (2 * 5 + 2)
+    assert left(folded, [trial(plain), trial(plain, seed=1)]) == 3, "trials without folds are not of its search"
+    assert left(folded, [trial(folded), trial(folded, seed=1)]) == 2
 
 
 def test_without_the_data_earlier_trials_tell_the_size(cell: Cell) -> None:
