@@ -26,6 +26,7 @@ from mept.tasks.data import Source
 from orchestration.grid import keys
 from orchestration.grid.document import Document, Location, read_document
 from orchestration.grid.forms import Axis, Distribution, enumerated, read_form
+from orchestration.grid.judging import contradictions, metric_problem, strongest
 from orchestration.grid.method_spaces import KEY as SPACE
 from orchestration.grid.method_spaces import WINS, check_own_keys, read_spaces, wins_of
 from orchestration.grid.overrides import FLAT, NAMED, SECTIONS, apply_sets, as_mapping, effective_text
@@ -208,8 +209,7 @@ def _build(original: Document, sets: tuple[str, ...]) -> Grid:
     )
     _check_report(grid)
     _check_search(grid)
-    _check_metrics(grid)
-    _check_others(grid)
+    _check_judging(grid)
     return grid
 
 
@@ -397,10 +397,6 @@ def _values_of(grid: Grid, key: str) -> list[Any]:
 
 def _check_search(grid: Grid) -> None:
     search = grid.search
-    searched = any(isinstance(value, Distribution) for _, level in grid.levels() for value in level.values())
-    if grid.dev.folds is not None and not searched and grid.confirm.seeds:
-        message = "`dev.folds` is for the trials of a search, but nothing is searched (`choice`, `loguniform`, ...)"
-        _fail(grid.document, ("dev", "folds"), f"{message}; leave it out")
     if search.sampler != "grid" and search.trials is None:
         message = f"`search.trials` must be given with sampler {search.sampler!r}: its space is infinite"
         _fail(grid.document, ("search", "sampler"), message)
@@ -418,31 +414,15 @@ def _check_search(grid: Grid) -> None:
                 )
 
 
-def _check_metrics(grid: Grid) -> None:
-    """Refuse a `metric` that the task it holds for does not report; one of an axis becomes an impossible cell."""
-    from mept.tasks import get_task
-    from mept.tasks.variants import judged
-
-    for backbone, task, method in itertools.product(grid.backbones, grid.tasks, grid.methods):
-        metric = grid.values(backbone, task, method).get("metric")
-        if not isinstance(metric, str):
-            continue
-        try:
-            judged(get_task(task), metric)
-        except InputError as error:
-            holds = (("backbones", backbone), ("tasks", task), ("methods", method), ("methods", method, SPACE))
-            *_, strongest = (
-                place for place, level in grid.levels() if "metric" in level and (len(place) == 1 or place in holds)
-            )
-            _fail(grid.document, (*strongest, "metric"), str(error))
-
-
-def _check_others(grid: Grid) -> None:
-    """Refuse other tasks to evaluate on where nothing is confirmed."""
-    for location, level in grid.levels():
-        if level.get("evaluate_on") and not grid.confirm.seeds:
-            message = "`evaluate_on` is for confirmed runs, but `confirm.seeds` is empty; give seeds"
-            _fail(grid.document, (*location, "evaluate_on"), message)
+def _check_judging(grid: Grid) -> None:
+    levels = list(grid.levels())
+    for location, message in contradictions(levels, grid.dev.folds, grid.confirm.seeds):
+        _fail(grid.document, location, message)
+    for backbone, task, row in itertools.product(grid.backbones, grid.tasks, grid.methods):
+        problem = metric_problem(task, grid.values(backbone, task, row).get("metric"))
+        if problem is not None:
+            names = (("backbones", backbone), ("tasks", task), ("methods", row))
+            _fail(grid.document, strongest(levels, "metric", names), problem)
 
 
 def _is_hidden(grid: Grid, location: Location, key: str) -> bool:

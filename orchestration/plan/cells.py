@@ -20,6 +20,7 @@ from mept.tasks import SEPARATOR
 from mept.trial import TrialConfig
 from orchestration.grid.forms import Axis, Distribution, enumerated, extremes
 from orchestration.grid.grid import COORDINATES, Grid
+from orchestration.grid.judging import metric_problem
 from orchestration.grid.overrides import NAMED
 from orchestration.grid.rows import word
 from orchestration.grid.settings import SearchSettings
@@ -253,7 +254,7 @@ def misfit(config: TrialConfig, info: BackboneInfo | None) -> str | None:
     for task in (config.task, *config.evaluate_on):
         if config.data == "embedded" and (reason := _no_embedded(task)):
             return reason
-    if reason := _no_metric(config):
+    if reason := metric_problem(config.task, config.choices.metric):
         return reason
     if info is None:
         return None
@@ -283,17 +284,6 @@ def _no_embedded(task: str) -> str | None:
             where = f"task {task!r}" if part.name == task else f"task {task!r}: its part {part.name!r}"
             known = ", ".join(sorted(GENERATORS))
             return f"{where} has no embedded data (embedded: {known}); use `data: jsonl` or `data: hub`"
-    return None
-
-
-def _no_metric(config: TrialConfig) -> str | None:
-    from mept.tasks import get_task
-    from mept.tasks.variants import judged
-
-    try:
-        judged(get_task(config.task), config.choices.metric)
-    except InputError as error:
-        return str(error)
     return None
 
 
