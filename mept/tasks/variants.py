@@ -39,29 +39,41 @@ def _as_released(task: Task) -> Task:
     return dataclasses.replace(task, template=RELEASED_TEMPLATES.get(task.name, task.template))
 
 
-def judged(task: Task | Mixture, metric: str) -> Task | Mixture:
-    """Return a task, or a mixture's tasks, with another metric as its score; all others are reported as before.
+def score_names(task: Task | Mixture, metric: str) -> dict[str, str]:
+    """Return the name of the metric that is the score of each part of a task, by the part's name.
 
     Args:
-        task: with its own score.
-        metric: ``official``, ``released``, or the name of a metric that the task reports.
+        task: a task or a mixture.
+        metric: ``official`` (whose metric is called ``score``), ``released``, or the name of a metric that the task
+            reports.
 
     Raises:
         InputError: the task, or one of the mixture's, does not report that metric.
     """
     if metric == "official":
-        return task
-    if isinstance(task, Mixture):
-        name = "accuracy" if metric == "released" else metric
-        return dataclasses.replace(task, parts=tuple(_judged(part, name) for part in task.parts))
-    return _judged(task, RELEASED_METRICS.get(task.name, "accuracy") if metric == "released" else metric)
+        return {part.name: "score" for part in task.parts}
+    own = {} if isinstance(task, Mixture) else RELEASED_METRICS
+    names = {part.name: own.get(part.name, "accuracy") if metric == "released" else metric for part in task.parts}
+    for part in task.parts:
+        if names[part.name] not in part.metrics:
+            known = ", ".join(("official", "released", *part.metrics))
+            raise InputError(f"`metric` must be one that task {part.name!r} reports ({known}), but got {metric!r}")
+    return names
 
 
-def _judged(task: Task, metric: str) -> Task:
-    if metric not in task.metrics:
-        known = ", ".join(("official", "released", *task.metrics))
-        raise InputError(f"`metric` must be one that task {task.name!r} reports ({known}), but got {metric!r}")
-    return dataclasses.replace(task, score=partial(_score, task.score, metric))
+def judged(task: Task | Mixture, metric: str) -> Task | Mixture:
+    """Return a task, or a mixture's tasks, with another metric as its score; all others are reported as before.
+
+    The arguments and errors are those of :func:`score_names`.
+    """
+    names = score_names(task, metric)
+    parts = [
+        part
+        if names[part.name] == "score"
+        else dataclasses.replace(part, score=partial(_score, part.score, names[part.name]))
+        for part in task.parts
+    ]
+    return Mixture(tuple(parts)) if isinstance(task, Mixture) else parts[0]
 
 
 def _score(own: Score, name: str, examples: Sequence[Example], scores: np.ndarray) -> dict[str, float]:

@@ -36,11 +36,11 @@ def contradictions(
 def metric_problem(task: str, metric: Any) -> str | None:
     """Return why a metric cannot be a task's score; None if it can, or is no single metric."""
     from mept.tasks import get_task
-    from mept.tasks.variants import judged
+    from mept.tasks.variants import score_names
 
     try:
         if isinstance(metric, str):
-            judged(get_task(task), metric)
+            score_names(get_task(task), metric)
     except InputError as error:
         return str(error)
     return None

@@ -171,7 +171,7 @@ def _space(cells: Sequence[Cell], found: Sequence[Estimate], options: Options) -
             size_of(cell.backbone, config.method_options, len(get_task(cell.task).labels))
             for config in itertools.islice(corner_configs(cell), CORNERS)
         ]
-        kept = cell.confirm_trials + (cell.search_trials > 0)
+        kept = cell.confirm_trials + (cell.search_trials > 0) * (cell.folds or 1)
         largest = max((size for size in sizes if size is not None), default=None)
         total, unknown = (total, unknown + 1) if largest is None else (total + kept * largest, unknown)
     told = f"space: at most {total / 2**20:.3g} MiB of adapters are kept" if total else "space: unknown"
