@@ -327,12 +327,20 @@ def methods(
 
 
 @app.command()
-def tasks(data_dir: DataOption = None) -> None:
-    """List the tasks: metric, labels, and which sources have their data."""
-    from orchestration.screens.catalogue import show_tasks
+def tasks(
+    data_dir: DataOption = None,
+    count: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="Count the examples of jsonl, hub or embedded.")
+    ] = None,
+) -> None:
+    """List the tasks: category, metric, labels, and which sources have their data; or count their examples."""
+    from orchestration.screens import catalogue
     from orchestration.screens.console import make_console
 
-    show_tasks(data_dir, make_console())
+    if count is None:
+        catalogue.show_tasks(data_dir, make_console())
+    else:
+        catalogue.show_examples(count, data_dir, make_console())
 
 
 @app.command()

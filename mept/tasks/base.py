@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from string import Formatter
@@ -52,6 +53,8 @@ class Task:
         name: key in ``TASKS``.
         title: its name in tables and figures.
         folder: directory of the official JSONL layout, such as ``CB``.
+        category: the kind of task, as table 7 of MEPT's paper abbreviates it: ``QA`` (questions and answers), ``NLI``
+            (inference), ``SC`` (sentence completion), ``WSD`` (word senses), or ``coref.`` (references).
         template: input text with ``{field}`` placeholders (paper B.5).
         labels: verbalizers; the index is the label.
         context: the field that is shortened when the text exceeds the limit.
@@ -67,6 +70,7 @@ class Task:
     name: str
     title: str
     folder: str
+    category: str = dataclasses.field(default="", kw_only=True)
     template: str
     labels: tuple[str, ...]
     context: str

@@ -25,6 +25,7 @@ from mept.tasks.mixture import Mixture
 from mept.tasks.splits import split_dev
 
 Source = Literal["embedded", "jsonl", "hub"]
+SOURCES: dict[str, Source] = {"embedded": "embedded", "jsonl": "jsonl", "hub": "hub"}
 
 log = logging.getLogger(__name__)
 

@@ -212,6 +212,15 @@ def _without_highlights(passage: str) -> str:
     return re.sub(r"\n@highlight\n", ". ", passage)
 
 
+CATEGORIES = {
+    **dict.fromkeys(("boolq", "multirc", "record"), "QA"),
+    **dict.fromkeys(("cb", "rte"), "NLI"),
+    "copa": "SC",
+    "wic": "WSD",
+    "wsc": "coref.",
+}
+
+
 def _task(
     name: str,
     title: str,
@@ -225,7 +234,8 @@ def _task(
     config: str = "",
 ) -> Task:
     hub = (HUB_REPOSITORY, config or name, HUB_REVISION)
-    return Task(name, title, title, template, labels, context, read, from_hub, score, hub, metrics.NAMES[score])
+    names = metrics.NAMES[score]
+    return Task(name, title, title, template, labels, context, read, from_hub, score, hub, names, CATEGORIES[name])
 
 
 def _simple(

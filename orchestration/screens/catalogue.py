@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mept.backbones import BACKBONES, locate
-from mept.errors import InputError, shown
+from mept.errors import InputError, shown, unknown_name
 from mept.families import FAMILIES
 from mept.identity import WEIGHT_PATTERNS
 from orchestration.grid import shipped
@@ -105,15 +105,51 @@ def show_tasks(data_dir: Path | None, console: Console) -> None:
     from mept.tasks import TASKS
     from mept.tasks.embedded import GENERATORS
 
-    headings = ("name", "title", "score", "labels", "embedded", "jsonl", "hub")
+    headings = ("name", "title", "category", "score", "labels", "embedded", "jsonl", "hub")
     rows = []
     for name, task in TASKS.items():
         embedded = "yes" if name in GENERATORS else "-"
         hub = "{} {}".format(*task.hub)
-        rows.append((name, task.title, metric(task), ", ".join(task.labels), embedded, found(task, data_dir), hub))
+        labels = ", ".join(task.labels)
+        rows.append((name, task.title, task.category, metric(task), labels, embedded, found(task, data_dir), hub))
     show_columns(headings, rows, console)
     where = "give --data-dir to see what is there" if data_dir is None else f"jsonl: in {data_dir}"
+    _line("mept tasks --count SOURCE counts the examples, beside those the MEPT paper published", console)
     _line(f"{where}; a grid names its source: `data: embedded`, `jsonl` or `hub`", console)
+
+
+def show_examples(source: str, data_dir: Path | None, console: Console) -> None:
+    """Print how many examples a source has of each task, beside what the MEPT paper published (its table 7).
+
+    Raises:
+        InputError: there is no such source, or it has none of the tasks; the message is about the first one.
+    """
+    from mept.tasks import TASKS
+    from mept.tasks.data import SOURCES, load_task
+    from orchestration.grid.published import papers
+
+    if source not in SOURCES:
+        raise InputError(unknown_name("source in `--count`:", source, SOURCES))
+    paper = papers()["mept"]
+    rows, problems = [], []
+    for name, task in TASKS.items():
+        try:
+            (data,) = load_task(name, SOURCES[source], data_dir).parts
+            counts = (str(len(data.train) + len(data.dev)), str(len(data.test)))
+        except InputError as error:
+            problems.append(f"{name}: {error}")
+            counts = ("-", "-")
+            if source == "hub":  # where it does not answer, each further task would wait for it
+                break
+        published = [str(value) for value in paper.facts["table_07"].get(name, ["-"] * 3)]
+        rows.append((name, task.category, metric(task), *counts, *published))
+    if len(problems) == len(rows) or (source == "hub" and problems):
+        raise InputError(problems[0])
+    headings = ("name", "category", "score", "train and dev", "test", "published", "category", "metric")
+    show_columns(headings, rows, console)
+    _line(f"published: training examples, category and metric in table 7 of {paper.cite}, {paper.url}", console)
+    for problem in problems:
+        _line(f"not counted: {problem}", console)
 
 
 def metric(task: Task) -> str:

@@ -96,7 +96,11 @@ def test_the_effective_text_plans_the_same_cells_without_set(tmp_path: Path, nam
         "title='no: # \u00e9'",
         "layers=[0, 1]",
     )
-    sets += ("methods.mept.num_experts={grid: [2, 20]}", "layers={grid: [null, [0, 1]]}", "report={columns: num_experts}")
+    sets += (
+        "methods.mept.num_experts={grid: [2, 20]}",
+        "layers={grid: [null, [0, 1]]}",
+        "report={columns: num_experts}",
+    )
     grid = load_grid(SEARCH_SPACES / f"{name}.yaml", sets)
     copy = tmp_path / f"{grid.name}.yaml"
     copy.write_text(grid.effective_text, encoding="utf-8")

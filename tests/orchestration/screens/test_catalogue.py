@@ -16,6 +16,7 @@ from mept.errors import InputError
 from mept.methods import METHODS
 from mept.tasks import TASKS
 from mept.tasks.embedded import GENERATORS
+from orchestration.grid.published import papers
 from orchestration.screens import catalogue
 from tests.models import save_backbone
 
@@ -84,6 +85,62 @@ def test_every_task_has_a_line_with_its_score_and_sources(tmp_path: Path) -> Non
         assert lines[name][embedded:].startswith("yes" if name in GENERATORS else "-")
     there = [lines[name][jsonl:].split("  ")[0] for name in ("cb", "rte", "wic")]
     assert there == ["yes", "RTE/val.jsonl is missing", "-"]
+
+
+def write_rows(folder: Path, title: str, row: str, counts: tuple[int, int]) -> None:
+    (folder / title).mkdir()
+    for name, count in zip(("train", "val"), counts, strict=True):
+        labels = ("entailment", "not_entailment" if title == "RTE" else "neutral")
+        lines = [row.format(index, index, labels[index % 2]) for index in range(count)]
+        (folder / title / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+
+
+PAIR = '{{"idx": {}, "premise": "a {}", "hypothesis": "b", "label": "{}"}}'
+
+
+def test_examples_are_counted_from_the_data_beside_the_published_ones(tmp_path: Path) -> None:
+    write_rows(tmp_path, "CB", PAIR, (40, 7))
+    write_rows(tmp_path, "RTE", PAIR, (30, 5))
+    text = told(lambda console: catalogue.show_examples("jsonl", tmp_path, console))
+    lines = {name: " ".join(line.split()) for name, line in rows(text).items()}
+    assert lines["cb"] == "cb NLI mean of accuracy and macro F1 40 7 250 NLI F1/Acc"
+    assert lines["rte"] == "rte NLI share of right predictions 30 5 2490 NLI Acc"
+    assert lines["boolq"] == "boolq QA share of right predictions - - 9427 QA Acc"
+    assert lines["wsc"].endswith("- - - - -") and "table 7 of Zeng et al." in text
+    assert "not counted: boolq: " in text
+
+
+def test_the_tasks_are_of_the_published_categories() -> None:
+    published = papers()["mept"].facts["table_07"]
+    assert {name: TASKS[name].category for name in published} == {
+        name: kind for name, (_, kind, _) in published.items()
+    }
+    assert all(task.category for task in TASKS.values())
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("jsonn", "unknown source in `--count`: 'jsonn'; did you mean 'jsonl'?"),
+        ("jsonl", "boolq: `data: jsonl` needs --data-dir"),
+    ],
+)
+def test_a_source_that_has_nothing_to_count_is_one_message(source: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        catalogue.show_examples(source, None, Console(quiet=True))
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def refuse(name: str, *_: object) -> None:
+        asked.append(name)
+        raise InputError("go online")
+
+    monkeypatch.setattr("mept.tasks.data.load_task", refuse)
+    with pytest.raises(InputError, match="boolq: go online"):
+        catalogue.show_examples("hub", None, Console(quiet=True))
+    assert asked == ["boolq"]
 
 
 @pytest.mark.parametrize(
