@@ -125,6 +125,23 @@ class PublishedTable(Frozen):
         """The names of the rows of all blocks, each once, in the printed order."""
         return list(dict.fromkeys(name for name, _ in self.rows()))
 
+    @property
+    def decimals(self) -> int:
+        """How many decimals its values are printed with."""
+        known = [value for _, row in self.rows() for value in row.values if value is not None]
+        return max(len(f"{value:.6f}".rstrip("0").partition(".")[2]) for value in known)
+
+    def misprinted(self) -> Iterator[tuple[str, str, float, float]]:
+        """Yield block, row, printed average and mean of the printed values where these two differ.
+
+        Rounding explains less than one unit of the last digit.
+        """
+        for block, content in self.blocks.items():
+            for name, row in content.rows.items():
+                mean = self.mean(row)
+                if mean is not None and row.average is not None and abs(mean - row.average) >= 10**-self.decimals:
+                    yield block, name, row.average, mean
+
     def row_of(self, value: Any) -> str | None:
         """Return the name of the row that a grid's value of `row_key` belongs in, if there is one."""
         return _name_of(value, self.row_names, self.rows_are)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from mept.errors import InputError
 from orchestration.grid.grid import load_grid
-from orchestration.grid.published import get_published, published_names
+from orchestration.grid.published import get_published, papers, published_names
 from orchestration.grid.settings import ReportSettings
 
 BASE = """\
@@ -89,3 +91,100 @@ def test_every_table_is_found_by_its_name_and_a_block_has_its_rows_alone() -> No
 def test_values_of_a_grid_belong_in_rows_and_columns(name: str, side: str, value: object, expected: str | None) -> None:
     table = get_published(name).table
     assert (table.row_of if side == "row" else table.column_of)(value) == expected
+
+
+# The numbers
+
+
+def test_averages_that_are_not_the_mean_of_their_row_are_known() -> None:
+    found = [entry[:2] for entry in get_published("mept.table_01").table.misprinted()]
+    assert found == [("t5-large", "vfpt"), ("llama-3.2-1b", "prompt_tuning"), ("llama-3.2-1b", "smop")]
+    others = [name for name in published_names() if not name.startswith("mept.table_01")]
+    assert [list(get_published(name).table.misprinted()) for name in others] == [[]] * len(others)
+
+
+def test_every_table_has_a_source() -> None:
+    assert all(get_published(name).table.source for name in published_names())
+    assert {paper.url for paper in papers().values()} == {
+        "https://arxiv.org/abs/2509.00996",
+        "https://arxiv.org/abs/2505.09519",
+    }
+
+
+TRANSCRIBED = Path("/work/shared/paper/published_numbers.yaml")
+
+
+@pytest.fixture(scope="module")
+def transcribed() -> dict[str, Any]:
+    """The numbers as another hand transcribed them."""
+    if not TRANSCRIBED.exists():
+        pytest.skip(f"the second transcription, {TRANSCRIBED}, is not here")
+    return named(YAML(typ="safe").load(TRANSCRIBED))
+
+
+def named(values: Any) -> Any:
+    """Return values whose mappings have text as keys."""
+    return {str(key): named(value) for key, value in values.items()} if isinstance(values, dict) else values
+
+
+def plain(name: str, block: str = "") -> dict[str, dict[str, Any]]:
+    rows = get_published(name).table.blocks[block].rows
+    return {row: content.model_dump() | {"values": list(content.values)} for row, content in rows.items()}
+
+
+def expected(rows: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    found = {}
+    for name, row in rows.items():
+        row = row if isinstance(row, dict) else {"scores": row if isinstance(row, list) else [row]}
+        parameters = row.get("params_pct", row.get("params"))
+        found[name] = {"values": row["scores"], "average": row.get("average"), "parameters": parameters}
+    return found
+
+
+def test_the_main_table_is_transcribed_value_by_value(transcribed: dict[str, Any]) -> None:
+    for block, rows in transcribed["mept"]["table_1"].items():
+        assert plain("mept.table_01", block) == expected(rows)
+    assert list(get_published("mept.table_01").table.columns) == transcribed["mept"]["task_columns"]
+
+
+MEPT = {
+    2: "table_2_prompt_depth",
+    3: "table_3_routing",
+    4: "table_4_learnable",
+    5: "table_5_sensitivity",
+    6: "table_6_mixture",
+    8: "table_8_training_minutes",
+    9: "table_9_other_peft",
+    10: "table_10_initialisation",
+    11: "table_11_mixture_gain",
+    12: "table_12_depth_growth",
+    14: "table_14_quantised_rte",
+    15: "table_15_squad",
+    16: "table_16_cross_task",
+}
+
+
+@pytest.mark.parametrize("number", MEPT)
+def test_the_papers_other_tables_are_transcribed_value_by_value(transcribed: dict[str, Any], number: int) -> None:
+    rows = {row: values for row, values in transcribed["mept"][MEPT[number]].items() if row != "columns"}
+    assert plain(f"mept.table_{number:02}") == expected(rows)
+
+
+def test_what_is_no_plain_table_is_transcribed_too(transcribed: dict[str, Any]) -> None:
+    paper, facts = transcribed["mept"], papers()["mept"].facts
+    assert plain("mept.table_13")["rte"]["values"] == list(paper["table_13_routed_to_shared"].values())
+    assert list(get_published("mept.table_13").table.columns) == list(paper["table_13_routed_to_shared"])
+    assert get_published("mept.table_05").table.columns == tuple(map(str, paper["table_5_sensitivity"]["columns"]))
+    assert facts["table_07"] == paper["table_7_datasets"] and facts["figure_04"] == paper["figure_4"]
+    assert {f"table_{n}" for n in ("1", "7_datasets", "13_routed_to_shared")} | set(MEPT.values()) == {
+        key for key in paper if key.startswith("table")
+    }
+
+
+def test_pt_moe_is_transcribed_value_by_value(transcribed: dict[str, Any]) -> None:
+    paper = transcribed["pt_moe"]
+    for name, key in (("mrqa_f1", "mrqa_f1"), ("mrqa_em", "mrqa_em"), ("math", "math_accuracy")):
+        assert plain(f"pt_moe.{name}") == expected(paper[key])
+        assert list(get_published(f"pt_moe.{name}").table.columns) == paper[f"{key.partition('_')[0]}_columns"]
+    for name, rows in paper["ablation_f1_in_and_out_of_domain"].items():
+        assert plain(f"pt_moe.{name}") == expected(rows)
