@@ -70,7 +70,6 @@ class Task:
     name: str
     title: str
     folder: str
-    category: str = dataclasses.field(default="", kw_only=True)
     template: str
     labels: tuple[str, ...]
     context: str
@@ -79,6 +78,7 @@ class Task:
     score: Callable[[Sequence[Example], np.ndarray], dict[str, float]]
     hub: tuple[str, str, str]
     metrics: tuple[str, ...] = ("accuracy",)
+    category: str = ""
 
     @property
     def parts(self) -> tuple[Task, ...]:

@@ -234,8 +234,9 @@ def _task(
     config: str = "",
 ) -> Task:
     hub = (HUB_REPOSITORY, config or name, HUB_REVISION)
-    names = metrics.NAMES[score]
-    return Task(name, title, title, template, labels, context, read, from_hub, score, hub, names, CATEGORIES[name])
+    return Task(
+        name, title, title, template, labels, context, read, from_hub, score, hub, metrics.NAMES[score], CATEGORIES[name]
+    )
 
 
 def _simple(

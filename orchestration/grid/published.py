@@ -77,8 +77,8 @@ class PublishedTable(Frozen):
     """The task on which every adapter is scored, whatever it was trained on; "" for its own."""
     gain: Gain | None = None
     """Given where the one printed value is a difference between methods."""
-    parameters: str = ""
-    """What the printed numbers of parameters count; "" where none are printed."""
+    parameters: Literal["", "percent", "number"] = ""
+    """What the printed parameters are: activated ones in percent of the backbone, or trained ones."""
     columns: tuple[str, ...]
     metrics: tuple[str, ...] = ()
     """Printed below the columns' names."""
@@ -131,16 +131,17 @@ class PublishedTable(Frozen):
         known = [value for _, row in self.rows() for value in row.values if value is not None]
         return max(len(f"{value:.6f}".rstrip("0").partition(".")[2]) for value in known)
 
-    def misprinted(self) -> Iterator[tuple[str, str, float, float]]:
-        """Yield block, row, printed average and mean of the printed values where these two differ.
+    def is_misprinted(self, row: PublishedRow) -> bool:
+        """Whether the printed average is not the row's mean; rounding explains less than a unit of the last digit."""
+        mean = self.mean(row)
+        return mean is not None and row.average is not None and abs(mean - row.average) >= 10**-self.decimals
 
-        Rounding explains less than one unit of the last digit.
-        """
+    def misprinted(self) -> Iterator[tuple[str, str, float, float]]:
+        """Yield block, row, printed average and mean of the printed values where these two differ."""
         for block, content in self.blocks.items():
             for name, row in content.rows.items():
-                mean = self.mean(row)
-                if mean is not None and row.average is not None and abs(mean - row.average) >= 10**-self.decimals:
-                    yield block, name, row.average, mean
+                if self.is_misprinted(row):
+                    yield block, name, row.average or 0.0, self.mean(row) or 0.0
 
     def row_of(self, value: Any) -> str | None:
         """Return the name of the row that a grid's value of `row_key` belongs in, if there is one."""
@@ -235,16 +236,21 @@ def shares_none(kind: Literal["rows", "columns"], published: Published, values: 
     )
 
 
-def _name_of(value: Any, names: Sequence[str], aliases: Mapping[str, Sequence[Any]]) -> str | None:
-    for name in names:
-        if name == value or any(_alike(alias, value) for alias in aliases.get(name, ())):
-            return name
-    return None
+def alike(name: Any, value: Any) -> bool:
+    """Whether a value of a grid is what the name of a row, column or block stands for.
 
-
-def _alike(alias: Any, value: Any) -> bool:
-    if isinstance(alias, str) and isinstance(value, str):
-        return sorted(alias.split("+")) == sorted(value.split("+"))  # the tasks of a mixture, in any order
+    Of paths and hub ids the last part counts, in any case; the tasks of a mixture may stand in any order.
+    """
+    if isinstance(name, str) and isinstance(value, str):
+        first, second = (text.rstrip("/").rpartition("/")[2].lower() for text in (name, value))
+        return sorted(first.split("+")) == sorted(second.split("+"))
     if isinstance(value, tuple):
         value = list(value)
-    return alias == value and isinstance(alias, bool) == isinstance(value, bool)
+    return name == value and isinstance(name, bool) == isinstance(value, bool)
+
+
+def _name_of(value: Any, names: Sequence[str], aliases: Mapping[str, Sequence[Any]]) -> str | None:
+    for name in names:
+        if alike(name, value) or any(alike(alias, value) for alias in aliases.get(name, ())):
+            return name
+    return None

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+from orchestration.grid.published import get_published
 from orchestration.record.results import Results
+from orchestration.report.layout import build_printed
 from orchestration.report.main_table import NOTHING, build, build_mixtures
 from orchestration.report.summary import Summary, summarise
 from orchestration.report.table import Compare, Table
@@ -20,6 +22,15 @@ class Report:
     """The main table."""
     mixtures: dict[str, Table]
     """Mixture -> its table by task, for mixtures whose scores by task are known."""
+    cells: Table | None = None
+    """Every cell, where the main table is laid out in a way that does not show each."""
+
+    @property
+    def further(self) -> list[tuple[str, str, Table]]:
+        """Title, a short name without spaces, and content of each table after the main one."""
+        mixtures = enumerate(self.mixtures.items(), start=1)
+        found = [(f"Tasks of {name}", f"mixture-{number}", table) for number, (name, table) in mixtures]
+        return ([("All cells", "cells", self.cells)] if self.cells else []) + found
 
 
 def make_report(results: Results, compare: Compare | None = None) -> Report:
@@ -33,7 +44,12 @@ def make_report(results: Results, compare: Compare | None = None) -> Report:
         InputError: the grid's report section names a key that no cell has, or one that is searched in all of them.
     """
     summary = summarise(results)
-    return Report(summary, build(summary, compare), build_mixtures(summary, compare))
+    mixtures, whole = build_mixtures(summary, compare), build(summary, compare)
+    if not results.report.published:
+        return Report(summary, whole, mixtures)
+    published = get_published(results.report.published)
+    hidden = published.table.parts or published.table.gain is not None
+    return Report(summary, build_printed(summary, published, compare), mixtures, whole if hidden else None)
 
 
 def unexplained(report: Report, planned: Collection[str] | None = None) -> list[str]:
@@ -55,8 +71,9 @@ def _empty(report: Report, planned: Collection[str] | None) -> Iterator[str]:
         known = {cell.id for cell in report.summary.cells}
         yield from (f"{cell}: {NOTHING}" for cell in planned if cell not in known)
         return
-    for row in report.table.rows:
-        for column, entry in zip(report.table.headings, row.entries, strict=True):
+    table = report.cells or report.table
+    for row in table.rows:
+        for column, entry in zip(table.headings, row.entries, strict=True):
             if NOTHING in entry.remarks:
                 yield f"{row.label}, {column}: {NOTHING}"
 

@@ -221,6 +221,8 @@ def entry_of(cell: CellSummary | None, part: str, measure: Measure, collapses: M
         return Entry(None, remarks=(NOTHING,))
     remarks = tuple(filter(None, (cell.remark, collapses.get(cell.id, ""))))
     scores = cell.parts.get(part, {}) if part and part != cell.task else cell.scores
+    if not scores and not remarks and part:
+        remarks = (f"nothing is recorded for {part}",)
     if not scores:
         return Entry(None, remarks=remarks, cells=(cell.id,))
     seeds = {seed: measure.scale * value for seed, value in scores.items()}
@@ -269,8 +271,8 @@ def mean_cost(cells: Sequence[CellSummary], name: str) -> float | None:
 def caption(summary: Summary, averaged: Sequence[bool]) -> str:
     """Say what the numbers are, on which split, over how many seeds, and how the settings were chosen."""
     measure, seeds = summary.measure, summary.results.seeds
-    unit = " in percent points" if measure.is_score else ""
-    name = metric_name(measure.metric)
+    unit = " in percent points" if measure.is_score else f" in {measure.unit}" if measure.unit else ""
+    name = metric_name(measure.metric).removesuffix(" seconds" if measure.unit else "")
     if measure.stage == CONFIRM:
         over = f"{len(seeds)} seeds ({', '.join(map(str, seeds))})" if len(seeds) > 1 else f"1 seed ({seeds[0]})"
         spread = "mean ± sample standard deviation over" if len(seeds) > 1 else "one run,"

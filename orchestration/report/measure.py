@@ -18,6 +18,8 @@ class Measure:
     """``confirm``: one value per seed. ``search``: the one value of the best search trial."""
     seeds: tuple[int, ...] = ()
     """Planned seeds of the confirmation; none for ``search``."""
+    unit: str = ""
+    """``minutes`` shows a time so; "" shows what is recorded."""
 
     @property
     def planned(self) -> int:
@@ -37,7 +39,7 @@ class Measure:
     @property
     def scale(self) -> float:
         """Factor from the recorded value to the shown one."""
-        return 100.0 if self.is_score else 1.0
+        return 100.0 if self.is_score else 1 / 60 if self.unit == "minutes" else 1.0
 
     def decimals(self, shown: float) -> int:
         """Return how many decimals a value needs, already scaled: one, or for small costs three significant digits."""

@@ -119,7 +119,7 @@ def page(report: Report, drawings: list[Drawing]) -> str:
         results=summary.results,
         summary=summary,
         table=report.table,
-        mixtures=report.mixtures,
+        further=[(title, table) for title, _, table in report.further],
         reference_label=REFERENCE_LABEL,
         smallest_label=SMALLEST_LABEL,
         headline=headline(report.table, summary.measure),

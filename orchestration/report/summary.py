@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from orchestration.grid.published import get_published
 from orchestration.record.names import CONFIRM, DEV_SCORE, OBJECTIVE_LOSS, SEARCH
 from orchestration.record.results import Results, natural_key
 from orchestration.report.load import Load, measured_load
@@ -146,7 +147,9 @@ def _measure(results: Results) -> Measure:
     if metric.startswith("dev/") or not results.seeds:
         dev = DEV_SCORE if metric.startswith(("test/", "test_on/")) else metric
         return Measure(dev, SEARCH)
-    return Measure(metric, CONFIRM, results.seeds)
+    published = results.report.published
+    in_minutes = published and metric == "time/train_seconds" and get_published(published).table.unit == "minutes"
+    return Measure(metric, CONFIRM, results.seeds, "minutes" if in_minutes else "")
 
 
 def _best(complete: pd.DataFrame) -> pd.DataFrame:

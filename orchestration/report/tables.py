@@ -45,9 +45,9 @@ def markdown(report: Report) -> str:
     """Return the main table, its notes, tables of mixtures and of cells as Markdown that reads well as text."""
     summary = report.summary
     parts = [f"# {markdown_escape(summary.results.title)}", *_markdown_table(report.table)]
-    for name, mixture in report.mixtures.items():
-        parts += [f"## Tasks of {markdown_escape(name)}", *_markdown_table(mixture)]
-    by_seed = list(filter(None, map(_by_seed, [report.table, *report.mixtures.values()])))
+    for title, _, table in report.further:
+        parts += [f"## {markdown_escape(title)}", *_markdown_table(table)]
+    by_seed = list(filter(None, map(_by_seed, [report.table, *(table for *_, table in report.further)])))
     parts += ["## Each seed", *by_seed] if by_seed else []
     parts += ["## Chosen hyperparameters", _pipe_table(*_hyperparameters(summary), right_from=1)]
     parts.append("Dev: best dev score of the search, in percent points.")
@@ -169,8 +169,8 @@ def latex(report: Report) -> str:
         "% Copy from here; needs booktabs and graphicx.",
         *_latex_table(table, f"{results.title}. {table.caption}", name),
     ]
-    for number, mixture in enumerate(report.mixtures.values(), start=1):
-        lines += _latex_table(mixture, mixture.caption, f"{name}-mixture-{number}")
+    for _, short, further in report.further:
+        lines += _latex_table(further, further.caption, f"{name}-{short}")
     return "\n".join([*lines, "% Copy to here.", r"\end{document}"]) + "\n"
 
 

@@ -36,9 +36,9 @@ MAX_LAYERS = 12
 
 
 def show_table(report: Report, console: Console) -> None:
-    """Print the report's main table and those of mixtures, with their captions and notes."""
-    mixtures = [(f"Tasks of {name}", table) for name, table in report.mixtures.items()]
-    for title, table in [(report.summary.results.title, report.table), *mixtures]:
+    """Print the report's main table and those that follow it, with their captions and notes."""
+    further = [(title, table) for title, _, table in report.further]
+    for title, table in [(report.summary.results.title, report.table), *further]:
         console.print(Text(title, style="bold"))
         for part in _parts(list(_lines(table)), console.width, len(table.extras)):
             show_rows(part[0], part[1:], console)

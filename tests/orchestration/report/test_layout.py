@@ -1,0 +1,219 @@
+"""Every table of the paper, laid out as printed from recorded runs, with the published numbers beside."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import shutil
+import statistics
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestration.grid.published import Published, get_published, published_names
+from orchestration.record.results import ReportSettings
+from orchestration.report import Report, unexplained, write_report
+from orchestration.report.page import page
+from orchestration.report.table import AVERAGE, REFERENCE_LABEL, Table
+from orchestration.report.tables import entries_csv, latex, markdown
+from tests.orchestration.searches import Made
+
+TABLES = [name for name in published_names() if name.startswith("mept.") and name.count(".") == 1]
+AHEAD = 1.0
+"""By how much the recorded runs are above what is published, in the table's unit."""
+
+
+def keys_of(published: Published, row: str, column: str, block: str) -> dict[str, Any]:
+    """Return the values of the grid's keys that a position of a published table stands for."""
+    table = published.table
+    keys = {"backbone": table.backbone or "t5-base", "task": table.task or "cb", "method": "mept"}
+    keys[table.row_key] = table.rows_are.get(row, (row,))[-1]
+    keys[table.column_key] = table.columns_are.get(column, (column,))[-1]
+    return keys | ({table.block_key: block} if table.block_key else {})
+
+
+def record(made: Made, keys: Mapping[str, Any], score: float, **once: float) -> None:
+    """Add a cell with two confirmed runs around a score, in 0..1."""
+    axes = {key: value for key, value in keys.items() if key not in ("backbone", "task", "method")}
+    costs = {"params/trainable": 3e6, "params/activated": 1e6, "params/percent": 0.5} | once
+    scores = [score - 0.002, score + 0.002]
+    made.cell([], keys["method"], keys["task"], test=scores, once=[costs, costs], axes=axes)
+    made.cells[-1]["backbone"] = keys["backbone"]
+
+
+def recorded(name: str, skip: Callable[[str, str], bool] = lambda row, column: False) -> Made:
+    """Return a grid's runs that are :data:`AHEAD` of everything in a published table."""
+    published = get_published(name)
+    table = published.table
+    made = Made(settings=ReportSettings(published=name))
+    for block, content in table.blocks.items():
+        for row, printed in content.rows.items():
+            values = dict(zip(table.columns, printed.values, strict=True))
+            if table.parts:
+                parts = {f"test/{task}/score": (value + AHEAD) / 100 for task, value in values.items()}
+                keys = {"backbone": table.backbone, "task": "+".join(table.columns), "method": row}
+                record(made, keys, statistics.fmean(parts.values()), **parts)
+                continue
+            for column, value in values.items():
+                if value is None or skip(row, column):
+                    continue
+                keys = keys_of(published, row, column, block)
+                if table.gain:
+                    record(made, keys | {"method": table.gain.of}, 0.7 + (value + AHEAD) / 100)
+                    record(made, keys | {"method": table.gain.over}, 0.7)
+                elif table.unit == "minutes":
+                    record(made, keys, 0.7, **{"time/train_seconds": 60 * (value + AHEAD)})
+                elif table.scored_on and keys["task"] != table.scored_on:
+                    record(made, keys, 0.1, **{f"test/{table.scored_on}/score": (value + AHEAD) / 100})
+                else:
+                    record(made, keys, (value + AHEAD) / 100)
+    return made
+
+
+@pytest.fixture(scope="module")
+def report() -> Callable[[str], Report]:
+    """Return a function that makes the report on a whole published table once."""
+    known: dict[str, Report] = {}
+
+    def made(name: str) -> Report:
+        if name not in known:
+            known[name] = recorded(name).report()
+        return known[name]
+
+    return made
+
+
+def references(table: Table) -> dict[tuple[str, str, str], tuple[float, float]]:
+    """Return published number and difference by block, row and column."""
+    return {
+        (block.title, row.label, column.label): (entry.reference.value, entry.reference.difference)
+        for block in table.blocks
+        for row in block.rows
+        for column, entry in zip(table.columns, row.entries, strict=True)
+        if entry.reference and entry.reference.difference is not None
+    }
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_number_of_the_paper_stands_beside_ours(report: Callable[[str], Report], name: str) -> None:
+    published, table = get_published(name), report(name).table
+    found = references(table)
+    for block in published.table.blocks.values():
+        for row, printed in block.rows.items():
+            for column, value in zip(published.table.columns, printed.values, strict=True):
+                if value is not None:
+                    place = (block.title, published.label("row", row), published.label("column", column))
+                    assert found[place] == (value, pytest.approx(AHEAD, abs=1e-6))
+    assert not any("not published" in text or "not in this grid" in text for text in table.remarks)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_rows_columns_and_blocks_stand_as_printed(report: Callable[[str], Report], name: str) -> None:
+    published, table = get_published(name), report(name).table
+    printed = [[published.label("row", row) for row in block.rows] for block in published.table.blocks.values()]
+    assert [[row.label for row in block.rows] for block in table.blocks] == printed
+    assert [block.title for block in table.blocks] == [block.title for block in published.table.blocks.values()]
+    columns = [published.label("column", column) for column in published.table.columns]
+    averaged = any(row.average is not None for _, row in published.table.rows())
+    assert table.headings == columns + [AVERAGE] * averaged
+    assert sum(span for _, span in table.groups) in (0, len(table.columns))
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_format_holds_the_numbers(report: Callable[[str], Report], name: str) -> None:
+    made = report(name)
+    decimals = get_published(name).table.decimals
+    texts = [f"{value:.{decimals}f}" for value, _ in references(made.table).values()]
+    text = markdown(made)
+    assert all(f"{number} (+1.0)" in text for number in texts) and REFERENCE_LABEL in text
+    assert all(f"{number} (+1.0)" in latex(made) for number in texts)
+    shown = page(made, [])
+    assert all(f"{number} <i>+1.0</i>" in shown for number in texts)
+    rows = list(csv.DictReader(io.StringIO(entries_csv(made.table))))
+    assert {row["published"] for row in rows if row["published"]} == {
+        str(v) for v, _ in references(made.table).values()
+    }
+    assert made.table.rows and unexplained(made, [cell.id for cell in made.summary.cells]) == []
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
+@pytest.mark.parametrize("name", TABLES)
+def test_latex_compiles(report: Callable[[str], Report], tmp_path: Path, name: str) -> None:
+    (tmp_path / "table.tex").write_text(latex(report(name)))
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-draftmode", "table.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_the_same_runs_give_the_same_bytes(tmp_path: Path) -> None:
+    once, again = (write_report(recorded("mept.table_06").report(), tmp_path / name) for name in "ab")
+    assert [path.read_bytes() for path in once] == [path.read_bytes() for path in again]
+    assert "published.csv" in {path.name for path in once}
+
+
+# What does not match
+
+
+def test_a_misprinted_average_is_flagged_and_ours_compared_with_the_mean(report: Callable[[str], Report]) -> None:
+    table = report("mept.table_01").table
+    flags = [text for text in table.remarks if "prints the average" in text]
+    assert len(flags) == 3
+    assert "56.94 for Prompt-Tuning (Llama-3.2 (1B)), but its scores average 58.10" in flags[1]
+    assert references(table)["Llama-3.2 (1B)", "Prompt-Tuning", AVERAGE] == (
+        pytest.approx(58.10333333),
+        pytest.approx(AHEAD),
+    )
+
+
+def test_parameters_are_trained_and_activated_with_the_published_share_at_the_activated(
+    report: Callable[[str], Report],
+) -> None:
+    table = report("mept.table_01.t5-base").table
+    row = next(row for row in table.rows if row.label == "MEPT (Ours)")
+    assert table.extras == ("Seeds", "Trained %", "Activated %", "Train time")
+    assert [(extra.text, extra.reference) for extra in row.extras[1:3]] == [("1.5", ""), ("0.5", "0.13")]
+
+
+def test_what_either_side_lacks_is_noted() -> None:
+    made = recorded("mept.table_03", skip=lambda row, column: row == "dense" or column == "wic")
+    record(made, {"backbone": "t5-base", "task": "rte", "method": "mine"}, 0.9)
+    table = made.report().table
+    assert "Published, but not in this grid: Dense, WiC." in table.remarks
+    assert "In this grid, but not published: mine." in table.remarks
+    assert table.headings == ["CB", "COPA", "MRC", "rte"] and table.rows[-1].label == "mine"
+
+
+def test_an_average_over_some_of_the_columns_is_compared_with_that_of_the_same_columns() -> None:
+    made = recorded("mept.table_01.t5-base", skip=lambda row, column: column not in ("boolq", "cb"))
+    found = references(made.report().table)
+    assert found["T5-Base (220M)", "MEPT (Ours)", AVERAGE] == (pytest.approx((81.13 + 90.92) / 2), pytest.approx(AHEAD))
+
+
+def test_another_backbone_is_said() -> None:
+    made = recorded("mept.table_03")
+    for cell in made.cells:
+        cell["backbone"] = "minilm"
+    assert "The published numbers are of the backbone t5-base, this grid's of minilm." in made.report().table.remarks
+
+
+def test_rows_of_the_same_name_stay_apart() -> None:
+    made = recorded("mept.table_03")
+    for backbone in ("minilm", "t5-large"):
+        record(made, {"backbone": backbone, "task": "cb", "method": "dense"}, 0.5)
+    labels = [row.label for row in made.report().table.rows]
+    expected = {f"Dense · {backbone}" for backbone in ("minilm", "t5-base", "t5-large")}
+    assert {label for label in labels if label.startswith("Dense")} == expected
+
+
+def test_a_table_that_does_not_show_each_cell_is_followed_by_one_that_does(report: Callable[[str], Report]) -> None:
+    made = report("mept.table_11")
+    assert [title for title, _, _ in made.further][0] == "All cells"
+    assert made.cells is not None and len(made.cells.columns) == 2
+    assert report("mept.table_05").cells is None
+    text = page(made, [])
+    ids = re.findall(r'id="([^"]*)"', text)
+    assert len(ids) == len(set(ids))
