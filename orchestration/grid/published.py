@@ -71,6 +71,8 @@ class PublishedTable(Frozen):
     value: str = "test/score"
     """The metric that corresponds to the printed values."""
     unit: Literal["percent", "minutes"] = "percent"
+    hardware: str = ""
+    """What the printed times were taken on."""
     parts: bool = False
     """Whether the columns are the tasks of a mixture, all scored with one adapter."""
     scored_on: str = ""
@@ -167,6 +169,8 @@ class Paper(Frozen):
     labels: dict[str, str] = {}
     """Name of a method or task -> as the paper prints it."""
     tables: dict[str, PublishedTable]
+    claim: Gain | None = None
+    """The two methods whose difference its text is about."""
     facts: dict[str, Any] = {}
     """Printed numbers that are no table of scores."""
 

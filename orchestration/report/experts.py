@@ -26,7 +26,15 @@ from orchestration.report.drawing import (
     panel_title,
     tasks_in_order,
 )
-from orchestration.report.load import by_task, effective_experts, layer_shares, row_shares
+from orchestration.report.load import (
+    by_task,
+    cosine,
+    effective_experts,
+    layer_shares,
+    mean_error,
+    pathway,
+    row_shares,
+)
 from orchestration.report.summary import CellSummary, Summary, tasks_of
 
 TINTS = (1.0, 0.55, 0.3)
@@ -146,13 +154,13 @@ def similarity(summary: Summary) -> Drawing | None:
     patterns = []
     for cell in shown:
         parts = by_task(summary.results.routing[cell.first_run])
-        patterns.append({task: row_shares(part["mean_probability"]).ravel() for task, part in parts.items()})
+        patterns.append({task: pathway(part) for task, part in parts.items()})
     size = max(len(pattern) for pattern in patterns)
     figure, panels = make_panels(2 * len(shown), height=0.9 + 0.36 * size, width=max(2.9, 1.3 + 0.62 * size))
     for number, (cell, pattern) in enumerate(zip(shown, patterns, strict=True)):
         tasks, vectors = list(pattern), list(pattern.values())
-        errors = [[100 * float(np.abs(x - y).mean()) for y in vectors] for x in vectors]
-        cosines = [[100 * _cosine(x, y) for y in vectors] for x in vectors]
+        errors = [[100 * mean_error(x, y) for y in vectors] for x in vectors]
+        cosines = [[100 * cosine(x, y) for y in vectors] for x in vectors]
         for name, values, sign in (("mean absolute error", errors, -1), ("cosine", cosines, 1)):
             axes = panels[2 * number + (sign > 0)]
             _similarity_table(axes, tasks, np.array(values), sign)
@@ -172,10 +180,6 @@ def _routed(summary: Summary) -> list[CellSummary]:
 
 def _routed_mixtures(summary: Summary) -> list[CellSummary]:
     return [cell for cell in _routed(summary) if "tasks" in summary.results.routing[cell.first_run]]
-
-
-def _cosine(x: np.ndarray, y: np.ndarray) -> float:
-    return float(x @ y / max(float(np.linalg.norm(x) * np.linalg.norm(y)), 1e-12))
 
 
 def _paint(expert: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from orchestration.grid.published import Published, PublishedRow, alike
+from orchestration.report.claims import Pair, claims_of
 from orchestration.report.main_table import (
     COST_COLUMNS,
     NOTHING,
@@ -80,6 +81,7 @@ def build_printed(summary: Summary, published: Published, compare: Compare | Non
     labels = Counter((placed.title, _label(published, placed)) for placed in lines)
     collapses = collapse_notes(summary)
     blocks: dict[str, list[Row]] = {}
+    pairs: dict[tuple[str, str], Pair] = {}
     for placed in lines:
         gain = table.gain is not None
         row = _difference(placed.line) if gain else filled(placed.line, arrangement, measure, collapses)
@@ -88,15 +90,20 @@ def build_printed(summary: Summary, published: Published, compare: Compare | Non
         label = _label(published, placed)
         rest = placed.line.label.partition(" · ")[2] if labels[placed.title, label] > 1 else ""
         extras = _extras(placed, published)
-        blocks.setdefault(placed.title, []).append(Row(" · ".join(filter(None, [label, rest])), entries, extras))
+        shown = Row(" · ".join(filter(None, [label, rest])), entries, extras)
+        blocks.setdefault(placed.title, []).append(shown)
+        if placed.printed is not None and placed.row is not None:
+            activated = costs_of(placed.line.cells)[1].key
+            pairs.setdefault((placed.title, placed.row), Pair(placed.printed, shown, activated))
     made = Table(
         corner=corner(summary.results.report.rows),
         columns=columns,
         blocks=[Block(title, rows) for title, rows in blocks.items()] or [Block("", [])],
-        caption=f"{caption(summary, arrangement.averaged)} {_about(published)}",
+        caption=f"{caption(summary, arrangement.averaged, table.gain is None)} {_about(published)}",
         extras=_extra_headings(published),
         groups=_groups(published, names),
         remarks=tuple(_remarks(summary, published, lines, names)),
+        claims=() if table.gain else tuple(claims_of(published, summary, pairs, names)),
     )
     return lettered(made if table.gain else compared(made, compare, measure.lower_is_better))
 
@@ -275,7 +282,7 @@ def _about(published: Published) -> str:
     table = published.table
     unit = "minutes" if table.unit == "minutes" else "percent points"
     text = (
-        f"Laid out as {table.source} of {published.paper.cite} ({published.paper.url}): below each number the "
+        f"Laid out as {table.source} of {published.paper.cite} ({published.paper.url.removeprefix('https://')}): below each number the "
         f"published one and ours minus it, in {unit}."
     )
     if table.gain:
@@ -295,6 +302,8 @@ def _remarks(
     table = published.table
     if table.remark:
         yield f"About the published numbers: {table.remark}."
+    if table.hardware:
+        yield f"The published times are of {table.hardware}; ours of machines that the runs do not name."
     yield from _elsewhere(summary, published)
     for block, row, printed, mean in table.misprinted():
         of = f" ({table.blocks[block].title})" if table.blocks[block].title else ""

@@ -75,6 +75,21 @@ def by_task(entry: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
     return entry.get("tasks") or {entry.get("task", ""): entry}
 
 
+def pathway(part: Mapping[str, Any]) -> np.ndarray:
+    """Return a task's pathway as one vector: the mean probability of each expert in each layer, rows summing to 1."""
+    return row_shares(part["mean_probability"]).ravel()
+
+
+def mean_error(x: np.ndarray, y: np.ndarray) -> float:
+    """Return the mean absolute difference of two pathways (MEPT, appendix D)."""
+    return float(np.abs(x - y).mean())
+
+
+def cosine(x: np.ndarray, y: np.ndarray) -> float:
+    """Return the cosine of two vectors (MEPT, appendix D)."""
+    return float(x @ y / max(float(np.linalg.norm(x) * np.linalg.norm(y)), 1e-12))
+
+
 def row_shares(rows: Sequence[Sequence[float]]) -> np.ndarray:
     """Return the rows of a matrix, each divided by its sum."""
     matrix = np.nan_to_num(np.asarray(rows, dtype=float))

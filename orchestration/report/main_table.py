@@ -268,7 +268,7 @@ def mean_cost(cells: Sequence[CellSummary], name: str) -> float | None:
     return statistics.fmean(values) if values else None
 
 
-def caption(summary: Summary, averaged: Sequence[bool]) -> str:
+def caption(summary: Summary, averaged: Sequence[bool], compares: bool = True) -> str:
     """Say what the numbers are, on which split, over how many seeds, and how the settings were chosen."""
     measure, seeds = summary.measure, summary.results.seeds
     unit = " in percent points" if measure.is_score else f" in {measure.unit}" if measure.unit else ""
@@ -281,7 +281,7 @@ def caption(summary: Summary, averaged: Sequence[bool]) -> str:
     else:
         text = f"{name}{unit} of the best search trial of each cell: a single run, on the split it was selected by"
         text += ", so it is optimistic. " + ("Not confirmed over seeds." if not seeds else "No test split is involved.")
-    text += " The best of each column is in bold."
+    text += " The best of each column is in bold." if compares else ""
     if any(cell.is_mixture for cell in summary.cells):
         text += " The score of several tasks trained as one (a+b) is the mean of theirs."
     if averaged:

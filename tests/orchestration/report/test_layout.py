@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 import shutil
 import statistics
@@ -20,7 +21,7 @@ from orchestration.report import Report, unexplained, write_report
 from orchestration.report.page import page
 from orchestration.report.table import AVERAGE, REFERENCE_LABEL, Table
 from orchestration.report.tables import entries_csv, latex, markdown
-from tests.orchestration.searches import Made
+from tests.orchestration.searches import Made, routed
 
 TABLES = [name for name in published_names() if name.startswith("mept.") and name.count(".") == 1]
 AHEAD = 1.0
@@ -217,3 +218,61 @@ def test_a_table_that_does_not_show_each_cell_is_followed_by_one_that_does(repor
     text = page(made, [])
     ids = re.findall(r'id="([^"]*)"', text)
     assert len(ids) == len(set(ids))
+
+
+# What the paper says beside its tables
+
+
+def claims(table: Table) -> dict[str, tuple[str, str]]:
+    return {claim.text: (claim.published, claim.ours) for claim in table.claims}
+
+
+def test_the_gain_over_p_tuning_v2_is_that_of_the_rows(report: Callable[[str], Report]) -> None:
+    found = claims(report("mept.table_01").table)
+    for block, gain in (("T5-Base (220M)", "+1.1"), ("T5-Large", "+1.5"), ("Llama-3.2 (1B)", "+1.9")):
+        assert found[f"Gain of MEPT (Ours) over P-Tuning v2 ({block}), mean of 6 columns"] == (gain, gain)
+    assert claims(report("mept.table_06").table)["Gain of MEPT (Ours) over P-Tuning v2, mean of 6 columns"] == (
+        "+2.6",
+        "+2.6",
+    )
+
+
+def test_a_gain_counts_the_columns_that_both_rows_have() -> None:
+    made = recorded("mept.table_01.t5-base", skip=lambda row, column: column not in ("boolq", "cb"))
+    found = claims(made.report().table)
+    expected = f"+{((81.13 - 80.81) + (90.92 - 90.23)) / 2:.1f}"
+    assert found["Gain of MEPT (Ours) over P-Tuning v2 (T5-Base (220M)), mean of 2 columns"] == (expected, expected)
+
+
+def test_fewer_activated_parameters() -> None:
+    made = recorded("mept.table_01.llama-3.2-1b")
+    for trial in made.trials:
+        trial["params/percent"] = 0.2 if trial["params"]["method"] == "mept" else 0.8
+    found = claims(made.report().table)["Activated parameters, MEPT (Ours) against P-Tuning v2 (Llama-3.2 (1B))"]
+    assert found == ("79.25 % fewer (0.11 % against 0.53 %)", "75.00 % fewer (0.2 % against 0.8 %)")
+
+
+def test_a_row_that_the_grid_lacks_leaves_the_published_statement_alone() -> None:
+    made = recorded("mept.table_06", skip=lambda row, column: False)
+    made.cells = [cell for cell in made.cells if cell["method"] != "p_tuning_v2"]
+    kept = {cell["cell"] for cell in made.cells}
+    made.trials = [trial for trial in made.trials if trial["cell"] in kept]
+    assert claims(made.report().table)["Gain of MEPT (Ours) over P-Tuning v2, mean of 6 columns"] == ("+2.6", "—")
+
+
+def test_distances_of_pathways_stand_beside_those_of_figure_4() -> None:
+    made = recorded("mept.table_06")
+    run = next(trial["run_id"] for trial in made.trials if trial["params"]["method"] == "mept")
+    matrices = {"multirc": [[0.5, 0.5]], "boolq": [[0.6, 0.4]], "copa": [[0.5, 0.5]]}
+    made.routing[run] = routed([[1, 1]], **matrices)
+    found = claims(made.report().table)
+    assert found["Pathways of BoolQ and MRC, mean absolute error × 100 (figure 4)"] == ("2.44", "10.00")
+    assert found["Pathways of COPA and MRC, mean absolute error × 100 (figure 4)"] == ("2.88", "0.00")
+    cosine = 100 * 0.5 / (math.hypot(0.5, 0.5) * math.hypot(0.6, 0.4))
+    assert found["Pathways of BoolQ and MRC, cosine × 100 (figure 4)"] == ("96.72", f"{cosine:.2f}")
+
+
+def test_times_name_the_papers_hardware(report: Callable[[str], Report]) -> None:
+    table = report("mept.table_08").table
+    assert any("one NVIDIA A100-40GB" in text for text in table.remarks)
+    assert "in minutes" in table.caption and table.claims == ()
