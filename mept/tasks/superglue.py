@@ -235,7 +235,18 @@ def _task(
 ) -> Task:
     hub = (HUB_REPOSITORY, config or name, HUB_REVISION)
     return Task(
-        name, title, title, template, labels, context, read, from_hub, score, hub, metrics.NAMES[score], CATEGORIES[name]
+        name,
+        title,
+        title,
+        template,
+        labels,
+        context,
+        read,
+        from_hub,
+        score,
+        hub,
+        metrics.NAMES[score],
+        CATEGORIES[name],
     )
 
 

@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from mlflow import environment_variables
 from mlflow.entities import Experiment, Metric, Run
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from pydantic import ValidationError
 
@@ -27,6 +23,7 @@ from orchestration.grid.settings import ReportSettings
 from orchestration.options import is_missing, public, sqlite_file
 from orchestration.record import names
 from orchestration.record.client import connect, experiments_of, one_message, runs_of
+from orchestration.record.files import Predictions, read_file
 from orchestration.record.names import CONFIRM, DEV_SCORE, OBJECTIVE, SEARCH
 from orchestration.record.params import parse_param
 
@@ -76,6 +73,8 @@ class Results:
     """``routing/test.json`` of the confirmed run with the lowest seed of each cell that has one, by run id."""
     states: dict[str, dict[str, Any]] = field(default_factory=dict)
     """``states/test.json`` in the same form; only mixtures have it."""
+    predictions: Callable[[str], str | None] = Predictions()
+    """Run id -> the text of its ``predictions.jsonl``, read when it is called; None if it cannot be read."""
     seeds: tuple[int, ...] = ()
     """Planned confirmation seeds; empty if the grid has no confirmation."""
     axes: tuple[str, ...] = ()
@@ -126,6 +125,7 @@ def _read(client: MlflowClient, experiment: Experiment, grid: str) -> Results:
         histories=histories,
         routing=_artifacts(client, trials, names.ROUTING_FILE, _is_routing),
         states=_artifacts(client, trials, names.STATES_FILE, _are_states),
+        predictions=Predictions(client, dict(zip(trials["run_id"], trials["reused_from"], strict=True))),
         seeds=seeds,
         axes=axes,
         source=_grid_text(client, by_kind.get("grid", [])),
@@ -227,7 +227,7 @@ def _hashable(value: Any) -> Any:
 def _grid_text(client: MlflowClient, runs: Sequence[Run]) -> str:
     """Return the grid's text, for people; "" if it cannot be read."""
     for run in runs:
-        text = _artifact(client, run.info.run_id, names.GRID_FILE)
+        text = read_file(client, run.info.run_id, names.GRID_FILE)
         if text is not None:
             return text
     return ""
@@ -381,26 +381,14 @@ def _artifacts(
     """Return a JSON artifact of the first confirmed run of each cell that has it, by run id."""
     confirmed = trials[(trials["stage"] == CONFIRM) & (trials["outcome"] == "complete")]
     first = confirmed.drop_duplicates("cell")
-    environment_variables.MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)  # otherwise one bar per file
     found = {}
     for run_id, reused_from in zip(first["run_id"], first["reused_from"], strict=True):
         for holder in filter(None, (run_id, reused_from)):
-            content = _parsed(_artifact(client, holder, path))
+            content = _parsed(read_file(client, holder, path))
             if usable(content):
                 found[run_id] = content
                 break
     return found
-
-
-def _artifact(client: MlflowClient, run_id: str, path: str) -> str | None:
-    """Return the text of a run's artifact, or None if there is none that can be read."""
-    try:
-        if all(item.path != path for item in client.list_artifacts(run_id, path.rpartition("/")[0])):
-            return None
-        with tempfile.TemporaryDirectory() as directory:
-            return Path(client.download_artifacts(run_id, path, directory)).read_text("utf-8")
-    except (MlflowException, OSError, ValueError):
-        return None
 
 
 def _parsed(text: str | None) -> Any:

@@ -56,6 +56,8 @@ class Part:
     """[runs, groups]: of each run and group, in the metric's unit; a run's mean is about its score."""
     examples: int
     """How many answers are scored, all groups together."""
+    signature: str = ""
+    """Differs where the examples do."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def compare(rows: Mapping[str, RowRuns], points: float = 100.0) -> Comparison:
         points: how many points a score of 1 is.
 
     Raises:
-        ValueError: two rows were scored on different numbers of tasks or groups, or a row has no run.
+        ValueError: two rows were scored on different examples, or a row has no run.
     """
     _check(rows)
     if len(rows) < 2:
@@ -155,9 +157,9 @@ def _of_power(freedom: float) -> float:
 
 
 def _check(rows: Mapping[str, RowRuns]) -> None:
-    shapes = {tuple(part.values.shape[1] for part in row.parts) for row in rows.values()}
-    if len(shapes) > 1 or any(0 in shape or not shape for shape in shapes):
-        raise ValueError(f"all rows must be scored on the same tasks and groups, but got {sorted(shapes)}")
+    scored = {tuple((part.signature, part.values.shape[1]) for part in row.parts) for row in rows.values()}
+    if len(scored) > 1 or () in scored:
+        raise ValueError(f"all rows must be scored on the same examples, but there are {len(scored)} sets of them")
     if any(not len(row.scores) or any(not len(part.values) for part in row.parts) for row in rows.values()):
         raise ValueError("each row must have at least one run")
 

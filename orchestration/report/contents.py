@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from orchestration.grid.published import get_published
 from orchestration.record.results import Results
+from orchestration.report.evidence import Evidence
 from orchestration.report.layout import build_printed
 from orchestration.report.main_table import NOTHING, build, build_mixtures
 from orchestration.report.summary import Summary, summarise
@@ -38,12 +39,14 @@ def make_report(results: Results, compare: Compare | None = None) -> Report:
 
     Args:
         results: of the grid.
-        compare: says which entries of a column cannot be told from the best; None marks the largest mean.
+        compare: says which entries of a column cannot be told from the best; by default
+            :class:`~orchestration.report.evidence.Evidence` of the runs' predictions.
 
     Raises:
         InputError: the grid's report section names a key that no cell has, or one that is searched in all of them.
     """
     summary = summarise(results)
+    compare = compare or Evidence(summary).compare
     mixtures, whole = build_mixtures(summary, compare), build(summary, compare)
     if not results.report.published:
         return Report(summary, whole, mixtures)

@@ -99,13 +99,15 @@ def build_printed(summary: Summary, published: Published, compare: Compare | Non
         corner=corner(summary.results.report.rows),
         columns=columns,
         blocks=[Block(title, rows) for title, rows in blocks.items()] or [Block("", [])],
-        caption=f"{caption(summary, arrangement.averaged, table.gain is None)} {_about(published)}",
+        caption="",
         extras=_extra_headings(published),
         groups=_groups(published, names),
         remarks=tuple(_remarks(summary, published, lines, names)),
         claims=() if table.gain else tuple(claims_of(published, summary, pairs, names)),
     )
-    return lettered(made if table.gain else compared(made, compare, measure.lower_is_better))
+    marked = None if table.gain else compared(made, compare, measure.lower_is_better)
+    text = f"{caption(summary, arrangement.averaged, marked)} {_about(published)}"
+    return replace(lettered(marked or made), caption=text)
 
 
 # Which cell stands where
@@ -282,8 +284,8 @@ def _about(published: Published) -> str:
     table = published.table
     unit = "minutes" if table.unit == "minutes" else "percent points"
     text = (
-        f"Laid out as {table.source} of {published.paper.cite} ({published.paper.url.removeprefix('https://')}): below each number the "
-        f"published one and ours minus it, in {unit}."
+        f"Laid out as {table.source} of {published.paper.cite} ({published.paper.url.removeprefix('https://')}): "
+        f"below each number the published one and ours minus it, in {unit}."
     )
     if table.gain:
         names = [published.label("row", name) for name in (table.gain.of, table.gain.over)]

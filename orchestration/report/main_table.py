@@ -80,9 +80,9 @@ def build(summary: Summary, compare: Compare | None = None) -> Table:
     collapses = collapse_notes(summary)
     rows = [filled(line, arrangement, summary.measure, collapses) for line in arrangement.lines]
     columns = arrangement.columns + [Column(AVERAGE, average=True)] * bool(arrangement.averaged)
-    text = caption(summary, arrangement.averaged)
-    table = Table(corner(summary.results.report.rows), columns, [Block("", rows)], text, COST_COLUMNS)
-    return lettered(compared(table, compare, summary.measure.lower_is_better))
+    table = Table(corner(summary.results.report.rows), columns, [Block("", rows)], "", COST_COLUMNS)
+    table = lettered(compared(table, compare, summary.measure.lower_is_better))
+    return replace(table, caption=caption(summary, arrangement.averaged, table))
 
 
 def arrange(summary: Summary) -> Arrangement:
@@ -136,10 +136,12 @@ def _mixture(summary: Summary, name: str, cells: Sequence[CellSummary], compare:
     text = (
         f"{metric_name(measure.metric)} of each task in the mixture {name}, over the same runs as its score: "
         "one adapter was trained on the training splits of all tasks together and predicts among the labels of an "
-        "example's own task. Average: over the tasks; it is the mixture's score. The best of each column is in bold."
+        "example's own task. Average: over the tasks; it is the mixture's score."
     )
-    table = Table("Method", columns, [Block("", rows)], text, COST_COLUMNS)
-    return lettered(compared(table, compare, measure.lower_is_better))
+    table = lettered(
+        compared(Table("Method", columns, [Block("", rows)], "", COST_COLUMNS), compare, measure.lower_is_better)
+    )
+    return replace(table, caption=f"{text} {bold_rule(table)}")
 
 
 def _check_key(key: str, cells: Sequence[CellSummary]) -> None:
@@ -268,8 +270,38 @@ def mean_cost(cells: Sequence[CellSummary], name: str) -> float | None:
     return statistics.fmean(values) if values else None
 
 
-def caption(summary: Summary, averaged: Sequence[bool], compares: bool = True) -> str:
-    """Say what the numbers are, on which split, over how many seeds, and how the settings were chosen."""
+def bold_rule(table: Table) -> str:
+    """Say what is in bold, in one sentence."""
+    if not table.smallest:
+        return "The best of each column is in bold."
+    return (
+        "In bold: what cannot be told from the best of its column by these seeds and test examples (a column shows a "
+        "difference that is not there in at most 5 % of all cases)."
+    )
+
+
+def optimism(summary: Summary) -> str:
+    """Say how much more the winners scored on dev, where they were chosen, than on test; "" if that is not known."""
+    measure = summary.measure
+    known = [gap for cell in summary.cells if (gap := cell.optimism(measure)) is not None]
+    if not known:
+        return ""
+    mean = measure.scale * statistics.fmean(known)
+    cells = "1 cell" if len(known) == 1 else f"{len(known)} cells"
+    return (
+        f" On dev, where they were chosen, the winners scored {abs(mean):.1f} points {'more' if mean >= 0 else 'less'} "
+        f"than on test, on average over {cells}."
+    )
+
+
+def caption(summary: Summary, averaged: Sequence[bool], table: Table | None) -> str:
+    """Say what the numbers are, on which split, over how many seeds, and how the settings were chosen.
+
+    Args:
+        summary: of the grid's cells.
+        averaged: whether each column counts in the average; empty if there is none.
+        table: says what is in bold; None where nothing is.
+    """
     measure, seeds = summary.measure, summary.results.seeds
     unit = " in percent points" if measure.is_score else f" in {measure.unit}" if measure.unit else ""
     name = metric_name(measure.metric).removesuffix(" seconds" if measure.unit else "")
@@ -281,7 +313,7 @@ def caption(summary: Summary, averaged: Sequence[bool], compares: bool = True) -
     else:
         text = f"{name}{unit} of the best search trial of each cell: a single run, on the split it was selected by"
         text += ", so it is optimistic. " + ("Not confirmed over seeds." if not seeds else "No test split is involved.")
-    text += " The best of each column is in bold." if compares else ""
+    text += (f" {bold_rule(table)}" if table else "") + optimism(summary)
     if any(cell.is_mixture for cell in summary.cells):
         text += " The score of several tasks trained as one (a+b) is the mean of theirs."
     if averaged:

@@ -28,8 +28,8 @@ BLOCKS = 50
 class Outcome:
     """What one run made of the test examples of its tasks."""
 
-    signature: str
-    """Equal for two runs exactly if they were scored on the same examples with the same right answers."""
+    signatures: tuple[str, ...]
+    """Of each task: equal for two runs exactly if they were scored on the same examples with the same right answers."""
     values: tuple[np.ndarray, ...]
     """[groups] of each task: pseudo-values of its metric."""
     examples: tuple[int, ...]
@@ -53,16 +53,18 @@ def read_outcome(text: str, task: str, metric: str = "score") -> Outcome:
     for number, line in enumerate(text.splitlines(), 1):
         try:
             row = json.loads(line)
-            lines[row.get("task", task)].append(row)
-        except (ValueError, KeyError, AttributeError):
+            if (name := row.get("task", parts[0].name)) in lines:  # others are scored besides
+                lines[name].append(row)
+        except (ValueError, TypeError, AttributeError):
             raise ValueError(f"line {number} is no prediction of {task}") from None
-    digest, values, counts = hashlib.sha256(), [], []
+    signatures, values, counts = [], [], []
     for part in parts:
         examples, scores = _examples(lines[part.name], part)
-        digest.update(json.dumps([[example.id, example.label] for example in examples]).encode())
+        content = json.dumps([[example.id, example.label] for example in examples])
+        signatures.append(hashlib.sha256(content.encode()).hexdigest()[:16])
         values.append(_pseudo_values(part, examples, scores, metric))
         counts.append(len({example.question for example in examples}) if examples[0].golds else len(examples))
-    return Outcome(digest.hexdigest()[:16], tuple(values), tuple(counts))
+    return Outcome(tuple(signatures), tuple(values), tuple(counts))
 
 
 def _examples(lines: Sequence[dict[str, Any]], task: Task) -> tuple[list[Example], np.ndarray]:

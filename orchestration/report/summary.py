@@ -84,6 +84,12 @@ class CellSummary:
         """The dev score to compare cells by; below every score if there is none."""
         return -math.inf if self.dev is None else self.dev
 
+    def optimism(self, measure: Measure) -> float | None:
+        """Return the winner's dev score minus its mean on test, as recorded; None where one of them is not known."""
+        if self.dev is None or self.mean is None or measure.stage != CONFIRM or measure.metric != "test/score":
+            return None
+        return self.dev - self.mean
+
     @property
     def is_mixture(self) -> bool:
         """Whether several tasks were trained as one."""

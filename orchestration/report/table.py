@@ -213,6 +213,10 @@ class Comparison(Protocol):
     def intervals(self) -> Mapping[str, tuple[float, float]]:
         """Entry id -> low and high of its difference to the best one."""
 
+    @property
+    def note(self) -> str:
+        """What was assumed, or why nothing could be compared."""
+
 
 Compare = Callable[[Column, Sequence[Entry]], Comparison | None]
 """Compares the entries of a column within one block; None if that is not possible."""
@@ -225,6 +229,7 @@ def compared(table: Table, compare: Compare | None, lower_is_better: bool) -> Ta
     with the largest mean (the smallest, if that is better).
     """
     smallest: list[float | None] = [None] * len(table.columns)
+    notes: dict[str, dict[str, None]] = {}
     blocks = []
     for block in table.blocks:
         lines = [list(row.entries) for row in block.rows]
@@ -233,6 +238,8 @@ def compared(table: Table, compare: Compare | None, lower_is_better: bool) -> Ta
             if sum(entry.mean is not None for entry in entries) < 2:
                 continue
             found = compare(column, entries) if compare else None
+            if found and found.note:
+                notes.setdefault(found.note, {})[column.label] = None
             marked = _tied(entries, found) if found else _extreme(entries, lower_is_better)
             for line, entry in zip(lines, marked, strict=True):
                 line[index] = entry
@@ -241,7 +248,8 @@ def compared(table: Table, compare: Compare | None, lower_is_better: bool) -> Ta
         rows = [replace(row, entries=line) for row, line in zip(block.rows, lines, strict=True)]
         blocks.append(replace(block, rows=rows))
     known_any = any(value is not None for value in smallest)
-    return replace(table, blocks=blocks, smallest=tuple(smallest) if known_any else ())
+    remarks = (*table.remarks, *(f"Differences in {', '.join(labels)}: {note}." for note, labels in notes.items()))
+    return replace(table, blocks=blocks, smallest=tuple(smallest) if known_any else (), remarks=remarks)
 
 
 def _tied(entries: Sequence[Entry], found: Comparison) -> Iterator[Entry]:

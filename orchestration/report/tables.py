@@ -277,6 +277,7 @@ def tidy_csv(summary: Summary) -> str:
         **{f"sd/{task}": lambda cell, task=task: deviation(_part(cell, task)) for task in tasks},  # type: ignore[misc]
         **{f"scores/{task}": lambda cell, task=task: ";".join(map(repr, _part(cell, task))) for task in tasks},  # type: ignore[misc]
         "dev/score": lambda cell: cell.dev,
+        "optimism": lambda cell: cell.optimism(summary.measure),
         "effective_experts": lambda cell: None if cell.load is None else cell.load.effective,
         "collapsed": lambda cell: None if cell.load is None else cell.load.collapsed,
         **{name: lambda cell, name=name: cell.costs.get(name) for name in costs},  # type: ignore[misc]

@@ -39,6 +39,7 @@ class Made:
     cells: list[dict[str, Any]] = field(default_factory=list)
     trials: list[dict[str, Any]] = field(default_factory=list)
     routing: dict[str, Any] = field(default_factory=dict)
+    predictions: dict[str, str] = field(default_factory=dict)
     seeds: tuple[int, ...] = (1, 2)
     axes: tuple[str, ...] = ()
     settings: ReportSettings = field(default_factory=ReportSettings)
@@ -55,6 +56,7 @@ class Made:
         once: Sequence[Mapping[str, float]] = (),
         routing: Mapping[str, Any] | None = None,
         axes: Mapping[str, Any] | None = None,
+        predictions: Sequence[str] = (),
     ) -> None:
         """Add a cell with its search trials (values, dev score, outcome) and confirmed runs.
 
@@ -64,6 +66,7 @@ class Made:
             reason: of the cell's outcome.
             best: winning values.
             once: metrics of each confirmed run besides.
+            predictions: text of each confirmed run's file.
         """
         name = f"{method}-{task}-{len(self.cells)}"
         known = {"backbone": "minilm", "task": task, "method": method, **(axes or {})}
@@ -79,6 +82,8 @@ class Made:
             run = self._trial(name, "confirm", seed, None, "complete", known, metrics)
             if routing is not None and seed == 1:
                 self.routing[run] = routing
+            if predictions:
+                self.predictions[run] = predictions[seed - 1]
 
     def _trial(
         self, cell: str, stage: str, seed: int, number: int | None, outcome: str, params: Any, metrics: Any
@@ -105,6 +110,7 @@ class Made:
             trials=pd.DataFrame(self.trials, columns=columns),
             histories=pd.DataFrame(columns=HISTORY_COLUMNS),
             routing=self.routing,
+            predictions=self.predictions.get,
             seeds=self.seeds,
             axes=self.axes,
             experiment_id="7",

@@ -109,7 +109,8 @@ SCORES = {"scores": {"entailment": 1.0, "not_entailment": 0.0}}
     [
         ([line(), "{"], "line 2 is no prediction of rte"),
         (["[]"], "line 1 is no prediction"),
-        ([line(task="cb")], "line 1 is no prediction"),
+        ([line(task=["rte"])], "line 1 is no prediction"),
+        ([line(task="cb")], "there are no predictions"),
         ([], "there are no predictions"),
         ([line(), line()], "appears twice"),
         ([line(), line(id="rte-1", label="maybe")], "is no prediction of rte"),
@@ -156,5 +157,5 @@ def test_runs_on_other_examples_or_other_answers_have_other_signatures(tmp_path:
     text = written(tmp_path, {"rte": (examples, scores)})
     again = written(tmp_path, {"rte": (examples, -scores)})
     fewer = written(tmp_path, {"rte": (examples[:-1], scores[:-1])})
-    assert read_outcome(text, "rte").signature == read_outcome(again, "rte").signature
-    assert read_outcome(text, "rte").signature != read_outcome(fewer, "rte").signature
+    assert read_outcome(text, "rte").signatures == read_outcome(again, "rte").signatures
+    assert read_outcome(text, "rte").signatures != read_outcome(fewer, "rte").signatures

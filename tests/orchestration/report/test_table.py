@@ -35,6 +35,7 @@ class Found:
     tied: frozenset[str]
     smallest: float | None = None
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    note: str = ""
 
 
 def column(*means: float | None) -> Table:

@@ -1,0 +1,97 @@
+"""What the predictions of a grid's confirmed runs say about the differences in its tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from statistics import fmean
+
+import numpy as np
+
+from mept.errors import one_line
+from orchestration.record.names import CONFIRM
+from orchestration.report.comparison import Comparison, Part, RowRuns, compare
+from orchestration.report.outcomes import Outcome, read_outcome
+from orchestration.report.summary import CellSummary, Summary, tasks_of
+from orchestration.report.table import Column, Entry
+
+
+class Evidence:
+    """Compares the entries of columns, reading each run's predictions once and keeping one number a group of them."""
+
+    def __init__(self, summary: Summary) -> None:
+        self._summary = summary
+        self._cells = {cell.id: cell for cell in summary.cells}
+        self._outcomes: dict[tuple[str, str], Outcome | str] = {}
+
+    def compare(self, column: Column, entries: Sequence[Entry]) -> Comparison | None:
+        """Compare a column's entries; None if they are no test scores.
+
+        Where some run's predictions are not known, the best entry is tied with itself alone, and the note says why.
+        """
+        measure = self._summary.measure
+        if measure.stage != CONFIRM or not measure.metric.startswith("test/") or not measure.is_score:
+            return None
+        means = {entry.id: entry.mean for entry in entries if entry.mean is not None}
+        try:
+            rows = {entry.id: self._runs(entry, column.part) for entry in entries if entry.id in means}
+            return compare(rows, measure.scale)
+        except ValueError as error:
+            best = max(means.values())
+            largest = frozenset(name for name, mean in means.items() if math.isclose(mean, best, rel_tol=1e-9))
+            return Comparison(largest, note=f"not compared, so the largest mean is in bold: {one_line(error)}")
+
+    def _runs(self, entry: Entry, part: str) -> RowRuns:
+        cells = [self._cells[cell] for cell in entry.cells]
+        parts = [one for cell in cells for one in self._parts(cell, part)]
+        if len(cells) == 1:
+            (cell,) = cells
+            return RowRuns(list(_scores(cell, part).values()), parts)
+        seeds = set.intersection(*(set(_scores(cell, part)) for cell in cells))
+        if not seeds:
+            raise ValueError(f"the cells of one entry have no seed in common ({entry.id})")
+        return RowRuns([fmean(_scores(cell, part)[seed] for cell in cells) for seed in sorted(seeds)], parts)
+
+    def _parts(self, cell: CellSummary, part: str) -> Iterator[Part]:
+        """Yield what a cell's runs made of the examples of each of its tasks, or of one task."""
+        tasks = tasks_of(cell.task) or [cell.task]
+        task = part if part and part not in tasks else cell.task
+        wanted = [tasks.index(part)] if part in tasks else range(len(tasks) if task == cell.task else 1)
+        found = [self._outcome(run, task) for run in self._run_ids.get(cell.id, ())]
+        known = [one for one in found if isinstance(one, Outcome)]
+        if not known:
+            reason = next((one for one in found if isinstance(one, str)), "it has no finished run")
+            raise ValueError(f"the predictions of {cell.id} cannot be used: {reason}")
+        for index in wanted:
+            if len({one.signatures[index] for one in known}) > 1:
+                raise ValueError(f"the runs of {cell.id} were scored on different examples")
+            first, values = known[0], np.stack([one.values[index] for one in known])
+            yield Part(values, first.examples[index], first.signatures[index])
+
+    def _outcome(self, run: str, task: str) -> Outcome | str:
+        """Return what a run made of the examples, or why that is not known."""
+        if (run, task) not in self._outcomes:
+            text = self._summary.results.predictions(run)
+            try:
+                if text is None:
+                    raise ValueError("it recorded none that can be read")
+                self._outcomes[run, task] = read_outcome(text, task, self._metric)
+            except ValueError as error:
+                self._outcomes[run, task] = str(error)
+        return self._outcomes[run, task]
+
+    @cached_property
+    def _metric(self) -> str:
+        return self._summary.measure.metric.removeprefix("test/")
+
+    @cached_property
+    def _run_ids(self) -> dict[str, list[str]]:
+        """The confirmed runs of each cell, by its id."""
+        trials = self._summary.results.trials
+        done = trials[(trials["stage"] == CONFIRM) & (trials["outcome"] == "complete")]
+        return {cell: list(runs) for cell, runs in done.groupby("cell")["run_id"]}
+
+
+def _scores(cell: CellSummary, part: str) -> dict[int, float]:
+    return cell.parts.get(part, {}) if part and part != cell.task else cell.scores
