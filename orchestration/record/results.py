@@ -116,6 +116,7 @@ def _read(client: MlflowClient, experiment: Experiment, grid: str) -> Results:
     report = _report_settings(experiment.tags.get(names.REPORT, "{}"), grid)
     histories = _histories(client, trials["run_id"], sorted({DEV_SCORE, report.value}))
     trials = _with_objective(trials, histories).reset_index(drop=True)
+    places = {run.info.run_id: run.info.artifact_uri for run in by_kind.get("trial", [])}
     return Results(
         title=experiment.tags.get(names.TITLE) or grid,
         grid=grid,
@@ -125,7 +126,7 @@ def _read(client: MlflowClient, experiment: Experiment, grid: str) -> Results:
         histories=histories,
         routing=_artifacts(client, trials, names.ROUTING_FILE, _is_routing),
         states=_artifacts(client, trials, names.STATES_FILE, _are_states),
-        predictions=Predictions(client, dict(zip(trials["run_id"], trials["reused_from"], strict=True))),
+        predictions=Predictions(client, places, dict(zip(trials["run_id"], trials["reused_from"], strict=True))),
         seeds=seeds,
         axes=axes,
         source=_grid_text(client, by_kind.get("grid", [])),

@@ -182,10 +182,13 @@ def test_a_copy_has_the_predictions_of_the_run_it_was_taken_from(client: MlflowC
     experiment = client.get_experiment_by_name("superglue")
     assert experiment is not None
     found = client.search_runs([experiment.experiment_id], "tags.`mept.stage` = 'confirm'", max_results=50)
-    run = next(run for run in found if run.data.tags["mept.outcome"] == "complete").info.run_id
+    whole = next(run for run in found if run.data.tags["mept.outcome"] == "complete").info
+    run = whole.run_id
     empty = client.create_run(experiment.experiment_id).info.run_id
     client.set_terminated(empty)
-    assert Predictions(client)(run) == "{}"
-    assert Predictions(client)(empty) is None and Predictions(client)("no such run") is None
-    assert Predictions(client, {empty: run})(empty) == "{}"
+    places = {run: whole.artifact_uri, empty: client.get_run(empty).info.artifact_uri}
+    assert Predictions(client, places)(run) == "{}"
+    assert [Predictions(client, places)(name) for name in (empty, "no such run")] == [None, None]
+    assert Predictions(client, places, {empty: run})(empty) == "{}"
+    assert Predictions(client, places, {empty: "no such run"})(empty) is None
     client.delete_run(empty)
