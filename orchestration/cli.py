@@ -190,7 +190,7 @@ def status(
         from orchestration.screens.jobs import show_jobs
 
         options = show_jobs(str(grid), address, options)
-    loaded, cells = _load(grid, set, model_dir, tolerant=True)
+    loaded, cells = _load(grid, set, model_dir, tolerant=True, check=False)
     from orchestration.screens.overview import show_status
 
     show_status(loaded, cells, options)
@@ -402,7 +402,7 @@ def main() -> None:
 
 
 def _load(
-    path: Path, sets: list[str] | None, model_dir: Path | None, tolerant: bool = False
+    path: Path, sets: list[str] | None, model_dir: Path | None, tolerant: bool = False, check: bool = True
 ) -> tuple[Grid, list[Cell]]:
     """Read a grid and plan its cells.
 
@@ -411,15 +411,17 @@ def _load(
         sets: ``key=value`` arguments.
         model_dir: folder of backbones.
         tolerant: download nothing, and plan cells of backbones whose files are not here.
+        check: look at weights and tokenizers, for which transformers' models are imported.
     """
     _avoid_dead_hub()
-    from mept.backbones import preflight
+    from mept.backbones import describe_backbone, preflight
     from orchestration.grid.grid import load_grid
     from orchestration.grid.shipped import find_grid
     from orchestration.plan.cells import plan as plan_cells
 
     grid = load_grid(find_grid(path), sets or ())
-    return grid, plan_cells(grid, lambda name: preflight(name, model_dir, planning=tolerant))
+    look = preflight if check else describe_backbone
+    return grid, plan_cells(grid, lambda name: look(name, model_dir, planning=tolerant))
 
 
 def _avoid_dead_hub() -> None:

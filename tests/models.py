@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from pathlib import Path
 
@@ -46,6 +47,12 @@ def tokenizer(family: str) -> PreTrainedTokenizerFast:
 
 def random_model(family: str, layers: int = 2, causal_lm: bool = False, seed: int = 0) -> PreTrainedModel:
     """Return a random model: hidden size 16, weights large enough for prompts to matter, no dropout."""
+    # A copy, because some tests change it; thousands of tests ask, and transformers takes twice as long to build one.
+    return copy.deepcopy(_built(family, layers, causal_lm, seed))
+
+
+@functools.cache
+def _built(family: str, layers: int, causal_lm: bool, seed: int) -> PreTrainedModel:
     size = len(tokenizer(family))
     shared = {"vocab_size": size, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
     with torch.random.fork_rng():

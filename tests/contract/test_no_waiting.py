@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,16 @@ from mept.config import MethodConfig
 from mept.learner import Learner
 from mept.methods import method_of
 from mept.methods.xprompt import PrunedPrompt
-from mept.tasks.data import load_task
+from mept.tasks.data import TaskData, load_task
 from mept.trial import TrialConfig
 from tests.contract.matrix import configurations
 from tests.models import random_backbone
+
+
+@functools.cache
+def few_examples() -> TaskData:
+    data = load_task("rte", "embedded")
+    return dataclasses.replace(data, train=data.train[:24], dev=data.dev[:4])
 
 
 def steps(config: MethodConfig, family: str, folder: Path, **settings: Any) -> None:
@@ -26,9 +33,7 @@ def steps(config: MethodConfig, family: str, folder: Path, **settings: Any) -> N
         backbone=family, task="rte", method=method_of(config).name, method_options=config, data="embedded",
         batch_size=4, max_length=128, **settings,
     )  # fmt: skip
-    data = load_task("rte", "embedded")
-    few = dataclasses.replace(data, train=data.train[:24], dev=data.dev[:4])
-    learner = Learner(trial, backbone, few, None)
+    learner = Learner(trial, backbone, few_examples(), None)
     learner.start(learner.epochs)
     learner.model.train()
     order = sorted(range(len(learner.train.lengths)), key=learner.train.lengths.__getitem__)

@@ -8,14 +8,25 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
-def short_suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with the stores of undisturbed runs, and ``outcomes.json`` of some schedules and kill points."""
-    folder = tmp_path_factory.mktemp("faults") / "bench"
+def short_suite(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """The folder with the stores of undisturbed runs, and ``outcomes.json`` of some schedules and kill points.
+
+    xdist's workers share it: whoever asks first makes it.
+    """
+    if worker_id == "master":
+        return _make(tmp_path_factory.mktemp("faults") / "bench")
+    folder = tmp_path_factory.getbasetemp().parent / "faults"
+    with FileLock(f"{folder}.lock"):
+        return folder if (folder / "outcomes.json").exists() else _make(folder)
+
+
+def _make(folder: Path) -> Path:
     folder.mkdir()
     command = [sys.executable, "-m", "tests.faults.schedules", "--count", "2", "--seed", "3", "--keep", str(folder)]
     done = subprocess.run(

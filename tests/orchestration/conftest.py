@@ -16,7 +16,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from orchestration.grid.settings import ReportSettings
-from orchestration.options import Options
+from orchestration.options import Options, own_tracking
+from orchestration.record.client import connect
 from orchestration.record.records import CellRecord, GridRecord, TrialRecord
 from orchestration.record.tracker import Tracker
 
@@ -322,6 +323,14 @@ def record_collapsed(recorder: Recorder) -> None:
     parent = recorder.cell("plain-minilm-cb", "complete", fixed := base | {"method": "plain"}, {})
     for seed in (1, 2):
         recorder.trial(parent, "plain-minilm-cb", fixed, dev=curve(0.6), stage="confirm", seed=seed, test=0.6)
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without runs, to be copied: making its tables takes seconds."""
+    root = tmp_path_factory.mktemp("empty")
+    connect(own_tracking(root))
+    return root / "mlflow.db"
 
 
 @pytest.fixture(scope="session")

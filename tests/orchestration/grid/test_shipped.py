@@ -155,29 +155,34 @@ CALLS = """
 import sys
 from orchestration import cli
 for words in {commands!r}:
-    sys.argv = ["mept", *words.split()]
-    print("###", words)
+    sys.argv = ["mept", *words]
+    print("###", *words)
     try:
         cli.main()
     except SystemExit as end:
         print("### exit", end.code or 0)
 """
+"""Several commands in one process, which imports everything once."""
+
+
+def answers(output: str) -> list[tuple[str, str]]:
+    """What each command of `CALLS` printed, its own words first, and how it ended."""
+    parts = output.split("### ")[1:]
+    return list(zip(parts[::2], parts[1::2], strict=True))
 
 
 def test_the_commands_work_from_the_wheel_in_an_empty_directory(site: Path, tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text("title: t\ndata: embedded\nbackbones: minilm\ntasks: cb\nmethods: {mept: {}}\n")
     environment = os.environ | {"PYTHONPATH": str(site), "MLFLOW_TRACKING_URI": "", "HF_HUB_OFFLINE": "1"}
     run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", CALLS.format(commands=list(COMMANDS))],
+        [sys.executable, "-W", "error", "-c", CALLS.format(commands=[words.split() for words in COMMANDS])],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
         text=True,
     )
     assert run.returncode == 0, run.stderr
-    parts = run.stdout.split("### ")[1:]
-    told = dict(zip(COMMANDS, zip(parts[::2], parts[1::2], strict=True), strict=True))
-    for command, (output, end) in told.items():
+    for command, (output, end) in zip(COMMANDS, answers(run.stdout), strict=True):
         assert COMMANDS[command] in output, (command, output, run.stderr)
         assert end == "exit 0\n", (command, output, run.stderr)
     assert [path.name for path in tmp_path.iterdir()] == ["own.yaml"]
@@ -209,13 +214,15 @@ def test_a_result_is_made_and_used_from_the_wheel_in_an_empty_directory(site: Pa
     assert all(Path(path).is_relative_to(site) for path in where)
     sets = [word for text in SMALL for word in ("--set", text)]
     assert "mept" in call(*mept, "run", "quickstart", "--num-cpus", "1", *sets)
-    assert "complete" in call(*mept, "status", "quickstart", *sets)
     page = tmp_path / "runs" / "reports" / "quickstart" / "index.html"
     page.unlink()
-    call(*mept, "report", "quickstart", *sets)
-    assert page.is_file()
     champion = "models:/quickstart.mept-minilm-cb@champion"
-    answer = json.loads(call(*mept, "predict", champion, "rows.jsonl"))
+    commands = [["status", "quickstart", *sets], ["report", "quickstart", *sets], ["predict", champion, "rows.jsonl"]]
+    told = answers(call(python, "-c", CALLS.format(commands=commands)))
+    assert [end for _, end in told] == ["exit 0\n"] * 3, told
+    assert "complete" in told[0][0]
+    assert page.is_file()
+    answer = json.loads(told[2][0].splitlines()[-1])
     assert answer["label"] in answer["scores"] and len(answer["experts"]) == 6
     mlflow = (python, "-m", "mlflow", "models", "predict", "--env-manager", "local")
     store = f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}"

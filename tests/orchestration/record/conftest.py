@@ -12,14 +12,6 @@ from orchestration.options import own_tracking
 from orchestration.record.client import connect
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database without runs."""
-    root = tmp_path_factory.mktemp("empty")
-    connect(own_tracking(root))
-    return root / "mlflow.db"
-
-
 @pytest.fixture
 def root(tmp_path: Path, empty_database: Path) -> Path:
     directory = tmp_path / "runs"

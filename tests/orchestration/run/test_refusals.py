@@ -71,6 +71,10 @@ def test_run_and_plan_refuse_a_broken_backbone_with_the_same_line_and_make_nothi
     assert [path.name for path in Path().iterdir()] == ["t.yaml"]
 
 
+def test_status_needs_no_whole_backbone(mept: Any) -> None:
+    assert mept("status", "--set", "backbones=[renamed]")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [

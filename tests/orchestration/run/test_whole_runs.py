@@ -95,10 +95,12 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(
-    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    done: Path, empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Iterator[Place]:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     shutil.copytree(done / "tiny", tmp_path / "tiny")
+    (tmp_path / "runs").mkdir()
+    shutil.copy(empty_database, tmp_path / "runs")
     found = Place(tmp_path, monkeypatch, capfd)
     found.write()
     yield found
@@ -261,6 +263,7 @@ def test_only_the_best_trial_of_a_search_keeps_its_adapter(place: Place) -> None
 
 
 def test_too_few_examples_to_learn_from_are_refused_before_anything_is_trained(place: Place) -> None:
+    shutil.rmtree(place.folder / "runs")
     assert place.call("run", "--set", "max_train_examples={choice: [1, 32]}") == 2
     assert "`max_train_examples` = 1" in place.said and place.said.count("\n") == 1
     assert not (place.folder / "runs" / "mlflow.db").exists()
