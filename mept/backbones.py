@@ -49,6 +49,9 @@ BACKBONES: dict[str, Origin] = {
     "smollm2-135m": Origin(hub="HuggingFaceTB/SmolLM2-135M-Instruct", shape=("llama", 30, 576, 8192)),
     "t5-base": Origin(hub="google-t5/t5-base", shape=("t5", 12, 768, None)),
     "t5-large": Origin(hub="google-t5/t5-large", shape=("t5", 24, 1024, None)),
+    "t5-3b": Origin(hub="google-t5/t5-3b", shape=("t5", 24, 1024, None)),
+    "t5-11b": Origin(hub="google-t5/t5-11b", shape=("t5", 24, 1024, None)),
+    "llama2-7b": Origin(hub="meta-llama/Llama-2-7b-hf", shape=("llama", 32, 4096, 4096)),
     "llama-3.2-1b": Origin(hub="meta-llama/Llama-3.2-1B", shape=("llama", 16, 2048, 131072)),
 }
 
