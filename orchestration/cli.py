@@ -329,9 +329,7 @@ def methods(
 @app.command()
 def tasks(
     data_dir: DataOption = None,
-    count: Annotated[
-        str | None, typer.Option(metavar="SOURCE", help="Count the examples of jsonl, hub or embedded.")
-    ] = None,
+    count: Annotated[str | None, typer.Option(metavar="SOURCE", help="Count a source's examples.")] = None,
 ) -> None:
     """List the tasks: category, metric, labels, and which sources have their data; or count their examples."""
     from orchestration.screens import catalogue

@@ -38,6 +38,7 @@ SHIPPED = {  # cells, impossible, search trials, confirmed runs, trial-epochs
     "tables/table_11": Size(12, 0, 6 * 30, 36, 216 * 70),
     "tables/table_12": Size(10, 0, 10 * 27, 30, 10 * 30 * 70),
     "tables/table_13": Size(5, 0, 45, 15, 60 * 70),
+    "tables/table_16": Size(9, 0, 3 * 33, 27, 126 * 70),
 }
 TABLES = [name for name in SHIPPED if name.startswith("tables/")]
 every = pytest.mark.parametrize("name", SHIPPED)
@@ -167,6 +168,9 @@ def test_figures_and_tables_of_the_same_settings_share_their_trials() -> None:
     first = prints("tables/table_01_t5_base", "mept", "cb")
     assert first == prints("tables/table_03", "default", "cb") == prints("tables/table_04", "router_and_prompt", "cb")
     assert first == prints("tables/table_02", "mept", "cb", layers=None) == prints("tables/table_11", "mept", "cb")
+    mixture = "boolq+cb+copa+multirc+rte+wic"
+    assert prints("tables/table_16", "mept", mixture) == prints("tables/table_06", "mept", mixture)
+    assert prints("tables/table_16", "mept", "multirc") == prints("tables/table_01_t5_base", "mept", "multirc")
     assert prints("tables/table_08", "xprompt", "wic") == prints("tables/table_01_t5_base", "xprompt", "wic")
     assert prints("tables/table_05", "mept", "rte", num_virtual_tokens=15, num_experts=4) < prints(
         "tables/table_13", "mept", "rte", num_shared_experts=1
