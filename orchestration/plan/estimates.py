@@ -35,7 +35,6 @@ NOT_OF_SPEED = (
     "epochs",
     "max_steps",
     "patience",
-    "protocol",
     "metric",
     "stopping",
     "dev_split",

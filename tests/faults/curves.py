@@ -80,7 +80,13 @@ class Curve:
     """Takes the place of `mept.train._Run`: an evaluation is a function of the configuration and the epoch."""
 
     def __init__(
-        self, config: TrialConfig, backbone: Any, data: Any, directory: Path, cache_dir: Path | None = None
+        self,
+        config: TrialConfig,
+        backbone: Any,
+        data: Any,
+        directory: Path,
+        cache_dir: Path | None = None,
+        others: Sequence[Any] = (),
     ) -> None:
         self._config, self._directory = config, directory
         self._luck = _fraction(json.dumps(config.flat(), sort_keys=True, default=str))
