@@ -10,6 +10,7 @@ from statistics import fmean
 import numpy as np
 
 from mept.errors import one_line
+from mept.protocol import choices
 from orchestration.record.names import CONFIRM
 from orchestration.report.comparison import Comparison, Part, RowRuns, compare
 from orchestration.report.outcomes import Outcome, read_outcome
@@ -58,7 +59,8 @@ class Evidence:
         tasks = tasks_of(cell.task) or [cell.task]
         task = part if part and part not in tasks else cell.task
         wanted = [tasks.index(part)] if part in tasks else range(len(tasks) if task == cell.task else 1)
-        found = [self._outcome(run, task) for run in self._run_ids.get(cell.id, ())]
+        judged_by = choices(cell.params).metric
+        found = [self._outcome(run, task, judged_by) for run in self._run_ids.get(cell.id, ())]
         known = [one for one in found if isinstance(one, Outcome)]
         if not known:
             reason = next((one for one in found if isinstance(one, str)), "it has no finished run")
@@ -69,14 +71,14 @@ class Evidence:
             first, values = known[0], np.stack([one.values[index] for one in known])
             yield Part(values, first.examples[index], first.signatures[index])
 
-    def _outcome(self, run: str, task: str) -> Outcome | str:
+    def _outcome(self, run: str, task: str, judged_by: str) -> Outcome | str:
         """Return what a run made of the examples, or why that is not known."""
         if (run, task) not in self._outcomes:
             text = self._summary.results.predictions(run)
             try:
                 if text is None:
                     raise ValueError("it recorded none that can be read")
-                self._outcomes[run, task] = read_outcome(text, task, self._metric)
+                self._outcomes[run, task] = read_outcome(text, task, self._metric, judged_by)
             except ValueError as error:
                 self._outcomes[run, task] = str(error)
         return self._outcomes[run, task]

@@ -19,6 +19,7 @@ import numpy as np
 from mept.tasks import get_task
 from mept.tasks.base import Example, Task
 from mept.tasks.sums import SUMS
+from mept.tasks.variants import score_names
 
 BLOCKS = 50
 """Groups are joined to this many for a metric that is no function of sums, since each costs scoring everything anew."""
@@ -36,19 +37,20 @@ class Outcome:
     """Of each task: how many answers are scored."""
 
 
-def read_outcome(text: str, task: str, metric: str = "score") -> Outcome:
+def read_outcome(text: str, task: str, metric: str = "score", judged_by: str = "official") -> Outcome:
     """Read what a run predicted.
 
     Args:
         text: the content of its ``predictions.jsonl``.
         task: the name of a task, or of a mixture.
         metric: the name of a metric of the task, or of each task of the mixture.
+        judged_by: which metric the trial called ``score``; see ``metric`` of :class:`mept.trial.TrialConfig`.
 
     Raises:
         ValueError: the lines are damaged or do not belong to the task, an id appears twice, or the metric cannot be
             computed from them; the message says which.
     """
-    parts = get_task(task).parts
+    parts, called = get_task(task).parts, score_names(get_task(task), judged_by)
     lines: dict[str, list[dict[str, Any]]] = {part.name: [] for part in parts}
     for number, line in enumerate(text.splitlines(), 1):
         try:
@@ -62,7 +64,7 @@ def read_outcome(text: str, task: str, metric: str = "score") -> Outcome:
         examples, scores = _examples(lines[part.name], part)
         content = json.dumps([[example.id, example.label] for example in examples])
         signatures.append(hashlib.sha256(content.encode()).hexdigest()[:16])
-        values.append(_pseudo_values(part, examples, scores, metric))
+        values.append(_pseudo_values(part, examples, scores, called[part.name] if metric == "score" else metric))
         counts.append(len({example.question for example in examples}) if examples[0].golds else len(examples))
     return Outcome(tuple(signatures), tuple(values), tuple(counts))
 

@@ -159,3 +159,16 @@ def test_runs_on_other_examples_or_other_answers_have_other_signatures(tmp_path:
     fewer = written(tmp_path, {"rte": (examples[:-1], scores[:-1])})
     assert read_outcome(text, "rte").signatures == read_outcome(again, "rte").signatures
     assert read_outcome(text, "rte").signatures != read_outcome(fewer, "rte").signatures
+
+
+@pytest.mark.parametrize(
+    ("task", "judged_by", "name"), [("multirc", "released", "f1_macro"), ("cb", "f1_macro", "f1_macro")]
+)
+def test_the_score_is_the_metric_that_the_trial_was_judged_by(
+    task: str, judged_by: str, name: str, tmp_path: Path
+) -> None:
+    examples, scores = (passages if task == "multirc" else singles)(task, np.random.default_rng(1))
+    text = written(tmp_path, {task: (examples, scores)})
+    found = read_outcome(text, task, "score", judged_by).values[0]
+    np.testing.assert_array_equal(found, read_outcome(text, task, name).values[0])
+    assert not np.array_equal(found, read_outcome(text, task).values[0])
