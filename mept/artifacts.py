@@ -72,6 +72,7 @@ def write_states(
     settings: Mapping[str, Any],
     labels: Mapping[str, Sequence[str]],
     maps: Mapping[str, Sequence[np.ndarray]],
+    alike: np.ndarray,
 ) -> None:
     """Write ``states/<split>.json``: the position of each task's examples on a two-dimensional map.
 
@@ -82,11 +83,13 @@ def write_states(
         settings: how the maps were made.
         labels: of each task's examples, by task.
         maps: coordinates [N, 2] of each task's examples, by the map's name.
+        alike: how alike the tasks are (:func:`mept.states.similarity`).
     """
     tasks: dict[str, dict[str, Any]] = {}
     for number, (name, own) in enumerate(labels.items()):
         points = {key: np.round(parts[number].astype(float), 3).tolist() for key, parts in maps.items()}
-        tasks[name] = {"label": list(own)} | points
+        others = dict(zip(labels, np.round(alike[number], 4).tolist(), strict=True))
+        tasks[name] = {"label": list(own)} | points | {"similarity": others}
     content = {"task": task, "split": split, **settings, "tasks": tasks}
     _write_json(directory / "states" / f"{split}.json", content)
 

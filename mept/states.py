@@ -68,6 +68,17 @@ def pooled_states(
     return np.stack([result[index] for index in range(len(lengths))])
 
 
+def similarity(states: Sequence[np.ndarray]) -> np.ndarray:
+    """Return how alike the tasks' texts are, [tasks, tasks] in -1..1: appendix D's similarity where they are BERT's.
+
+    Args:
+        states: of the frozen backbone, [N, d] for each task; a task's feature is their mean, L2-normalised.
+    """
+    features = np.stack([own.astype(float).mean(axis=0) for own in states])
+    features /= np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    return features @ features.T
+
+
 def map_settings(number: int) -> dict[str, float]:
     """Return the settings for mapping `number` states; t-SNE limits the perplexity to a third of the other states."""
     return {"perplexity": min(PERPLEXITY, (number - 1) / 3), "seed": SEED, "max_examples": MAX_EXAMPLES}

@@ -25,7 +25,7 @@ from mept.loads import metrics_of as load_metrics
 from mept.memory import PeakMemory
 from mept.patience import Patience
 from mept.scored import Scored, loss_of, metrics_of
-from mept.states import map_settings, map_states, pooled_states, sample
+from mept.states import map_settings, map_states, pooled_states, sample, similarity
 from mept.tasks.checks import unanswerable
 from mept.tasks.data import MixtureData, TaskData
 from mept.tasks.variants import adapted
@@ -291,15 +291,17 @@ class _Run:
             return
         chosen = [sample(len(split.examples)) for split in splits]
         ends = np.cumsum([len(indices) for indices in chosen])[:-1]
-        maps = {}
-        for name, tuned in (("before", False), ("after", True)):
-            states = [_pooled(learner, *one, self._config, tuned) for one in zip(splits, chosen, strict=True)]
-            maps[name] = np.split(map_states(np.concatenate(states), self._cache_dir), ends)
+        states = {
+            name: [_pooled(learner, *one, self._config, tuned) for one in zip(splits, chosen, strict=True)]
+            for name, tuned in (("before", False), ("after", True))
+        }
+        maps = {name: np.split(map_states(np.concatenate(own), self._cache_dir), ends) for name, own in states.items()}
         labels = {
             task.name: [task.labels[own[index].label] for index in indices]
             for task, own, indices in zip(self._tasks, examples, chosen, strict=True)
         }
-        write_states(self._directory, "test", self._data.task.name, map_settings(sum(map(len, chosen))), labels, maps)
+        settings, alike = map_settings(sum(map(len, chosen))), similarity(states["before"])
+        write_states(self._directory, "test", self._data.task.name, settings, labels, maps, alike)
 
     # Resumption.
 

@@ -10,7 +10,7 @@ from mept import MeptConfig, get_prompt_model
 from mept import states as states_module
 from mept.batches import Collator
 from mept.model import PromptModel
-from mept.states import map_states, pooled_states, sample
+from mept.states import map_states, pooled_states, sample, similarity
 from mept.tasks.data import load_task
 from mept.tasks.features import encode
 from tests.models import FAMILIES, random_backbone
@@ -74,6 +74,12 @@ def test_the_map_keeps_neighbours_together_and_is_the_same_each_time() -> None:
 @pytest.mark.parametrize("number", [2, 3, 5])
 def test_a_few_states_can_be_mapped(number) -> None:
     assert np.isfinite(map_states(np.random.default_rng(0).normal(size=(number, 4)))).all()
+
+
+def test_texts_are_alike_by_the_direction_of_their_mean_states() -> None:
+    first, second = np.array([[1.0, 0.0], [3.0, 0.0]]), np.array([[0.0, 2.0], [2.0, 0.0]])
+    expected = [[1, 0.5**0.5, 0], [0.5**0.5, 1, 0], [0, 0, 0]]
+    np.testing.assert_allclose(similarity([first, second, np.zeros((2, 2))]), expected, atol=1e-12)
 
 
 def test_equal_states_lie_at_one_point() -> None:

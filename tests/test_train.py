@@ -530,6 +530,7 @@ def test_a_confirmed_mixture_keeps_where_its_examples_lie_if_asked(mixed, data, 
         entry = states["tasks"][part.task.name]
         assert entry["label"] == [part.task.labels[example.label] for example in part.test]
         assert np.shape(entry["before"]) == np.shape(entry["after"]) == (len(part.test), 2)
+        assert entry["similarity"][part.task.name] == 1 and set(entry["similarity"]) == {"wic", "cb"}
     searched = mixture(epochs=1, map_states=True, evaluate_test=False)
     list(train(searched, random_backbone("bert"), mixed, tmp_path / "search"))
     list(train(mixture(epochs=1), random_backbone("bert"), mixed, tmp_path / "not asked"))

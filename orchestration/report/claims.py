@@ -46,10 +46,10 @@ def claims_of(
             continue
         ours = pairs.get((block.title, claim.of)), pairs.get((block.title, claim.over))
         labels = [published.label("row", name) for name in (claim.of, claim.over)]
-        where = f" ({block.title})" if block.title else ""
-        yield _gain(published, (first, second), ours, names, f"Gain of {labels[0]} over {labels[1]}{where}")
+        where = f"{block.title}: " if block.title else ""
+        yield _gain(published, (first, second), ours, names, f"{where}gain of {labels[0]} over {labels[1]}")
         if first.parameters and second.parameters and table.parameters == "percent":
-            text = f"Activated parameters, {labels[0]} against {labels[1]}{where}"
+            text = f"{where}activated parameters, {labels[0]} against {labels[1]}"
             shares = [None if pair is None else pair.activated for pair in ours]
             yield Claim(text, _fewer(first.parameters, second.parameters), _fewer(*shares))
     if table.parts:
@@ -103,4 +103,4 @@ def _pathways(published: Published, summary: Summary, method: str) -> Iterator[C
             labels = [published.label("column", one) for one in (task, reference)]
             known = task in parts and reference in parts
             own = f"{100 * measure(pathway(parts[task]), pathway(parts[reference])):.2f}" if known else DASH
-            yield Claim(f"Pathways of {labels[0]} and {labels[1]}, {name} × 100 (figure 4)", f"{value:.2f}", own)
+            yield Claim(f"pathways of {labels[0]} and {labels[1]}, {name} × 100 (figure 4)", f"{value:.2f}", own)

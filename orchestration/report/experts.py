@@ -151,27 +151,42 @@ def similarity(summary: Summary) -> Drawing | None:
     shown = _routed_mixtures(summary)
     if not shown:
         return None
-    patterns = []
+    drawn: list[tuple[CellSummary, str, list[str], np.ndarray, int]] = []
     for cell in shown:
         parts = by_task(summary.results.routing[cell.first_run])
-        patterns.append({task: pathway(part) for task, part in parts.items()})
-    size = max(len(pattern) for pattern in patterns)
-    figure, panels = make_panels(2 * len(shown), height=0.9 + 0.36 * size, width=max(2.9, 1.3 + 0.62 * size))
-    for number, (cell, pattern) in enumerate(zip(shown, patterns, strict=True)):
-        tasks, vectors = list(pattern), list(pattern.values())
+        tasks, vectors = list(parts), [pathway(part) for part in parts.values()]
         errors = [[100 * mean_error(x, y) for y in vectors] for x in vectors]
         cosines = [[100 * cosine(x, y) for y in vectors] for x in vectors]
-        for name, values, sign in (("mean absolute error", errors, -1), ("cosine", cosines, 1)):
-            axes = panels[2 * number + (sign > 0)]
-            _similarity_table(axes, tasks, np.array(values), sign)
-            axes.set_title(_part_title(cell, f"{name} × 100", shown))
+        drawn.append((cell, "mean absolute error", tasks, np.array(errors), -1))
+        drawn.append((cell, "cosine", tasks, np.array(cosines), 1))
+        texts = _of_texts(summary, cell, tasks)
+        drawn += [] if texts is None else [(cell, "texts' cosine", tasks, texts, 1)]
+    size = max(len(tasks) for _, _, tasks, _, _ in drawn)
+    figure, panels = make_panels(len(drawn), height=0.9 + 0.36 * size, width=max(2.9, 1.3 + 0.62 * size))
+    for (cell, name, tasks, values, sign), axes in zip(drawn, panels, strict=True):
+        _similarity_table(axes, tasks, values, sign)
+        axes.set_title(_part_title(cell, f"{name} × 100", shown))
+    of_texts = any(name.startswith("texts") for _, name, *_ in drawn)
     caption = (
         "How alike the pathways of two tasks are, x and y being their layer × expert matrices of mean "
         "probabilities: mean |x − y| (0 for equal ones) and x·y / (‖x‖ ‖y‖) (100 for equal ones), as in the paper's "
         f"appendix D. Darker is more alike in both panels. {_which_run(summary, shown)} Look for tasks of a kind "
         "that are more alike than others; when all errors are near 0, the router does not tell the tasks apart."
     )
+    if of_texts:
+        caption += (
+            " The texts' cosine is between the means of the frozen backbone's final states of two tasks' examples, the "
+            "paper's semantic similarity: do tasks with similar texts take similar pathways?"
+        )
     return finish("similarity", "Similarity of the pathways", caption, figure)
+
+
+def _of_texts(summary: Summary, cell: CellSummary, tasks: Sequence[str]) -> np.ndarray | None:
+    """Return 100 times the similarity of the tasks' texts; None if it was not recorded."""
+    entries = summary.results.states.get(cell.first_run, {}).get("tasks", {})
+    if any("similarity" not in entries.get(task, {}) for task in tasks):
+        return None
+    return 100 * np.array([[entries[task]["similarity"][other] for other in tasks] for task in tasks])
 
 
 def _routed(summary: Summary) -> list[CellSummary]:

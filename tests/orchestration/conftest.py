@@ -285,6 +285,16 @@ def record_mixture(recorder: Recorder) -> None:
                 recorder.trial(parent, cell, fixed, dev=curve(top), stage="confirm", seed=seed, test=top, **mixed)
 
 
+def record_printed(recorder: Recorder) -> None:
+    """Two rows of a published table of a mixture, with two of its six tasks."""
+    for method, top in (("mept", 0.865), ("p_tuning_v2", 0.845)):
+        fixed = {"backbone": "t5-base", "task": "boolq+cb", "method": method}
+        parent = recorder.cell(cell := f"{method}-t5-base-boolq-cb", "complete", fixed, {})
+        for seed in (1, 2):
+            once = {"test/boolq/score": top - 0.055, "test/cb/score": top + 0.055}
+            recorder.trial(parent, cell, fixed, dev=curve(top), stage="confirm", seed=seed, test=top, once=once)
+
+
 def load_metrics(split: str, effective: float, experts: int, per_example: int) -> dict[str, float]:
     """What a run records of its experts' load at its end."""
     values = {"effective_experts": effective, "experts": experts, "experts_per_example": per_example}
@@ -364,6 +374,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     parts = {"tasks": ("cb", "wic", "cb+wic"), "methods": ("mept", "prompt_tuning")}
     record_mixture(recorder("mixture", "Two tasks as one", (1, 2), **parts))
     record_collapsed(recorder("collapsed", "Collapsed routers", (1, 2)))
+    record_printed(recorder("printed", "Mixture as printed", (1, 2), {"published": "mept.table_06"}))
     record_told_seeds(recorder("told_seeds", "Seeds overridden", (2,)))
     recorder("broken_tag", "Broken")
     recorder("older", "Recorded by an earlier version").cell("mept-minilm-cb", "complete", MEPT)

@@ -7,72 +7,22 @@ import io
 import math
 import re
 import shutil
-import statistics
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from orchestration.grid.published import Published, get_published, published_names
-from orchestration.record.results import ReportSettings
-from orchestration.report import Report, unexplained, write_report
+from orchestration.grid.published import get_published, published_names
+from orchestration.record.results import load_results
+from orchestration.report import Report, make_report, unexplained, write_report
 from orchestration.report.page import page
 from orchestration.report.table import AVERAGE, REFERENCE_LABEL, Table
 from orchestration.report.tables import entries_csv, latex, markdown
-from tests.orchestration.searches import Made, routed
+from tests.orchestration.printed import AHEAD, record, recorded
+from tests.orchestration.searches import routed
 
 TABLES = [name for name in published_names() if name.startswith("mept.") and name.count(".") == 1]
-AHEAD = 1.0
-"""By how much the recorded runs are above what is published, in the table's unit."""
-
-
-def keys_of(published: Published, row: str, column: str, block: str) -> dict[str, Any]:
-    """Return the values of the grid's keys that a position of a published table stands for."""
-    table = published.table
-    keys = {"backbone": table.backbone or "t5-base", "task": table.task or "cb", "method": "mept"}
-    keys[table.row_key] = table.rows_are.get(row, (row,))[-1]
-    keys[table.column_key] = table.columns_are.get(column, (column,))[-1]
-    return keys | ({table.block_key: block} if table.block_key else {})
-
-
-def record(made: Made, keys: Mapping[str, Any], score: float, **once: float) -> None:
-    """Add a cell with two confirmed runs around a score, in 0..1."""
-    axes = {key: value for key, value in keys.items() if key not in ("backbone", "task", "method")}
-    costs = {"params/trainable": 3e6, "params/activated": 1e6, "params/percent": 0.5} | once
-    scores = [score - 0.002, score + 0.002]
-    made.cell([], keys["method"], keys["task"], test=scores, once=[costs, costs], axes=axes)
-    made.cells[-1]["backbone"] = keys["backbone"]
-
-
-def recorded(name: str, skip: Callable[[str, str], bool] = lambda row, column: False) -> Made:
-    """Return a grid's runs that are :data:`AHEAD` of everything in a published table."""
-    published = get_published(name)
-    table = published.table
-    made = Made(settings=ReportSettings(published=name))
-    for block, content in table.blocks.items():
-        for row, printed in content.rows.items():
-            values = dict(zip(table.columns, printed.values, strict=True))
-            if table.parts:
-                parts = {f"test/{task}/score": (value + AHEAD) / 100 for task, value in values.items()}
-                keys = {"backbone": table.backbone, "task": "+".join(table.columns), "method": row}
-                record(made, keys, statistics.fmean(parts.values()), **parts)
-                continue
-            for column, value in values.items():
-                if value is None or skip(row, column):
-                    continue
-                keys = keys_of(published, row, column, block)
-                if table.gain:
-                    record(made, keys | {"method": table.gain.of}, 0.7 + (value + AHEAD) / 100)
-                    record(made, keys | {"method": table.gain.over}, 0.7)
-                elif table.unit == "minutes":
-                    record(made, keys, 0.7, **{"time/train_seconds": 60 * (value + AHEAD)})
-                elif table.scored_on and keys["task"] != table.scored_on:
-                    record(made, keys, 0.1, **{f"test/{table.scored_on}/score": (value + AHEAD) / 100})
-                else:
-                    record(made, keys, (value + AHEAD) / 100)
-    return made
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +106,17 @@ def test_the_same_runs_give_the_same_bytes(tmp_path: Path) -> None:
     assert "published.csv" in {path.name for path in once}
 
 
+def test_what_was_recorded_in_mlflow_is_laid_out_as_its_grid_asked(store: str) -> None:
+    table = make_report(load_results(store, "printed")).table
+    assert table.headings == ["BoolQ", "CB", AVERAGE]
+    assert [row.label for row in table.rows] == ["P-Tuning v2", "MEPT (Ours)"]
+    (second, first) = (row.entries for row in table.rows)
+    assert [entry.mean_text for entry in first] == ["81.0", "92.0", "86.5"]
+    assert first[0].reference and first[0].reference.text == "80.1 (+0.9)"
+    assert second[2].reference and second[2].reference.value == pytest.approx((78.8 + 85.7) / 2)
+    assert claims(table)["gain of MEPT (Ours) over P-Tuning v2, mean of 2 columns"] == ("+3.3", "+2.0")
+
+
 # What does not match
 
 
@@ -230,8 +191,8 @@ def claims(table: Table) -> dict[str, tuple[str, str]]:
 def test_the_gain_over_p_tuning_v2_is_that_of_the_rows(report: Callable[[str], Report]) -> None:
     found = claims(report("mept.table_01").table)
     for block, gain in (("T5-Base (220M)", "+1.1"), ("T5-Large", "+1.5"), ("Llama-3.2 (1B)", "+1.9")):
-        assert found[f"Gain of MEPT (Ours) over P-Tuning v2 ({block}), mean of 6 columns"] == (gain, gain)
-    assert claims(report("mept.table_06").table)["Gain of MEPT (Ours) over P-Tuning v2, mean of 6 columns"] == (
+        assert found[f"{block}: gain of MEPT (Ours) over P-Tuning v2, mean of 6 columns"] == (gain, gain)
+    assert claims(report("mept.table_06").table)["gain of MEPT (Ours) over P-Tuning v2, mean of 6 columns"] == (
         "+2.6",
         "+2.6",
     )
@@ -241,14 +202,14 @@ def test_a_gain_counts_the_columns_that_both_rows_have() -> None:
     made = recorded("mept.table_01.t5-base", skip=lambda row, column: column not in ("boolq", "cb"))
     found = claims(made.report().table)
     expected = f"+{((81.13 - 80.81) + (90.92 - 90.23)) / 2:.1f}"
-    assert found["Gain of MEPT (Ours) over P-Tuning v2 (T5-Base (220M)), mean of 2 columns"] == (expected, expected)
+    assert found["T5-Base (220M): gain of MEPT (Ours) over P-Tuning v2, mean of 2 columns"] == (expected, expected)
 
 
 def test_fewer_activated_parameters() -> None:
     made = recorded("mept.table_01.llama-3.2-1b")
     for trial in made.trials:
         trial["params/percent"] = 0.2 if trial["params"]["method"] == "mept" else 0.8
-    found = claims(made.report().table)["Activated parameters, MEPT (Ours) against P-Tuning v2 (Llama-3.2 (1B))"]
+    found = claims(made.report().table)["Llama-3.2 (1B): activated parameters, MEPT (Ours) against P-Tuning v2"]
     assert found == ("79.25 % fewer (0.11 % against 0.53 %)", "75.00 % fewer (0.2 % against 0.8 %)")
 
 
@@ -257,7 +218,7 @@ def test_a_row_that_the_grid_lacks_leaves_the_published_statement_alone() -> Non
     made.cells = [cell for cell in made.cells if cell["method"] != "p_tuning_v2"]
     kept = {cell["cell"] for cell in made.cells}
     made.trials = [trial for trial in made.trials if trial["cell"] in kept]
-    assert claims(made.report().table)["Gain of MEPT (Ours) over P-Tuning v2, mean of 6 columns"] == ("+2.6", "—")
+    assert claims(made.report().table)["gain of MEPT (Ours) over P-Tuning v2, mean of 6 columns"] == ("+2.6", "—")
 
 
 def test_distances_of_pathways_stand_beside_those_of_figure_4() -> None:
@@ -266,10 +227,10 @@ def test_distances_of_pathways_stand_beside_those_of_figure_4() -> None:
     matrices = {"multirc": [[0.5, 0.5]], "boolq": [[0.6, 0.4]], "copa": [[0.5, 0.5]]}
     made.routing[run] = routed([[1, 1]], **matrices)
     found = claims(made.report().table)
-    assert found["Pathways of BoolQ and MRC, mean absolute error × 100 (figure 4)"] == ("2.44", "10.00")
-    assert found["Pathways of COPA and MRC, mean absolute error × 100 (figure 4)"] == ("2.88", "0.00")
+    assert found["pathways of BoolQ and MRC, mean absolute error × 100 (figure 4)"] == ("2.44", "10.00")
+    assert found["pathways of COPA and MRC, mean absolute error × 100 (figure 4)"] == ("2.88", "0.00")
     cosine = 100 * 0.5 / (math.hypot(0.5, 0.5) * math.hypot(0.6, 0.4))
-    assert found["Pathways of BoolQ and MRC, cosine × 100 (figure 4)"] == ("96.72", f"{cosine:.2f}")
+    assert found["pathways of BoolQ and MRC, cosine × 100 (figure 4)"] == ("96.72", f"{cosine:.2f}")
 
 
 def test_times_name_the_papers_hardware(report: Callable[[str], Report]) -> None:

@@ -391,6 +391,23 @@ def test_similarity_is_the_mean_absolute_error_and_the_cosine_of_the_pathways(
     assert shown["cosine × 100"] == ["100.0", f"{cosine:.1f}", f"{cosine:.1f}", "100.0"]
 
 
+def test_the_similarity_of_the_texts_is_drawn_where_it_was_recorded(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experts, "finish", lambda *arguments: arguments[-1])
+    results = load_results(store, "mixture")
+    alike = {"cb": {"cb": 1.0, "wic": 0.8125}, "wic": {"cb": 0.8125, "wic": 1.0}}
+    states = {
+        run: content | {"tasks": {task: own | {"similarity": alike[task]} for task, own in content["tasks"].items()}}
+        for run, content in results.states.items()
+    }
+    figure: Any = experts.similarity(summarise(replace(results, states=states)))
+    shown = {
+        axes.get_title("left") or axes.get_title(): [text.get_text() for text in axes.texts] for axes in figure.axes
+    }
+    assert shown["texts' cosine × 100"] == ["100.0", "81.2", "81.2", "100.0"]
+
+
 def test_states_are_drawn_before_tuning_once_and_after_each_method(figure_of: Callable[..., Any]) -> None:
     panels = figure_of(state_figure, "states")
     assert list(panels) == ["before tuning", "after mept", "after prompt_tuning"]

@@ -1,0 +1,44 @@
+"""The page of a table with published numbers, on a wide and on a narrow screen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+
+from orchestration.report import write_report
+from tests.browser.chromium import show_as
+from tests.orchestration.printed import recorded
+
+TABLES = ("mept.table_01", "mept.table_05", "mept.table_11", "mept.table_16")
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The pages of some published tables, as from runs."""
+    root = tmp_path_factory.mktemp("published")
+    return {name: write_report(recorded(name).report(), root / name)[0] for name in TABLES}
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+@pytest.mark.parametrize("name", TABLES)
+def test_published_numbers_stand_below_ours_and_the_page_is_not_wider_than_the_screen(
+    browser: webdriver.Chrome, pages: dict[str, Path], name: str, width: int
+) -> None:
+    show_as(browser, width)
+    browser.get(pages[name].as_uri())
+    assert browser.execute_script("return document.documentElement.scrollWidth") == width
+    below = browser.find_elements(By.CSS_SELECTOR, "#results table:first-of-type td.num:has(strong) > .sub")
+    assert len(below) > 4 or name == "mept.table_11"
+    for sub in browser.find_elements(By.CSS_SELECTOR, "#results .scroll:first-of-type td.num > .sub:has(i)"):
+        entry = sub.find_element(By.XPATH, "..")
+        assert sub.is_displayed() and sub.text.endswith("+1.0")
+        assert sub.location["y"] > entry.location["y"] + 10
+        assert sub.size["width"] <= entry.size["width"]
+    if width == 1400:
+        shown, whole = browser.execute_script(
+            "const part = document.querySelector('#results .scroll'); return [part.clientWidth, part.scrollWidth]"
+        )
+        assert whole <= shown
