@@ -47,12 +47,13 @@ def make_report(results: Results, compare: Compare | None = None) -> Report:
     """
     summary = summarise(results)
     compare = compare or Evidence(summary).compare
-    mixtures, whole = build_mixtures(summary, compare), build(summary, compare)
+    mixtures = build_mixtures(summary, compare)
     if not results.report.published:
-        return Report(summary, whole, mixtures)
+        return Report(summary, build(summary, compare), mixtures)
     published = get_published(results.report.published)
     hidden = published.table.parts or published.table.gain is not None
-    return Report(summary, build_printed(summary, published, compare), mixtures, whole if hidden else None)
+    whole = build(summary, compare) if hidden else None
+    return Report(summary, build_printed(summary, published, compare), mixtures, whole)
 
 
 def unexplained(report: Report, planned: Collection[str] | None = None) -> list[str]:
