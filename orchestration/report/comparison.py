@@ -17,8 +17,8 @@ Runs of two rows are *not* paired by seed number. A number fixes different initi
 halve the few degrees of freedom. Seeds that do agree make the intervals too wide, not too narrow.
 
 Two or three runs say little about a variance. Where a column has more than two rows, each row's variance over seeds is
-drawn towards the mean of all of them, which counts like :data:`SHARED` more degrees of freedom (a moderated variance,
-Smyth 2004). The weight is small: simulated columns whose rows differ in their spread by an order of magnitude stay
+drawn towards the mean of all of them, which counts like two more degrees of freedom (a moderated variance, Smyth 2004).
+The weight is small: simulated columns whose rows differ in their spread by an order of magnitude stay
 honest, those with one common spread get intervals a third narrower.
 
 Degrees of freedom are those of Satterthwaite (1946): ``S - 1`` for a row's seeds and what it shares with the others,
@@ -30,7 +30,6 @@ all differences of the column together. A row is tied with the best exactly if i
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,14 +37,7 @@ from statistics import median
 
 import numpy as np
 
-LEVEL = 0.05
-"""How often a column may show a difference that is not there."""
-POWER = 0.8
-"""How often the smallest difference would have been seen."""
-SHARED = 2.0
-"""Degrees of freedom that the mean variance of endlessly many rows adds to a row's own; none for two rows."""
-LADDER = 8
-"""Degrees of freedom are rounded down to one of this many steps an octave, so that few quantiles are computed."""
+from orchestration.plan.power import LEVEL, quantile, shared, shown
 
 
 @dataclass(frozen=True)
@@ -83,8 +75,8 @@ class Comparison:
     tied: frozenset[str]
     """Ids of the rows that cannot be told from the best one, which is among them."""
     smallest: float | None = None
-    """The smallest difference to the best row that such a column shows in :data:`POWER` of all cases, in points; None
-    if nothing is known about it."""
+    """The smallest difference to the best row that such a column shows four times in five, in points; None if nothing
+    is known about it."""
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Row -> low and high of its score minus the best one's, in points, at 95 % for all of the column together. The
     best row has none; nor has any other where :attr:`smallest` is None."""
@@ -117,7 +109,7 @@ def compare(rows: Mapping[str, RowRuns], points: float = 100.0) -> Comparison:
         return Comparison(frozenset(rows), note="there is nothing to compare with")
     best = max(rows, key=lambda row: rows[row].mean)
     seeds = _seeds_of(rows)
-    intervals, shown = {}, []
+    intervals, smallest = {}, []
     for row in rows:
         if row == best:
             continue
@@ -125,35 +117,9 @@ def compare(rows: Mapping[str, RowRuns], points: float = 100.0) -> Comparison:
         wide = quantile(len(rows), freedom)
         difference = rows[row].mean - rows[best].mean
         intervals[row] = points * (difference - wide * error), points * (difference + wide * error)
-        shown.append(points * (wide + _of_power(freedom)) * error)
+        smallest.append(points * shown(error, freedom, len(rows)))
     tied = {best, *(row for row, (_, high) in intervals.items() if high >= 0)}
-    return Comparison(frozenset(tied), median(shown), intervals, _note(rows, seeds))
-
-
-def quantile(rows: int, freedom: float) -> float:
-    """Return how many standard errors of a difference all pairs among ``rows`` equal means stay within.
-
-    Args:
-        rows: at least two; for two it is Student's t.
-        freedom: degrees of freedom of the error, at least 1.
-    """
-    steps = math.floor(LADDER * math.log2(max(1.0, min(freedom, 2048.0))))
-    return _quantile(rows, 2.0 ** (steps / LADDER))
-
-
-@functools.cache
-def _quantile(rows: int, freedom: float) -> float:
-    from scipy.stats import studentized_range, t
-
-    if rows == 2:
-        return float(t.ppf(1 - LEVEL / 2, freedom))
-    return float(studentized_range.ppf(1 - LEVEL, rows, freedom)) / math.sqrt(2)
-
-
-def _of_power(freedom: float) -> float:
-    from scipy.stats import t
-
-    return float(t.ppf(POWER, freedom))
+    return Comparison(frozenset(tied), median(smallest), intervals, _note(rows, seeds))
 
 
 def _check(rows: Mapping[str, RowRuns]) -> None:
@@ -173,7 +139,7 @@ def _seeds_of(rows: Mapping[str, RowRuns]) -> dict[str, _Seeds | None]:
     variance, chance = (
         sum(one.freedom * getattr(one, key) for one in own.values()) / freedom for key in ("variance", "chance")
     )
-    weight = min(SHARED * (1 - 2 / len(rows)), freedom)
+    weight = min(shared(len(rows)), freedom)
     unknown = _Seeds(variance, chance, max(weight, 1.0))
     return {name: _moderated(own[name], variance, weight) if name in own else unknown for name in rows}
 

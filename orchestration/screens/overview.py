@@ -5,18 +5,23 @@ from __future__ import annotations
 import functools
 import itertools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Console
 
 from mept.config import MethodConfig
 from mept.errors import InputError
+from mept.protocol import OFFICIAL as PROTOCOL
 from mept.protocol import DevSplit
+from mept.tasks import SEPARATOR
+from mept.tasks.base import Example
 from orchestration.grid.grid import Grid
 from orchestration.options import Options, is_missing
 from orchestration.plan.cells import Cell, Wanted, size
 from orchestration.plan.estimates import Estimate, Sizes, corner_configs, duration, estimates, summary
 from orchestration.plan.fingerprints import Subject
+from orchestration.plan.outlook import Splits, outlook
+from orchestration.plan.power import OFFICIAL, TestSplit
 from orchestration.record import names
 from orchestration.record.past import FinishedRun, own_runs, past_trials
 from orchestration.record.store import check_root
@@ -33,7 +38,8 @@ def show_plan(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
     """Print cells, trials and trial-epochs, what is left, how long it will take, and how certain that is."""
     console = make_console()
     check_root(options.root)
-    found = estimates(cells, past_trials(options.tracking), _sizes(grid, options))
+    trials, read = past_trials(options.tracking), _reader(grid, options)
+    found = estimates(cells, trials, _sizes(read))
     rows = []
     for cell, estimate in zip(cells, found, strict=True):
         left = "impossible" if cell.problem else str(estimate.left)
@@ -52,6 +58,8 @@ def show_plan(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
         console.print(line, highlight=False, soft_wrap=True)
     for line in [_space(cells, found, options)] if any(item.left for item in found) else []:
         console.print(line, highlight=False, soft_wrap=True)
+    for line in outlook(cells, grid.report.columns, trials, _splits(read)):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     for line in _missing(cells):
         console.print(f"note: {line}", highlight=False, markup=False, soft_wrap=True)
 
@@ -126,20 +134,51 @@ def _own(runs: Sequence[FinishedRun], cell: Cell, data: Mapping[Wanted, str]) ->
     return [run for run in runs if run.tags.get(names.DEFINITION, now) == now]
 
 
-def _sizes(grid: Grid, options: Options) -> Sizes:
-    """Return a function that gives the sizes of a task's training splits, reading data that are here on demand."""
+Read = Callable[[str, DevSplit], tuple[tuple[int, TestSplit], ...] | None]
+"""Task and way of cutting dev off -> for each of its parts the size of the training split, and the test split; None if the data are not here."""
+
+
+def _reader(grid: Grid, options: Options) -> Read:
+    """Return a function that reads data that are here on demand, once a task."""
     from mept.tasks.data import load_task
 
     @functools.cache
-    def read(task: str, dev_split: DevSplit) -> tuple[int, ...] | None:
+    def read(task: str, dev_split: DevSplit) -> tuple[tuple[int, TestSplit], ...] | None:
         if grid.data == "hub":  # reading it could mean fetching it
             return None
         try:
-            return tuple(len(part.train) for part in load_task(task, grid.data, options.data_dir, dev_split).parts)
+            parts = load_task(task, grid.data, options.data_dir, dev_split).parts
         except InputError:
             return None
+        return tuple((len(part.train), _test_split(part.test)) for part in parts)
 
-    return lambda cell: read(*cell.data)
+    return read
+
+
+def _test_split(examples: Sequence[Example]) -> TestSplit:
+    queries = {example.question for example in examples} if examples[0].golds else examples
+    return TestSplit(len(queries), len({example.group for example in examples}))
+
+
+def _sizes(read: Read) -> Sizes:
+    def sizes(cell: Cell) -> tuple[int, ...] | None:
+        parts = read(*cell.data)
+        return None if parts is None else tuple(train for train, _ in parts)
+
+    return sizes
+
+
+def _splits(read: Read) -> Splits:
+    """Return a function that gives a task's test splits: those that are here, or else the official ones."""
+
+    def splits(task: str) -> tuple[TestSplit, ...] | None:
+        parts = read(task, PROTOCOL.dev_split)
+        if parts is not None:
+            return tuple(split for _, split in parts)
+        official = tuple(OFFICIAL.get(one) for one in task.split(SEPARATOR))
+        return None if None in official else official  # type: ignore[return-value]
+
+    return splits
 
 
 def _time(estimate: Estimate) -> tuple[str, str]:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from orchestration.report.comparison import Part, RowRuns, compare, quantile
+from orchestration.plan.power import quantile
+from orchestration.report.comparison import Part, RowRuns, compare
 from tests.orchestration.report.columns import SIZES, WORLDS, World, rates
 
 
