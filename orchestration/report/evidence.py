@@ -10,7 +10,7 @@ from statistics import fmean
 import numpy as np
 
 from mept.errors import one_line
-from mept.protocol import choices
+from mept.protocol import OFFICIAL
 from orchestration.record.names import CONFIRM
 from orchestration.report.comparison import Comparison, Part, RowRuns, compare
 from orchestration.report.outcomes import Outcome, read_outcome
@@ -59,8 +59,7 @@ class Evidence:
         tasks = tasks_of(cell.task) or [cell.task]
         task = part if part and part not in tasks else cell.task
         wanted = [tasks.index(part)] if part in tasks else range(len(tasks) if task == cell.task else 1)
-        judged_by = choices(cell.params).metric
-        found = [self._outcome(run, task, judged_by) for run in self._run_ids.get(cell.id, ())]
+        found = [self._outcome(run, task, judged_by) for run, judged_by in self._runs_of.get(cell.id, ())]
         known = [one for one in found if isinstance(one, Outcome)]
         if not known:
             reason = next((one for one in found if isinstance(one, str)), "it has no finished run")
@@ -88,11 +87,14 @@ class Evidence:
         return self._summary.measure.metric.removeprefix("test/")
 
     @cached_property
-    def _run_ids(self) -> dict[str, list[str]]:
-        """The confirmed runs of each cell, by its id."""
+    def _runs_of(self) -> dict[str, list[tuple[str, str]]]:
+        """The confirmed runs of each cell by its id, each with what it calls its score."""
         trials = self._summary.results.trials
         done = trials[(trials["stage"] == CONFIRM) & (trials["outcome"] == "complete")]
-        return {cell: list(runs) for cell, runs in done.groupby("cell")["run_id"]}
+        found: dict[str, list[tuple[str, str]]] = {}
+        for cell, run, params in zip(done["cell"], done["run_id"], done["params"], strict=True):
+            found.setdefault(cell, []).append((run, str(params.get("metric", OFFICIAL.metric))))
+        return found
 
 
 def _scores(cell: CellSummary, part: str) -> dict[int, float]:

@@ -30,7 +30,8 @@ class Outcome:
     """What one run made of the test examples of its tasks."""
 
     signatures: tuple[str, ...]
-    """Of each task: equal for two runs exactly if they were scored on the same examples with the same right answers."""
+    """Of each task: equal for two runs exactly if they were scored by the same metric, on the same examples with the
+    same right answers."""
     values: tuple[np.ndarray, ...]
     """[groups] of each task: pseudo-values of its metric."""
     examples: tuple[int, ...]
@@ -44,13 +45,15 @@ def read_outcome(text: str, task: str, metric: str = "score", judged_by: str = "
         text: the content of its ``predictions.jsonl``.
         task: the name of a task, or of a mixture.
         metric: the name of a metric of the task, or of each task of the mixture.
-        judged_by: which metric the trial called ``score``; see ``metric`` of :class:`mept.trial.TrialConfig`.
+        judged_by: the run's key ``metric``: what it called its score.
 
     Raises:
         ValueError: the lines are damaged or do not belong to the task, an id appears twice, or the metric cannot be
             computed from them; the message says which.
     """
-    parts, called = get_task(task).parts, score_names(get_task(task), judged_by)
+    whole = get_task(task)
+    parts = whole.parts
+    names = score_names(whole, judged_by) if metric == "score" else dict.fromkeys((part.name for part in parts), metric)
     lines: dict[str, list[dict[str, Any]]] = {part.name: [] for part in parts}
     for number, line in enumerate(text.splitlines(), 1):
         try:
@@ -62,9 +65,9 @@ def read_outcome(text: str, task: str, metric: str = "score", judged_by: str = "
     signatures, values, counts = [], [], []
     for part in parts:
         examples, scores = _examples(lines[part.name], part)
-        content = json.dumps([[example.id, example.label] for example in examples])
+        content = json.dumps([names[part.name], *([example.id, example.label] for example in examples)])
         signatures.append(hashlib.sha256(content.encode()).hexdigest()[:16])
-        values.append(_pseudo_values(part, examples, scores, called[part.name] if metric == "score" else metric))
+        values.append(_pseudo_values(part, examples, scores, names[part.name]))
         counts.append(len({example.question for example in examples}) if examples[0].golds else len(examples))
     return Outcome(tuple(signatures), tuple(values), tuple(counts))
 

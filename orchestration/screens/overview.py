@@ -135,7 +135,8 @@ def _own(runs: Sequence[FinishedRun], cell: Cell, data: Mapping[Wanted, str]) ->
 
 
 Read = Callable[[str, DevSplit], tuple[tuple[int, TestSplit], ...] | None]
-"""Task and way of cutting dev off -> for each of its parts the size of the training split, and the test split; None if the data are not here."""
+"""Task and how dev is cut off -> for each part the size of its training split, and its test split; None if the data are
+not here."""
 
 
 def _reader(grid: Grid, options: Options) -> Read:
