@@ -184,7 +184,7 @@ def variation_of(task: str, backbone: str, splits: Sequence[TestSplit], trials: 
         trials: all that are recorded.
     """
     assumed = Variation(effect=fmean(EFFECT.get(one, 1.0) for one in task.split("+")))
-    runs: dict[tuple[str, str, str], dict[str, float]] = {}
+    runs: dict[tuple[str, ...], dict[str, float]] = {}
     for trial in trials:
         score = trial.metrics.get("test/score")
         if trial.params.get("task") != task or trial.stage != "confirm" or trial.outcome != "complete" or trial.reused:
