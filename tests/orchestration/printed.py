@@ -55,7 +55,8 @@ def recorded(name: str, skip: Callable[[str, str], bool] = lambda row, column: F
                 elif table.unit == "minutes":
                     record(made, keys, 0.7, **{"time/train_seconds": 60 * (value + AHEAD)})
                 elif table.scored_on and keys["task"] != table.scored_on:
-                    record(made, keys, 0.1, **{f"test/{table.scored_on}/score": (value + AHEAD) / 100})
+                    split = "test" if "+" in keys["task"] else "test_on"
+                    record(made, keys, 0.1, **{f"{split}/{table.scored_on}/score": (value + AHEAD) / 100})
                 else:
                     record(made, keys, (value + AHEAD) / 100)
     return made
