@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mept.errors import InputError, one_line, shown
+from mept.quantized import count_parameters
 
 if TYPE_CHECKING:
     from mept.backbones import Backbone
@@ -130,9 +131,7 @@ def _expected(
     folder: Path, held: Header, backbone: Backbone, build: Callable[[Backbone], nn.Module], only_torch: bool
 ) -> Header:
     """Return the tensors that the options describe."""
-    in_file, in_backbone = (
-        sum(tensor.numel() for tensor in tensors) for tensors in (held.values(), backbone.model.parameters())
-    )
+    in_file, in_backbone = sum(tensor.numel() for tensor in held.values()), count_parameters(backbone.model)
     steps, largest = STEPS + STEPS_PER_TENSOR * len(held) + in_file // VALUES_PER_STEP, max(in_file, in_backbone)
     with torch.random.fork_rng(devices=[]):
         guard = _Guard(steps, largest, spare_meta=only_torch)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+    from mept.quantized import Quantization
+
 LEAST_TEXT = 8
 """The fewest tokens that must be left for the text after the prompt."""
 
@@ -92,6 +94,8 @@ class Backbone:
     """The commit of a hub model."""
     reference: str = ""
     """What a saved adapter calls it: an absolute directory, a hub id, or an installed alias."""
+    quantization: Quantization = "none"
+    """How its linear layers are stored; see :mod:`mept.quantized`."""
 
     @property
     def stack(self) -> Any:
@@ -404,7 +408,11 @@ def _factory(family: Family) -> Any:
 
 
 def load_backbone(
-    name: str, model_dir: Path | None = None, device: str = "cpu", revision: str | None = None
+    name: str,
+    model_dir: Path | None = None,
+    device: str = "cpu",
+    revision: str | None = None,
+    quantization: Quantization = "none",
 ) -> Backbone:
     """Load a backbone in float32, frozen, in evaluation mode.
 
@@ -416,15 +424,20 @@ def load_backbone(
         model_dir: see :func:`locate`.
         device: where to load it.
         revision: a commit, branch or tag of a hub model; None for the main branch.
+        quantization: how to store its linear layers on the device; the host first holds them in float32.
 
     Raises:
-        InputError: as :func:`preflight`; or `revision` is given but the name is a directory on this machine.
+        InputError: as :func:`preflight`; or `revision` is given but the name is a directory on this machine; or
+            bitsandbytes is needed and not installed.
     """
     import torch
 
+    from mept.quantized import check_installed, quantize
     from mept.tokenizer import load_tokenizer
     from mept.weights import check_loaded, quiet
 
+    if quantization != "none":
+        check_installed()
     home = _home(name, model_dir, revision)
     info = _describe(name, home)
     _check(name, home, info.identity)
@@ -445,7 +458,10 @@ def load_backbone(
         raise InputError(f"backbone {name!r} cannot be used: {error}") from None
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"backbone {name!r} cannot be loaded from {home.shown}: {one_line(error)}") from None
+    if quantization != "none":
+        quantize(model, quantization, device, outputs_depend_on)
     backbone = wrap(model.to(device), tokenizer, name)
+    backbone.quantization = quantization
     backbone.identity, backbone.revision = info.identity, info.revision
     backbone.reference = _reference(name, home)
     return backbone

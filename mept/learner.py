@@ -99,6 +99,11 @@ class Learner:
         self.task = data.task
         if backbone.tokenizer is None:
             raise InputError(f"backbone {backbone.name!r} has no tokenizer, but a task needs one")
+        if backbone.quantization != config.quantization:
+            raise InputError(
+                f"the backbone must be loaded with `quantization: {config.quantization}`, as the trial says, but "
+                f"{backbone.name!r} has {backbone.quantization!r}"
+            )
         num_labels = None if backbone.family.text_to_text else len(data.task.labels)
         self.model = get_prompt_model(backbone, config.method_options, num_labels=num_labels)
         self.model.backbone_dropout = config.backbone_dropout

@@ -25,6 +25,7 @@ from mept.injection import Injection
 from mept.inputs import binary_mask, check_inputs, check_question, check_readable
 from mept.methods import build_method, get_method, method_of
 from mept.methods.base import PromptMethod
+from mept.quantized import Quantization, count_parameters
 from mept.routing import find_routers
 from mept.trainable import ParameterCounts
 
@@ -56,6 +57,8 @@ class AdapterFile(BaseModel):
     """See ``mept.backbones.BackboneInfo.identity``; None if it was not known."""
     revision: str | None = None
     """The commit of a backbone from the hub."""
+    quantization: Quantization = "none"
+    """How the backbone's linear layers were stored."""
 
 
 class Adapter(nn.Module):
@@ -392,7 +395,7 @@ class PromptModel(nn.Module):
         return ParameterCounts(
             trainable=sum(p.numel() for p in self.adapter.parameters() if p.requires_grad),
             activated=self.adapter.method.activated_parameters() + head,
-            backbone=sum(p.numel() for p in self.backbone.parameters()),
+            backbone=count_parameters(self.backbone),
         )
 
     def print_trainable_parameters(self) -> None:
@@ -429,6 +432,8 @@ class PromptModel(nn.Module):
         }
         known = {"base_model_identity": known_identity(self._source), "revision": self._source.revision}
         content |= {key: value for key, value in known.items() if value is not None}
+        if self._source.quantization != "none":
+            content["quantization"] = self._source.quantization
         (directory / CONFIG_NAME).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
     @classmethod
@@ -464,6 +469,12 @@ class PromptModel(nn.Module):
 
 
 def _check_identity(saved: AdapterFile, backbone: Backbone, directory: Path) -> None:
+    if saved.quantization != backbone.quantization:
+        raise InputError(
+            f"the adapter in {directory} must be used beside a backbone with the quantization it was trained with, "
+            f"{saved.quantization!r}, but {backbone.name!r} has {backbone.quantization!r}; load it with "
+            f"`load_backbone(..., quantization={saved.quantization!r})`"
+        )
     if saved.base_model_identity is None:
         return
     identity = known_identity(backbone)

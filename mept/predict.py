@@ -148,8 +148,9 @@ class Predictor:
         self.task, max_tokens, name = read_task(adapter_dir)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         if backbone is None:
-            revision = read_adapter_config(Path(adapter_dir), AdapterFile).revision
-            backbone = load_backbone(_found(name, model_dir, adapter_dir), model_dir, device, revision)
+            saved = read_adapter_config(Path(adapter_dir), AdapterFile)
+            where = _found(name, model_dir, adapter_dir)
+            backbone = load_backbone(where, model_dir, device, saved.revision, saved.quantization)
         self._backbone = backbone
         self._model = PromptModel.from_pretrained(self._backbone, adapter_dir)
         prompt = getattr(self._model.method_config, "num_virtual_tokens", 0)

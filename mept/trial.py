@@ -19,6 +19,7 @@ from mept.errors import InputError, unknown_name
 from mept.methods import get_method
 from mept.methods.p_tuning_v2 import PTuningV2Config
 from mept.protocol import OFFICIAL, Choices, DevSplit, Protocol, Stopping, Template, choices
+from mept.quantized import Quantization
 from mept.tasks import SEPARATOR, TASKS
 from mept.tasks.data import Source
 
@@ -29,6 +30,7 @@ PROTOCOL_VERSION = 1
 LATER: dict[str, Any] = {
     "prompt_dropout": False,
     "previous_parts": "router_and_prompts",
+    "quantization": "none",
     "max_steps": None,
     "warmup_steps": None,
     "evaluate_on": [],
@@ -104,6 +106,9 @@ class TrialConfig(Frozen):
     """Longest input in tokens, including the prompt (paper B.3)."""
     precision: Literal["float32", "bf16"] = "float32"
     """bf16 runs the backbone under autocast; parameters and optimiser stay in float32."""
+    quantization: Quantization = "none"
+    """How the frozen backbone's linear layers are stored, as weights alone: float32, 8 bits, or 4 bits (NF4); less
+    memory, more time. Needs the extra ``mept-bench[quantized]``."""
     backbone_dropout: bool = True
     """Whether the frozen backbone's own dropout is active in training, as in the released code."""
     prompt_dropout: bool = False

@@ -87,7 +87,7 @@ def build_method(config: MethodConfig, backbone: Backbone) -> PromptMethod:
         InputError: the method does not exist for the backbone's family, or its options do not fit the backbone.
     """
     method = method_of(config)
-    if (reason := method.why_not(backbone.family.name, backbone.name)) is not None:
+    if (reason := method.why_not(backbone.family.name, backbone.name, backbone.quantization)) is not None:
         raise InputError(reason)
     try:
         return method.build(config, backbone)

@@ -139,14 +139,21 @@ class Method:
     """Number of trainable parameters, without the head."""
     unavailable: Mapping[str, str] = field(default_factory=dict)
     """Families for which it does not exist, and why."""
+    needs_weights: bool = False
+    """Whether it reads or replaces the backbone's weights, of which quantised layers hold only codes."""
 
     @property
     def families(self) -> tuple[str, ...]:
         """Backbone families for which it exists."""
         return tuple(family for family in ALL_FAMILIES if family not in self.unavailable)
 
-    def why_not(self, family: str, backbone: str) -> str | None:
-        """Return why the method cannot be used on a backbone of that family, or None if it can."""
+    def why_not(self, family: str, backbone: str, quantization: str = "none") -> str | None:
+        """Return why the method cannot be used on a backbone of that family and quantisation, or None if it can."""
+        if quantization != "none" and self.needs_weights:
+            return (
+                f"method {self.name!r} does not exist with `quantization: {quantization}`: it reads or replaces the "
+                "backbone's weights, of which quantised layers hold only codes; use `quantization: none`, or `lora`"
+            )
         if family in self.families:
             return None
         reason = self.unavailable.get(family, "this family is unknown to it")

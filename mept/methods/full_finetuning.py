@@ -52,4 +52,5 @@ FULL_FINETUNING = Method(
     config=FullFinetuningConfig,
     build=build,
     formula="all parameters of the backbone",
+    needs_weights=True,
 )

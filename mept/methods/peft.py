@@ -275,4 +275,5 @@ PEFT = Method(
     config=PeftConfig,
     build=build,
     formula="as PEFT's type",
+    needs_weights=True,  # of some types; of others with some options
 )

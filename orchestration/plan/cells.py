@@ -262,7 +262,7 @@ def misfit(config: TrialConfig, info: BackboneInfo | None) -> str | None:
     from mept.methods import get_method
 
     method, family = get_method(config.method), FAMILIES[info.family]
-    if (reason := method.why_not(info.family, config.backbone)) is not None:
+    if (reason := method.why_not(info.family, config.backbone, config.quantization)) is not None:
         return reason
     if not family.text_to_text:
         if not (trained := get_task(config.task)).labels:

@@ -94,7 +94,10 @@ def save_model(directory: Path, adapter: Path, example: Mapping[str, str]) -> No
     from mlflow.types.schema import AnyType, ColSpec, Schema
 
     import mept
+    from mept.model import AdapterFile, read_adapter_config
 
+    quantized = read_adapter_config(adapter, AdapterFile).quantization != "none"
+    libraries = (*LIBRARIES, "bitsandbytes") if quantized else LIBRARIES
     inputs = Schema([ColSpec("string", name, required=needed) for name, needed in _columns(adapter, example).items()])
     outputs = Schema([ColSpec("string", "label"), ColSpec(AnyType(), "scores"), ColSpec(AnyType(), "experts")])
     mlflow.pyfunc.save_model(
@@ -104,7 +107,7 @@ def save_model(directory: Path, adapter: Path, example: Mapping[str, str]) -> No
         code_paths=[str(Path(mept.__file__).parent)],
         signature=ModelSignature(inputs=inputs, outputs=outputs),
         input_example=[dict(example)],
-        pip_requirements=[f"{name}=={version}" for name in LIBRARIES if (version := _version(name))],
+        pip_requirements=[f"{name}=={version}" for name in libraries if (version := _version(name))],
     )
 
 

@@ -75,6 +75,7 @@ def run(
     options = _absolute(options)
     _ = options.tracking, options.storage  # refused now, before anything is made
     _check_ray()
+    _check_packages(cells)
     store = Store(prepare_root(options.root))
     data = read_data(grid, cells, options)
     try:
@@ -197,6 +198,19 @@ def _check_ray() -> None:
 
     if cluster_address() is None:
         cluster.check_temporary_directory()
+
+
+def _check_packages(cells: Sequence[Cell]) -> None:
+    """Refuse cells that need a package that is not installed, if this machine trains them.
+
+    Raises:
+        InputError: some do.
+    """
+    from mept.quantized import check_installed
+
+    needed = any(set(cell.values("quantization")) - {"none"} for cell in cells if cell.problem is None)
+    if needed and cluster_address() is None:
+        check_installed()
 
 
 def read_data(grid: Grid, cells: Sequence[Cell], options: Options) -> dict[Wanted, TaskData | MixtureData]:

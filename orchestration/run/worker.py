@@ -23,6 +23,7 @@ from orchestration.run.job import Job
 if TYPE_CHECKING:
     from mept.backbones import Backbone
     from mept.protocol import DevSplit
+    from mept.quantized import Quantization
     from mept.tasks.data import MixtureData, Source, TaskData
     from mept.train import Evaluation
 
@@ -116,7 +117,7 @@ class Worker(tune.Trainable):
                 "or train on CPUs with `resources: {gpus: 0}`"
             )
         device = "cuda" if self._gpu else "cpu"
-        backbone = backbone_of(config.backbone, job.model_dir, device, job.revision)
+        backbone = backbone_of(config.backbone, job.model_dir, device, job.revision, config.quantization)
         dev_split = config.choices.dev_split
         data = data_of(config.task, config.data, job.data_dir, dev_split)
         others = [
@@ -136,11 +137,13 @@ class Worker(tune.Trainable):
 
 
 @lru_cache(maxsize=2)
-def backbone_of(name: str, model_dir: Path | None, device: str, revision: str | None = None) -> Backbone:
+def backbone_of(
+    name: str, model_dir: Path | None, device: str, revision: str | None = None, quantization: Quantization = "none"
+) -> Backbone:
     """Load a backbone once per process."""
     from mept.backbones import load_backbone
 
-    return load_backbone(name, model_dir, device, revision)
+    return load_backbone(name, model_dir, device, revision, quantization)
 
 
 @lru_cache(maxsize=8)

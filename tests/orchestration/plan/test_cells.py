@@ -59,6 +59,13 @@ def refusal(folder: Path, more: str = "", base: str = BASE) -> str:
     return str(caught.value)
 
 
+def test_methods_that_need_the_weights_are_impossible_beside_quantised_ones(tmp_path: Path) -> None:
+    base = BASE.replace("{mept: {}}", "[mept, full_finetuning]")
+    found = cells(tmp_path, "train: {quantization: {grid: [none, 4bit]}}\n", base)
+    assert [cell.problem is None for cell in found] == [True, True, True, False]
+    assert "does not exist with `quantization: 4bit`" in str(found[3].problem)
+
+
 def test_cells_come_in_the_order_of_the_file(tmp_path: Path) -> None:
     base = """\
 title: t

@@ -73,6 +73,18 @@ def test_help_is_fast() -> None:
     assert time.monotonic() - begun < 10
 
 
+def test_a_package_that_a_cell_needs_is_missed_before_anything_is_trained(
+    tmp_path: Path, backbone: Path, call: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mept import quantized
+
+    monkeypatch.setattr(quantized.importlib.util, "find_spec", lambda name: None)
+    grid = write_grid(tmp_path, backbone)
+    assert call("run", grid, "--root", tmp_path / "runs", "--set", "quantization=8bit") == 2
+    assert "needs the package bitsandbytes" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_new_run_directory_gets_its_layout_and_an_old_one_is_kept(tmp_path: Path) -> None:
     prepare_root(tmp_path / "runs")
     prepare_root(tmp_path / "runs")
