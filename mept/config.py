@@ -64,6 +64,10 @@ Options = Annotated[Mapping[str, Any], AfterValidator(frozen), PlainSerializer(p
 """Keys and values defined by another library, in one field."""
 
 
+OF_TRIAL = "trial:"
+"""Begins the name of an adapter that is known by the fingerprint of the trial that left it, wherever its files are."""
+
+
 class MethodConfig(Frozen):
     """The base of every method's configuration."""
 
@@ -75,7 +79,10 @@ class MethodConfig(Frozen):
         return self
 
     def adapters(self) -> tuple[str, ...]:
-        """Return the directories of saved adapters that training starts from; their content is part of the trial."""
+        """Return the directories of saved adapters that training starts from; their content is part of the trial.
+
+        An adapter named by its trial (:data:`OF_TRIAL`) is none of them: the fingerprint stands for its content.
+        """
         return ()
 
 

@@ -17,10 +17,12 @@ from torch import Tensor
 
 from mept.backbones import Backbone
 from mept.batches import Batch, Collator, StateCollator, parts, training_batches
+from mept.config import MethodConfig
 from mept.errors import InputError, NonFiniteLossError
 from mept.evaluate import check_words, score_examples
 from mept.frozen import frozen_states
 from mept.loads import Loads, TaskLoads, from_plain, plain
+from mept.methods import method_of
 from mept.model import PromptModel, get_prompt_model
 from mept.optim import build_optimizer, build_schedule
 from mept.routing import collect_routing
@@ -46,6 +48,15 @@ def input_limit(config: TrialConfig, backbone: Backbone) -> int:
     """
     prompt = getattr(config.method_options, "num_virtual_tokens", 0)
     return backbone.text_limit(config.max_length, prompt)
+
+
+def _placed(options: MethodConfig, start: Path | None) -> MethodConfig:
+    """Return a method's options with the directory of the adapter that they start from."""
+    if start is None:
+        return options
+    how = method_of(options).start
+    assert how is not None
+    return options.model_copy(update={how.key: str(start)})
 
 
 class Split:
@@ -86,13 +97,19 @@ class Learner:
         backbone: shared with others.
         data: the splits of a task, or of each task of a mixture.
         cache_dir: where tokenised data is kept; None tokenises in memory.
+        start: directory of the adapter that it starts from, where the method's options name it by its trial.
 
     Raises:
         InputError: the configuration does not fit the backbone or the task.
     """
 
     def __init__(
-        self, config: TrialConfig, backbone: Backbone, data: TaskData | MixtureData, cache_dir: Path | None
+        self,
+        config: TrialConfig,
+        backbone: Backbone,
+        data: TaskData | MixtureData,
+        cache_dir: Path | None,
+        start: Path | None = None,
     ) -> None:
         seed_everything(config.seed)
         self._config, self._backbone, self._cache_dir = config, backbone, cache_dir
@@ -105,7 +122,8 @@ class Learner:
                 f"{backbone.name!r} has {backbone.quantization!r}"
             )
         num_labels = None if backbone.family.text_to_text else len(data.task.labels)
-        self.model = get_prompt_model(backbone, config.method_options, num_labels=num_labels)
+        self.model = get_prompt_model(backbone, _placed(config.method_options, start), num_labels=num_labels)
+        self.model.method_config = config.method_options  # what is saved names no place of this machine
         self.model.backbone_dropout = config.backbone_dropout
         self.model.prompt_dropout = config.prompt_dropout
         if config.gradient_checkpointing:

@@ -612,7 +612,7 @@ def adapter_bytes(backbone: Backbone, options: MethodConfig, num_labels: int | N
         num_labels: rows of the head; None if there is no head.
     """
     try:
-        model = get_prompt_model(backbone, options, num_labels=num_labels, seed=0)
+        model = get_prompt_model(backbone, options.for_rebuilding(), num_labels=num_labels, seed=0)
     except InputError:  # options that do not fit the backbone, or a text that only its tokenizer can read
         return None
     return sum(value.numel() * value.element_size() for value in model.adapter.state_dict().values())

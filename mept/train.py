@@ -80,6 +80,7 @@ def train(
     cache_dir: Path | None = None,
     earlier: Sequence[Path] = (),
     others: Sequence[TaskData] = (),
+    start: Path | None = None,
 ) -> Iterator[Evaluation]:
     """Train and evaluate, yielding each evaluation.
 
@@ -97,6 +98,7 @@ def train(
         cache_dir: where tokenised data is kept; None tokenises in memory.
         earlier: directories of earlier attempts, whose checkpoints count, too.
         others: the data of the tasks of `evaluate_on`, in its order; not needed by trials that do not score test.
+        start: directory of the adapter that training starts from, where the method's options name it by its trial.
 
     Raises:
         NonFiniteLossError: the loss became NaN or infinite.
@@ -107,7 +109,7 @@ def train(
     if (finished := _read_result(directory)) is not None:
         yield from finished
         return
-    run = _Run(config, backbone, data, directory, cache_dir, others)
+    run = _Run(config, backbone, data, directory, cache_dir, others, start)
     history = run.resume(earlier)
     for position in range(10**9):
         if position == len(history):
@@ -149,13 +151,14 @@ class _Run:
         directory: Path,
         cache_dir: Path | None,
         others: Sequence[TaskData] = (),
+        start: Path | None = None,
     ) -> None:
         data = adapted(data, config.choices.template, config.choices.metric)
         self._config, self._backbone, self._data = config, backbone, data
         self._directory, self._cache_dir = directory, cache_dir
         self._tasks = [part.task for part in data.parts]
         self._others = self._answered(others) if config.evaluate_test else []
-        self.learners = [Learner(config, backbone, part, cache_dir) for part in folds_of(data, config.folds)]
+        self.learners = [Learner(config, backbone, part, cache_dir, start) for part in folds_of(data, config.folds)]
         self.epochs = max(learner.epochs for learner in self.learners)
         """Epochs of the whole training."""
         for learner in self.learners:

@@ -125,6 +125,18 @@ class PromptMethod(nn.Module):
 
 
 @dataclass(frozen=True)
+class Start:
+    """How a method's training starts from a saved adapter of the same method."""
+
+    key: str
+    """The option that says which: a directory, or ``trial:<fingerprint>``."""
+    options: Mapping[str, Any]
+    """Further options with which it does."""
+    shape: tuple[str, ...]
+    """Options that decide the shapes of what is taken over: both adapters must have the same values."""
+
+
+@dataclass(frozen=True)
 class Method:
     """A registry entry."""
 
@@ -139,6 +151,8 @@ class Method:
     """Number of trainable parameters, without the head."""
     unavailable: Mapping[str, str] = field(default_factory=dict)
     """Families for which it does not exist, and why."""
+    start: Start | None = None
+    """How training starts from a saved adapter; None if it cannot."""
     needs_weights: bool = False
     """Whether it reads or replaces the backbone's weights, of which quantised layers hold only codes."""
 

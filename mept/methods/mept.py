@@ -33,8 +33,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from mept.balancing import Balancing
-from mept.config import PromptConfig
-from mept.methods.base import Method, PromptMethod, checked_layers
+from mept.config import OF_TRIAL, PromptConfig
+from mept.methods.base import Method, PromptMethod, Start, checked_layers
 from mept.routing import Router, Routing, find_routers, mix
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ class MeptConfig(PromptConfig):
     initialization: Initialization = "xavier"
     """Initialisation of the experts (table 10); ``previous`` loads them from ``previous_adapter``."""
     previous_adapter: str | None = None
-    """Directory of a saved MEPT adapter of the same shape, for ``initialization: previous``."""
+    """For ``initialization: previous``: the directory of a saved MEPT adapter of the same shape, or, within a run,
+    ``trial:<fingerprint>``."""
     previous_parts: Literal["router_and_prompts", "prompts"] = "router_and_prompts"
     """What ``initialization: previous`` takes over: everything the method has, or the prompts, with fresh routers."""
     learnable: Literal["router_and_prompts", "router", "prompts"] = "router_and_prompts"
@@ -100,8 +101,9 @@ class MeptConfig(PromptConfig):
         return self
 
     def adapters(self) -> tuple[str, ...]:
-        """Return the adapter that ``initialization: previous`` starts from."""
-        return () if self.previous_adapter is None else (self.previous_adapter,)
+        """Return the directory of the adapter that ``initialization: previous`` starts from."""
+        previous = self.previous_adapter
+        return () if previous is None or previous.startswith(OF_TRIAL) else (previous,)
 
     def for_rebuilding(self) -> Self:
         """Return the options without the adapter that ``initialization: previous`` started from."""
@@ -272,4 +274,9 @@ MEPT = Method(
     config=MeptConfig,
     build=build,
     formula="L ((N_r + N_s) m d + N_r d)",
+    start=Start(
+        key="previous_adapter",
+        options={"initialization": "previous"},
+        shape=("num_virtual_tokens", "num_experts", "num_shared_experts", "layers"),
+    ),
 )

@@ -41,6 +41,8 @@ from orchestration.grid.settings import (
     Resources,
     SearchSettings,
 )
+from orchestration.grid.starts import KEY as START
+from orchestration.grid.starts import starts_of
 
 Values = Mapping[str, Any]
 """Configuration key -> plain value, :class:`Axis` or distribution."""
@@ -67,6 +69,8 @@ class Grid:
     """The method of each row: its name, or what it gives as its ``method``."""
     spaces: Mapping[str, Values]
     """Search spaces of the rows that name one; all other levels win over them."""
+    starts: Mapping[str, Values]
+    """What the cells of a row start from: in what those cells differ, for rows that say so."""
     space_wins: Mapping[str, Sequence[str]]
     """Keys of rows' spaces that win over :attr:`train`, if a row has any."""
     train: Values
@@ -180,12 +184,13 @@ def _build(original: Document, sets: tuple[str, ...]) -> Grid:
     check_own_keys(original)
     document = read_spaces(document, methods)
     wins = wins_of(document, _named(document, "methods"))
+    confirm = _settings(document, "confirm", ConfirmSettings)
+    starts = starts_of(document, named, methods, confirm.seeds)
     named["methods"], spaces = _without_spaces(_named(document, "methods"))
     by_name = {
         section: {name: _values(document, (section, name), raw, methods) for name, raw in entries.items()}
         for section, entries in named.items()
     }
-    confirm = _settings(document, "confirm", ConfirmSettings)
     grid = Grid(
         name=grid_name(original.source),
         title=_title(document),
@@ -195,6 +200,7 @@ def _build(original: Document, sets: tuple[str, ...]) -> Grid:
         methods=by_name["methods"],
         method_of=methods,
         spaces={name: _values(document, ("methods", name, SPACE), raw, methods) for name, raw in spaces.items()},
+        starts=starts,
         space_wins=wins,
         train=_values(document, ("train",), document.data.get("train"), methods),
         overrides=_values(document, (FLAT,), document.data.get(FLAT), methods),
@@ -265,7 +271,7 @@ def _named(document: Document, section: str) -> dict[str, Any]:
 
 def _without_spaces(rows: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the configuration keys given for each row, and the search spaces of those that have one."""
-    apart = (METHOD, SPACE, WINS)
+    apart = (METHOD, SPACE, WINS, START)
     own = {name: raw and {key: value for key, value in raw.items() if key not in apart} for name, raw in rows.items()}
     return own, {name: raw[SPACE] for name, raw in rows.items() if raw and SPACE in raw}
 

@@ -25,6 +25,7 @@ RESERVED = {
     "evaluate_test": "confirmed runs score the test split, trials of the search never do",
     "folds": "use the section `dev: {folds: ...}`, for the trials of the search",
     "map_states": "the confirmed run of a mixture with the lowest seed does it",
+    "start_from": "give it for a row, such as `methods: {mept: {}, next: {method: mept, start_from: {method: mept}}}`",
     "space": "give it for a method, such as `methods: {mept: {space: default}}`",
     "space_wins": "give it beside a `space`, such as `methods: {smop: {space: default, space_wins: [epochs]}}`",
 }

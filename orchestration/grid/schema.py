@@ -16,7 +16,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from mept.backbones import BACKBONES
 from mept.trial import TrialConfig
-from orchestration.grid import keys, rows
+from orchestration.grid import keys, rows, starts
 from orchestration.grid.method_spaces import DEFAULT, KEY, WINS
 from orchestration.grid.settings import ConfirmSettings, DevSettings, ReportSettings, Resources, SearchSettings
 
@@ -56,6 +56,8 @@ def grid_schema() -> Schema:
         methods[name] = {"$ref": f"#/$defs/methods.{name}"}
         about = f"{method.title}. {method.paper}"
         special = {rows.KEY: {"const": name}, KEY: _space(methods[name]), WINS: wins}
+        if method.start is not None:
+            special[starts.KEY] = _start(common | options[name])
         definitions[f"methods.{name}"] = _mapping(special | common | options[name], about)
     definitions["row"] = _row(methods)
     definitions["keys"] = _mapping(shared, "Configuration keys of all methods of the grid that have them.")
@@ -167,6 +169,19 @@ def _any_of(key: str, options: Mapping[str, Mapping[str, Schema]], definitions: 
 def _space(own: Schema) -> Schema:
     about = f"A search space: `{DEFAULT}` (the paper's), a file of keys beside the grid, or keys."
     return {"description": about, "anyOf": [{"const": DEFAULT}, {"type": ["string", "null"]}, own]}
+
+
+def _start(own: Mapping[str, Schema]) -> Schema:
+    """Return the schema of ``start_from``: coordinates of another cell, and its values on axes."""
+    about = "Start from the champion of another cell of the grid: in what it differs from this one."
+    coordinates = {name: {"type": "string"} for name in starts.SECTION_OF}
+    return {
+        "description": about,
+        "type": "object",
+        "minProperties": 1,
+        "propertyNames": {"enum": [*coordinates, *own]},
+        "properties": coordinates,
+    }
 
 
 def _row(methods: Mapping[str, Schema]) -> Schema:

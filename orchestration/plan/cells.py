@@ -24,6 +24,7 @@ from orchestration.grid.judging import metric_problem
 from orchestration.grid.overrides import NAMED
 from orchestration.grid.rows import word
 from orchestration.grid.settings import SearchSettings
+from orchestration.plan.starts import start_options, with_starts
 
 if TYPE_CHECKING:
     from mept.backbones import BackboneInfo
@@ -56,6 +57,8 @@ class Cell:
     search: SearchSettings
     seeds: tuple[int, ...]
     """Seeds of the confirmed runs."""
+    start: str = ""
+    """The id of the cell whose champion its trials start from, if they do; see :mod:`orchestration.plan.starts`."""
     variant: str = ""
     """The name of its row of the grid if that is not the method's."""
     folds: int | None = None
@@ -237,6 +240,7 @@ def plan(grid: Grid, info: Callable[[str], BackboneInfo | None] | None = None) -
         shape = _shape(grid, backbone, info)
         for task, row in itertools.product(grid.tasks, grid.methods):
             cells += _cells(grid, backbone, shape, task, row, taken={cell.id for cell in cells})
+    cells = with_starts(grid, cells)
     _check_rows(grid, cells)
     return cells
 
@@ -343,6 +347,7 @@ def _cells(
     fixed = {key: value for key, value in values.items() if key not in axes and key not in space}
     used = set(taken)
     for combination in product(axes):
+        started = start_options(grid, row, {**fixed, **combination}, space)
         name = _cell_id(backbone, task, row, combination, used)
         used.add(name)
         cell = Cell(
@@ -352,7 +357,7 @@ def _cells(
             task=task,
             method=method,
             axes=combination,
-            fixed={"data": grid.data, **fixed},
+            fixed={"data": grid.data, **fixed, **{key: one for key, one in started.items() if key not in axes}},
             space=space,
             search=grid.search,
             seeds=grid.confirm.seeds,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestration.plan.trials import PastTrial
 from orchestration.record import names
@@ -74,6 +75,24 @@ def own_runs(uri: str, grid: str) -> list[FinishedRun]:
         return [_finished(client, run) for run in found]
 
     return look(uri, read) or []
+
+
+def recorded_starts(uri: str, grid: str) -> dict[str, dict[str, Any]]:
+    """Return what the cells of a grid started from in its last run, by their ids: see :data:`names.START`.
+
+    Raises:
+        InputError: the store does not answer.
+    """
+
+    def read(client: MlflowClient) -> dict[str, dict[str, Any]]:
+        experiment = client.get_experiment_by_name(grid)
+        cells = (
+            [] if experiment is None else runs_of(client, [experiment.experiment_id], f"tags.`{names.KIND}` = 'cell'")
+        )
+        tags = [run.data.tags for run in cells]
+        return {one[names.CELL]: json.loads(one[names.START]) for one in tags if one.get(names.START)}
+
+    return look(uri, read) or {}
 
 
 def _finished(client: MlflowClient, run: Run) -> FinishedRun:

@@ -43,6 +43,8 @@ class CellRecord:
     """The cell's value on each of the grid's axes."""
     backbone_identity: str = ""
     """Identity of the weights."""
+    start: Mapping[str, Any] | None = None
+    """Of a cell that starts from another one's champion: see :data:`orchestration.record.names.START`."""
     row: str = ""
     """The name of its row of the grid, which reports show as its method; "" if it is the method's."""
 
@@ -56,6 +58,7 @@ class CellRecord:
             names.AXES: json.dumps(dict(self.axes)),
             names.ROW: self.row or str(self.params.get("method", "")),
             names.BACKBONE_IDENTITY: self.backbone_identity,
+            **({} if self.start is None else {names.START: json.dumps(dict(self.start))}),
         }
 
 

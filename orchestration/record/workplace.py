@@ -80,6 +80,18 @@ class Workplace:
         ]
         return self._bring(name for _, name in sorted(found, reverse=True))
 
+    def adapter(self, name: str) -> Path:
+        """Return a local folder with the adapter of another trial, which nobody changes.
+
+        Args:
+            name: of the adapter's folder, below the root.
+        """
+        if self._store.root.folder is not None:
+            return self._store.root.folder / name
+        start = self.directory.parent / "start"
+        self._store.root.download(name, start)
+        return start
+
     def _bring(self, names: Iterable[str]) -> list[Path]:
         """Bring the first checkpoint that is whole."""
         for name in names:

@@ -4,88 +4,25 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from mept.trial import TrialConfig
+from mept.errors import InputError, one_line
 from orchestration.options import Options
 from orchestration.plan.cells import Cell
-from orchestration.plan.fingerprints import Subject
+from orchestration.plan.starts import Champion
 from orchestration.record import names
-from orchestration.record.names import CONFIRM, SEARCH, Stage
+from orchestration.record.adapters import adapter_below_root
+from orchestration.record.names import CONFIRM, SEARCH
 from orchestration.record.past import FinishedRun
-from orchestration.record.records import CellRecord, TrialRecord
+from orchestration.record.records import TrialRecord
 from orchestration.record.store import Store, new_attempt
 from orchestration.record.tracker import Tracker
-from orchestration.run.definition import Params
 from orchestration.run.job import Job
 from orchestration.run.progress import Progress
-from orchestration.run.search import CellStudy
+from orchestration.run.work import CellTrial, CellWork
 
 MOST_CRASHES = 3
 """How often a trial is continued after its worker died."""
-
-
-@dataclass(frozen=True)
-class CellTrial:
-    """One trial of a cell."""
-
-    cell: Cell
-    config: TrialConfig
-    record: TrialRecord
-
-    @property
-    def key(self) -> str:
-        """Its identity within the run."""
-        return f"{self.cell.id}/{self.label}"
-
-    @property
-    def label(self) -> str:
-        """Its name for people."""
-        return f"seed {self.config.seed}" if self.number is None else f"trial {self.number}"
-
-    @property
-    def number(self) -> int | None:
-        """Its number in the study; None for a confirmed run."""
-        return self.record.number
-
-    @property
-    def fingerprint(self) -> str:
-        """Its identity in the run directory and among all grids."""
-        return self.record.fingerprint
-
-
-@dataclass
-class CellWork:
-    """One cell: its study and the state of its confirmation."""
-
-    subject: Subject
-    record: CellRecord
-    example: Mapping[str, str]
-    """Fields of one example of the task."""
-    study: CellStudy | None
-    """None if nothing is searched and confirmed runs give the result."""
-    open: set[str] = field(default_factory=set)
-    """Keys of trials that have been started and have not ended."""
-    confirm: deque[CellTrial] | None = None
-    """Confirmed runs to do; None before the search has ended."""
-    confirmed: dict[int, tuple[float, CellTrial]] = field(default_factory=dict)
-    """Best dev score by seed."""
-    best: Params | None = None
-    problems: list[str] = field(default_factory=list)
-    done: bool = False
-    outcome: str = ""
-
-    @property
-    def cell(self) -> Cell:
-        """The cell as planned."""
-        return self.subject.cell
-
-    def trial(self, stage: Stage, config: TrialConfig, fingerprint: str, number: int | None = None) -> CellTrial:
-        """Return a trial of the cell."""
-        winner = self.best if stage == CONFIRM else None
-        about = TrialRecord(self.cell.id, stage, fingerprint, config.seed, self.record.definition, number, winner)
-        return CellTrial(self.cell, config, about)
 
 
 class Campaign:
@@ -134,8 +71,9 @@ class Campaign:
     def settle(self) -> None:
         """Take over results that are already known, until there is a trial to train or nothing is left."""
         for work in self._cells:
-            self._tracker.cell(work.record)
-            self._count_known(work)
+            if work.begin is None:
+                self._tracker.cell(work.record)
+                self._count_known(work)
         trial = self._next()
         if trial is not None:
             self._asked.append(trial)
@@ -146,10 +84,20 @@ class Campaign:
 
     def next(self) -> Job | None:
         """Return a job for a worker, or None if everything left depends on running trials."""
-        trial = self._asked.popleft() if self._asked else self._next()
-        if trial is None:
-            return None
-        info = trial.cell.info
+        while (trial := self._asked.popleft() if self._asked else self._next()) is not None:
+            try:
+                return self._job(trial)
+            except (InputError, OSError) as error:  # the adapter that it starts from cannot be had
+                self._open(trial)
+                self._fail(trial, one_line(error), False)
+        return None
+
+    def _job(self, trial: CellTrial) -> Job:
+        info, start = trial.cell.info, self._works[trial.cell.id].start
+        place = None
+        if start is not None:
+            run = self._tracker.finished([start.fingerprint])[start.fingerprint]
+            place = adapter_below_root(self._store, run, self._tracker.uri)
         attempt = new_attempt(1 + len(self._crashes.get(trial.key, ())))
         self._attempts[trial.key] = attempt
         return Job(
@@ -165,6 +113,7 @@ class Campaign:
             backbone_identity=info.identity if info else None,
             data_identity=self._works[trial.cell.id].subject.data,
             others=self._works[trial.cell.id].subject.others if trial.config.evaluate_on else {},
+            start=place,
         )
 
     def finished(self) -> bool:
@@ -282,7 +231,7 @@ class Campaign:
 
     def _advance(self, work: CellWork) -> None:
         """Move a cell from search to confirmation, and from confirmation to its end."""
-        if work.done or work.open:
+        if work.done or work.open or not self._has_begun(work):
             return
         if work.confirm is None:
             if work.study is not None and not work.study.finished:
@@ -290,6 +239,27 @@ class Campaign:
             self._begin_confirmation(work)
         if not work.confirm:
             self._finish(work)
+
+    def _has_begun(self, work: CellWork) -> bool:
+        """Open a cell that waited for another one's champion, if that is known now; return whether it can go on."""
+        if work.begin is None:
+            return True
+        other = self._works[work.cell.start]
+        if not other.done:
+            return False
+        begin, work.begin, work.start = work.begin, None, other.champion
+        try:
+            if work.start is None:
+                reasons = "; ".join(other.problems)
+                raise InputError(f"it starts from cell {other.cell.id}, which has no champion: {reasons}")
+            champion = Champion.of(work.start.config, work.start.fingerprint)
+            work.subject, work.record, work.study = begin(champion)
+        except InputError as error:
+            work.problems.append(str(error))
+            work.confirm = deque()
+        self._tracker.cell(work.record)
+        self._count_known(work)
+        return True
 
     def _begin_confirmation(self, work: CellWork) -> None:
         work.confirm = deque()
@@ -404,8 +374,8 @@ class Campaign:
         if work.study is not None:
             self._drop_losers(work.study.fingerprints(), work.cell)  # also those that an earlier run left
         score = ""
-        if work.confirmed:
-            best, trial = max(work.confirmed.values(), key=lambda one: (one[0], -one[1].config.seed))
+        if (trial := work.champion) is not None:
+            best, _ = work.confirmed[trial.config.seed]
             # None where an earlier run trained it: MLflow has its files, the root perhaps those of a stale attempt.
             self._tracker.champion(trial.record, self._adapters.get(trial.key), work.example)
             count = len(work.confirmed)
@@ -415,6 +385,9 @@ class Campaign:
         reason = "; ".join(work.problems)
         self._tracker.cell_ended(work.cell.id, work.outcome, reason, work.best)
         self._progress.cell_ended(work.cell.id, work.outcome, score, reason)
+        for other in self._cells:
+            if other.cell.start == work.cell.id:
+                self._advance(other)
 
 
 def _alike(one: Cell, other: Cell) -> bool:

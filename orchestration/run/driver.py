@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
@@ -18,12 +19,13 @@ from orchestration.grid.grid import Grid
 from orchestration.options import Options, cluster_address
 from orchestration.plan.cells import Cell, Wanted
 from orchestration.plan.fingerprints import Subject
+from orchestration.plan.starts import Champion, started
 from orchestration.record.records import CellRecord, GridRecord
 from orchestration.record.roots import Root
 from orchestration.record.store import Store, prepare_root
 from orchestration.record.tracker import Tracker
 from orchestration.record.trouble import DISK_FULL, file_trouble, is_disk_full
-from orchestration.run.campaign import Campaign, CellWork
+from orchestration.run.campaign import Campaign
 from orchestration.run.database import Waiting
 from orchestration.run.definition import Definition
 from orchestration.run.halving import Halving
@@ -35,6 +37,7 @@ from orchestration.run.progress import Progress
 from orchestration.run.search import CellStudy
 from orchestration.run.storage import Storage, open_storage
 from orchestration.run.submission import job_metadata
+from orchestration.run.work import CellWork, Opened
 
 if TYPE_CHECKING:
     from mept.tasks.data import MixtureData, TaskData
@@ -321,9 +324,29 @@ def _cell_works(session: _Session, storage: Storage, progress: Progress) -> Iter
             session.tracker.cell_ended(cell.id, "impossible", cell.problem)
             progress.cell_ended(cell.id, "impossible", reason=cell.problem)
             continue
-        known = definition(subject)
-        study = CellStudy(known, storage, subject.search_fingerprint) if cell.search_trials else None
-        yield CellWork(subject, record, session.data[cell.data].row, study)
+        row = session.data[cell.data].row
+        if cell.start:
+            begin = functools.partial(_begun, storage, subject, record)
+            yield CellWork(subject, record, row, None, begin=begin)
+        else:
+            yield CellWork(subject, record, row, _study(subject, storage))
+
+
+def _begun(storage: Storage, waiting: Subject, record: CellRecord, champion: Champion) -> Opened:
+    """Open a cell that waited for a champion.
+
+    Its parameters in MLflow stay those of the plan: with others it would be another cell.
+    """
+    subject = replace(waiting, cell=started(waiting.cell, champion))
+    start = {"cell": subject.cell.start, "trial": champion.fingerprint, "options": champion.options}
+    known, trials = definition(subject).digest, subject.cell.search_trials
+    return subject, replace(record, definition=known, trials=trials, start=start), _study(subject, storage)
+
+
+def _study(subject: Subject, storage: Storage) -> CellStudy | None:
+    """Open a cell's study; None if nothing is searched."""
+    known = definition(subject)
+    return CellStudy(known, storage, subject.search_fingerprint) if subject.cell.search_trials else None
 
 
 def _schedule(campaign: Campaign, session: _Session, progress: Progress, subjects: Sequence[Subject]) -> None:

@@ -32,6 +32,8 @@ class Job(Frozen):
     """Commit of the backbone's repository; None for a directory."""
     backbone_identity: str | None = None
     """The identity that the backbone must have; None if it is not checked."""
+    start: str | None = None
+    """Where the adapter is that the trial starts from, below the root; None if it starts from none."""
     data_identity: str | None = None
     """The identity that the task's data must have; None if it is not checked."""
     others: Mapping[str, str] = Field(default_factory=dict)

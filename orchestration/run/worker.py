@@ -133,7 +133,8 @@ class Worker(tune.Trainable):
                     f"{what} differs from what the run was planned with (content {found}, planned {planned}): its "
                     "files changed, or differ between machines; put them back, or start the run again"
                 )
-        return train(config, backbone, data, place.directory, place.cache, place.earlier(), others)
+        start = None if job.start is None else place.adapter(job.start)
+        return train(config, backbone, data, place.directory, place.cache, place.earlier(), others, start)
 
 
 @lru_cache(maxsize=2)

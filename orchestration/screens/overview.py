@@ -6,6 +6,7 @@ import functools
 import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 
@@ -22,8 +23,9 @@ from orchestration.plan.estimates import Estimate, Sizes, corner_configs, durati
 from orchestration.plan.fingerprints import Subject
 from orchestration.plan.outlook import Splits, outlook
 from orchestration.plan.power import OFFICIAL, TestSplit
+from orchestration.plan.starts import Champion, is_waiting, started
 from orchestration.record import names
-from orchestration.record.past import FinishedRun, own_runs, past_trials
+from orchestration.record.past import FinishedRun, own_runs, past_trials, recorded_starts
 from orchestration.record.store import check_root
 from orchestration.run.driver import definition, read_data
 from orchestration.run.search import counts_of
@@ -38,6 +40,7 @@ def show_plan(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
     """Print cells, trials and trial-epochs, what is left, how long it will take, and how certain that is."""
     console = make_console()
     check_root(options.root)
+    cells = _started(cells, _runs(grid, options), recorded_starts(options.tracking, grid.name), {})
     trials, read = past_trials(options.tracking), _reader(grid, options)
     found = estimates(cells, trials, _sizes(read))
     rows = []
@@ -47,6 +50,9 @@ def show_plan(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
         rows.append([cell.id, *map(str, numbers), left, *_time(estimate)])
     show_rows(["cell", "search", "confirm", "epochs", "left", "a trial", "measured by"], rows, console)
     _show_problems(cells, console)
+    for cell in cells:
+        if cell.start and cell.problem is None:
+            console.print(f"starts from a champion: {cell.id}: {cell.start}", highlight=False, soft_wrap=True)
     work = size(cells)
     console.print(
         f"{work.cells} cells ({work.impossible} impossible), {work.search_trials} trials of search and "
@@ -70,9 +76,7 @@ def show_status(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
     if options.folder is not None and not options.folder.exists():
         print(f"note: there is no run directory at {options.root} yet; see --root", file=sys.stderr)
     check_root(options.root)
-    runs: dict[str, list[FinishedRun]] = {}
-    for run in own_runs(options.tracking, grid.name):
-        runs.setdefault(run.cell, []).append(run)
+    runs = _runs(grid, options)
     possible = [cell for cell in cells if cell.problem is None]
     try:
         storage = _existing_storage(options)
@@ -84,6 +88,7 @@ def show_status(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
     except InputError as error:
         data = {}
         console.print(f"note: searches are not shown: {error}", highlight=False, markup=False, soft_wrap=True)
+    cells = _started(cells, runs, recorded_starts(options.tracking, grid.name), data)
     elsewhere = storage is None and bool(runs)
     if elsewhere:
         print("note: searches are not shown: their database is not here; give --optuna-storage", file=sys.stderr)
@@ -101,10 +106,11 @@ def show_status(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
         searched = max((run.best for run in own if run.stage == names.SEARCH), default=None)
         searches_over = bool(seeds) if elsewhere else ended >= cell.search_trials
         state = "complete" if searches_over and seeds >= len(cell.seeds) else "open"
+        begun = state if ended or own else "waits" if is_waiting(cell) else "not begun"
         rows.append(
             [
                 cell.id,
-                state if ended or own else "not begun",
+                begun,
                 "" if elsewhere else f"{ended}/{cell.search_trials}",
                 *("" if elsewhere else str(counts.get(name, 0)) for name in ("pruned", "fail")),
                 "" if elsewhere else str(counts.get("running", 0) + counts.get("missing", 0)),
@@ -114,6 +120,47 @@ def show_status(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
         )
     show_rows(["cell", "state", "search", "pruned", "failed", "open", "confirmed", "best dev"], rows, console)
     _show_problems(cells, console)
+
+
+def _runs(grid: Grid, options: Options) -> dict[str, list[FinishedRun]]:
+    """Return the completed trials that are recorded of a grid, by cell."""
+    found: dict[str, list[FinishedRun]] = {}
+    for run in own_runs(options.tracking, grid.name):
+        found.setdefault(run.cell, []).append(run)
+    return found
+
+
+def _started(
+    cells: Sequence[Cell],
+    runs: Mapping[str, Sequence[FinishedRun]],
+    starts: Mapping[str, Mapping[str, Any]],
+    data: Mapping[Wanted, str],
+) -> list[Cell]:
+    """Return the cells as they are with the champions that their last run started from, where these still count.
+
+    Args:
+        cells: as planned.
+        runs: the completed trials, by cell.
+        starts: what the cells started from.
+        data: identities of the tasks' data; empty where they are not known.
+    """
+    planned = {cell.id: cell for cell in cells}
+
+    @functools.cache
+    def now(name: str) -> Cell:
+        cell, start = planned[name], starts.get(name, {})
+        if not cell.start or cell.problem is not None or start.get("cell") != cell.start:
+            return cell
+        before = now(cell.start)
+        own = _own(runs.get(before.id, []), before, data)
+        if start["trial"] not in {run.fingerprint for run in own if run.stage == names.CONFIRM}:
+            return cell
+        try:
+            return started(cell, Champion(start["trial"], start["options"]))
+        except InputError:
+            return cell
+
+    return [now(name) for name in planned]
 
 
 def _show_problems(cells: Sequence[Cell], console: Console) -> None:

@@ -47,9 +47,10 @@ def test_every_reference_leads_somewhere(schema: dict[str, Any]) -> None:
 def test_it_knows_all_methods_with_their_keys_and_all_tasks(schema: dict[str, Any]) -> None:
     names, _, keyed = schema["properties"]["methods"]["anyOf"]
     assert names["enum"] == list(keyed["properties"]) == list(METHODS)
-    for method in METHODS:
-        own = schema["$defs"][f"methods.{method}"]["properties"]
-        assert set(own) == {*keys.keys_of(method), "method", "space", "space_wins"}
+    for name, method in METHODS.items():
+        own = schema["$defs"][f"methods.{name}"]["properties"]
+        special = {"method", "space", "space_wins"} | ({"start_from"} if method.start else set())
+        assert set(own) == {*keys.keys_of(name)} | special
     assert schema["properties"]["tasks"]["anyOf"][0]["anyOf"][0]["enum"] == list(TASKS)
     assert set(schema["$defs"]["keys"]["properties"]) == {key for method in METHODS for key in keys.keys_of(method)}
 
@@ -65,6 +66,9 @@ VALID: dict[str, dict[str, Any]] = {
     "a hub id": {"backbones": ["google/t5-small"]},
     "a directory": {"backbones": {"/some/where": {"epochs": 2}}},
     "a mixture": {"tasks": ["boolq+cb", "rte"]},
+    "a start": {
+        "methods": {"mept": {}, "next": {"method": "mept", "start_from": {"method": "mept", "num_experts": 4}}}
+    },
     "nothing for a name": {"methods": {"mept": None, "linear_head": {}}},
     "forms": {
         "train": {
@@ -108,6 +112,9 @@ WRONG: dict[str, dict[str, Any]] = {
     "method": {"methods": {"mpet": {}}},
     "method of a variant": {"methods": {"x": {"method": "mpet"}}},
     "variant named like another method": {"methods": {"mept": {"method": "smop"}}},
+    "start of nothing": {"methods": {"mept": {"start_from": {}}}},
+    "coordinate of a start": {"methods": {"mept": {"start_from": {"metod": "x"}}}},
+    "start of a method that cannot": {"methods": {"smop": {"start_from": {"task": "cb"}}}},
     "key of another variant": {"methods": {"x": {"method": "linear_head", "num_experts": 3}}},
     "method under train": {"train": {"method": "mept"}},
     "name twice": {"tasks": ["cb", "cb"]},
