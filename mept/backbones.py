@@ -77,6 +77,8 @@ class BackboneInfo:
     """Number of tokens that a token sees in layers with a window; None if no layer has one."""
     sliding_layers: tuple[int, ...] | None = None
     """The layers with that window; None for all."""
+    num_decoder_layers: int | None = None
+    """Number of blocks of T5's decoder, 0 for other families; None if it is not known."""
 
 
 @dataclass
@@ -111,6 +113,11 @@ class Backbone:
     def num_layers(self) -> int:
         """L, the number of blocks that can hold prompts."""
         return len(self.blocks)
+
+    @property
+    def num_decoder_layers(self) -> int:
+        """Number of blocks of T5's decoder; 0 for other families."""
+        return _decoder_layers(self.model.config, self.family)
 
     @property
     def hidden_size(self) -> int:
@@ -276,7 +283,12 @@ def _describe(name: str, home: Home) -> BackboneInfo:
         revision=home.revision,
         sliding_window=getattr(config, "sliding_window", None) if windowed else None,
         sliding_layers=_windowed(layer_types),
+        num_decoder_layers=_decoder_layers(config, family),
     )
+
+
+def _decoder_layers(config: Any, family: Family) -> int:
+    return int(config.num_decoder_layers) if family.text_to_text else 0
 
 
 def _windowed(layer_types: Sequence[str] | None) -> tuple[int, ...] | None:

@@ -11,6 +11,9 @@ During a call, hooks on the stack make room for m placeholders and hooks on its 
 
 Modules that stand in for the backbone's own are part of its module tree for the same time.
 
+T5's decoder may have prompts, too (:class:`_DecoderPrompts`): before its tokens, dropped after its stack, made from
+what the encoder read.
+
 Below the first prompted layer the text may not attend to the placeholders, so those blocks compute what the frozen
 backbone computes; the same holds in every other layer without prompts if the method's prompts do not persist.
 
@@ -82,6 +85,7 @@ class Injection:
         self._method = method
         self._pass: _Pass | None = None
         self._routing_mask: Tensor | None = None
+        self._decoder = _DecoderPrompts(backbone, method) if method.decoder_layers else None
         self.prompt_dropout = False
         """Whether the backbone's dropout of the embeddings also acts on the first block's prompts."""
 
@@ -105,6 +109,8 @@ class Injection:
             self._pass = self._routing_mask = None
 
     def _register(self) -> Iterator[torch.utils.hooks.RemovableHandle]:
+        if self._decoder is not None:
+            yield from self._decoder.register()  # first: it needs the encoder's mask with two dimensions
         if self._family.text_to_text:
             yield self._model.decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True)
         if not self._method.prompted_layers:
@@ -363,6 +369,81 @@ class Injection:
                 allow_is_bidirectional_skip=False,
             )
         return args, kwargs | {"encoder_attention_mask": mask}
+
+
+class _DecoderPrompts:
+    """Puts prompts before the tokens of T5's decoder, as :class:`Injection` does in the prompted stack.
+
+    Whatever chooses them reads the encoder's final states of the question, so no token of the answer, given in training
+    and generated later, can have a part in it. The cache keeps them, and later steps see them there.
+    """
+
+    def __init__(self, backbone: Backbone, method: PromptMethod) -> None:
+        self._stack: Any = backbone.model.decoder
+        self._method = method
+        self._number = backbone.num_layers
+        """The number by which the method knows the first decoder layer."""
+        self._question = self._question_mask = torch.empty(0)
+        self._decoding = False
+        self._hiding_mask: Any = None
+
+    def register(self) -> Iterator[torch.utils.hooks.RemovableHandle]:
+        """Install the hooks, and yield their handles."""
+        yield self._stack.register_forward_pre_hook(self._before_stack, with_kwargs=True)
+        yield self._stack.register_forward_hook(self._after_stack)
+        for block in self._stack.block[: self._method.decoder_layers[0]]:
+            yield block.register_forward_pre_hook(self._hide)
+        for layer in self._method.decoder_layers:
+            yield self._stack.block[layer].register_forward_pre_hook(self._replace(layer))
+
+    def _before_stack(self, stack: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        kwargs = dict(zip(("input_ids", "attention_mask"), args, strict=False)) | kwargs
+        input_ids, embeds = kwargs.pop("input_ids", None), kwargs.pop("inputs_embeds", None)
+        embeds = stack.get_input_embeddings()(input_ids) if embeds is None else embeds
+        cache, m = kwargs.get("past_key_values"), self._method.num_virtual_tokens
+        self._decoding = cache is not None and int(cache.get_seq_length()) > 0
+        if not self._decoding:
+            embeds = torch.cat((embeds.new_zeros(len(embeds), m, embeds.shape[2]), embeds), 1)
+        mask = kwargs.get("attention_mask")
+        if mask is not None:
+            mask = torch.cat((mask.new_ones(len(mask), m), mask), 1)
+        self._read(kwargs["encoder_hidden_states"], kwargs.get("encoder_attention_mask"))
+        if self._method.decoder_layers[0] > 0:
+            self._hiding_mask = create_causal_mask(
+                config=stack.config,
+                inputs_embeds=embeds,
+                attention_mask=mask,
+                past_key_values=getattr(cache, "self_attention_cache", cache),
+                and_mask_function=lambda batch, head, query, key: (key >= m) | (query < m),
+            )
+        return (), kwargs | {"inputs_embeds": embeds, "attention_mask": mask}
+
+    def _read(self, states: Tensor, mask: Tensor | None) -> None:
+        """Take note of the question, without the encoder's own prompts, which stand before it."""
+        prompts = self._method.num_virtual_tokens if self._method.decoder_sees_prompts else 0
+        self._question = states[:, prompts:]
+        whole = states.new_ones(self._question.shape[:2]) if mask is None else mask
+        self._question_mask = whole.bool()
+
+    def _hide(self, block: torch.nn.Module, args: tuple) -> tuple:
+        return (args[0], self._hiding_mask, *args[2:])
+
+    def _replace(self, layer: int) -> Callable:
+        def hook(block: torch.nn.Module, args: tuple) -> tuple | None:
+            if self._decoding:
+                return None
+            prompts = self._method.prompts(self._number + layer, self._question, self._question_mask)
+            states = args[0]
+            return (torch.cat((prompts.to(states.dtype), states[:, prompts.shape[1] :]), 1), *args[1:])
+
+        return hook
+
+    def _after_stack(self, stack: Any, args: tuple, output: Any) -> Any:
+        m = 0 if self._decoding else self._method.num_virtual_tokens
+        output.last_hidden_state = output.last_hidden_state[:, m:]
+        if output.get("hidden_states") is not None:
+            output.hidden_states = tuple(states[:, m:] for states in output.hidden_states)
+        return output
 
 
 @contextmanager

@@ -31,6 +31,7 @@ LATER: dict[str, Any] = {
     "prompt_dropout": False,
     "previous_parts": "router_and_prompts",
     "quantization": "none",
+    "decoder_layers": [],
     "max_steps": None,
     "warmup_steps": None,
     "evaluate_on": [],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
@@ -29,6 +29,9 @@ class PromptMethod(nn.Module):
     """m, the number of prompt positions at every prompted layer."""
     prompted_layers: tuple[int, ...] = ()
     """Layers, in ascending order from 0, at whose entry the prompt positions are replaced."""
+    decoder_layers: tuple[int, ...] = ()
+    """Layers of T5's decoder, in ascending order from 0, at whose entry prompt positions before the answer are
+    replaced; :meth:`prompts` knows them by numbers that continue the encoder's, and gets the encoder's final states."""
     key_value_layers: tuple[int, ...] = ()
     """Layers, among the prompted ones, in which :meth:`key_values` replace the prompt positions' keys and values."""
     decoder_sees_prompts: bool = True
@@ -40,8 +43,8 @@ class PromptMethod(nn.Module):
         """Return the prompt of each example.
 
         Args:
-            layer: one of ``prompted_layers``.
-            text: states of the text entering the layer, [B, S, d].
+            layer: one of ``prompted_layers``, or the number of a decoder layer.
+            text: states of the text entering the layer, [B, S, d]; for the decoder the encoder's final ones.
             text_mask: True at the tokens that may be read, [B, S].
 
         Returns:
@@ -189,3 +192,32 @@ def checked_layers(layers: tuple[int, ...] | None, num_layers: int) -> tuple[int
             f"and name at least one, but got {shown(list(layers))}"
         )
     return tuple(sorted(layers))
+
+
+DecoderLayers = tuple[int, ...] | Literal["all"]
+"""Layers of T5's decoder, from 0."""
+
+
+def checked_decoder_layers(layers: DecoderLayers, num_layers: int | None) -> tuple[int, ...]:
+    """Return the prompted layers of the decoder in ascending order.
+
+    Args:
+        layers: as a method's options give them.
+        num_layers: of the decoder; 0 for a backbone without one, None if it is not known: then the numbers are not
+            checked.
+
+    Raises:
+        ValueError: a layer does not exist or is given twice.
+    """
+    if not layers or (num_layers is None and layers == "all"):
+        return ()
+    if num_layers == 0:
+        raise ValueError(f"`decoder_layers` needs T5, which has a decoder, but got {shown(layers)}; leave it out")
+    if layers == "all":
+        assert num_layers is not None
+        return tuple(range(num_layers))
+    wrong = [layer for layer in layers if layer < 0 or (num_layers is not None and layer >= num_layers)]
+    if wrong or len(set(layers)) != len(layers):
+        end = "" if num_layers is None else f" to {num_layers - 1} (the decoder has {num_layers} layers)"
+        raise ValueError(f"`decoder_layers` must be distinct numbers from 0{end}, but got {shown(list(layers))}")
+    return tuple(sorted(layers))  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mept.config import PromptConfig
-from mept.methods.base import Method, PromptMethod, checked_layers
+from mept.methods.base import DecoderLayers, Method, PromptMethod, checked_decoder_layers, checked_layers
 
 if TYPE_CHECKING:
     from mept.backbones import Backbone
@@ -26,6 +26,8 @@ class DeepPromptConfig(PromptConfig):
 
     layers: tuple[int, ...] | None = None
     """Prompted layers, from 0; None for all."""
+    decoder_layers: DecoderLayers = ()
+    """Layers of T5's decoder, from 0, or ``all``, that have a prompt, too."""
 
 
 class LayerPrompt(nn.Module):
@@ -42,13 +44,24 @@ class LayerPrompt(nn.Module):
 
 
 class DeepPrompts(PromptMethod):
-    """A prompt for each of `prompted_layers`, [m, d], Xavier-initialised like MEPT's experts."""
+    """A prompt for each of `prompted_layers`, [m, d], Xavier-initialised like MEPT's experts; so for `decoder_layers`.
 
-    def __init__(self, hidden_size: int, prompted_layers: tuple[int, ...], num_virtual_tokens: int) -> None:
+    Their numbers among all layers begin with `decoder_number`.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        prompted_layers: tuple[int, ...],
+        num_virtual_tokens: int,
+        decoder_layers: tuple[int, ...] = (),
+        decoder_number: int = 0,
+    ) -> None:
         super().__init__()
         self.num_virtual_tokens = num_virtual_tokens
-        self.prompted_layers = prompted_layers
-        self.layers = nn.ModuleDict({str(i): LayerPrompt(num_virtual_tokens, hidden_size) for i in prompted_layers})
+        self.prompted_layers, self.decoder_layers = prompted_layers, decoder_layers
+        numbers = (*prompted_layers, *(decoder_number + layer for layer in decoder_layers))
+        self.layers = nn.ModuleDict({str(i): LayerPrompt(num_virtual_tokens, hidden_size) for i in numbers})
 
     def prompts(self, layer: int, text: Tensor, text_mask: Tensor) -> Tensor:
         """Return the layer's prompt for every example, [B, m, d]."""
@@ -58,7 +71,10 @@ class DeepPrompts(PromptMethod):
 def build(config: DeepPromptConfig, backbone: Backbone) -> DeepPrompts:
     """Build the prompts of `config` for `backbone`."""
     layers = checked_layers(config.layers, backbone.num_layers)
-    return DeepPrompts(backbone.hidden_size, layers, config.num_virtual_tokens)
+    decoder_layers = checked_decoder_layers(config.decoder_layers, backbone.num_decoder_layers)
+    return DeepPrompts(
+        backbone.hidden_size, layers, config.num_virtual_tokens, decoder_layers, decoder_number=backbone.num_layers
+    )
 
 
 DEEP_PROMPT = Method(

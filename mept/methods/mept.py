@@ -16,6 +16,9 @@ m                 ``num_virtual_tokens``
 k                 ``top_k``
 ================  ==========================================================
 
+With ``decoder_layers`` layers of T5's decoder have experts, too, numbered on from the encoder's; what the text of the
+question is at the end of the encoder chooses them.
+
 Deviations from the released code where it contradicts the paper: with top-1 it sums the chosen prompts of the whole
 batch into every example's prompt, and it pools padding. Deviation from the paper's text: Xavier and He initialisation
 act on each expert's [m, d] matrix, so that an expert's scale does not depend on how many others there are.
@@ -34,7 +37,14 @@ from torch import Tensor, nn
 
 from mept.balancing import Balancing
 from mept.config import OF_TRIAL, PromptConfig
-from mept.methods.base import Method, PromptMethod, Start, checked_layers
+from mept.methods.base import (
+    DecoderLayers,
+    Method,
+    PromptMethod,
+    Start,
+    checked_decoder_layers,
+    checked_layers,
+)
 from mept.routing import Router, Routing, find_routers, mix
 
 if TYPE_CHECKING:
@@ -54,6 +64,8 @@ class MeptConfig(PromptConfig):
     """Number of router experts used for an example."""
     layers: tuple[int, ...] | None = None
     """Prompted layers, from 0 (the paper counts from 1); None for all (tables 2 and 12)."""
+    decoder_layers: DecoderLayers = ()
+    """Layers of T5's decoder, from 0, or ``all``, that have experts, too (appendix B.1 tried it and found it worse)."""
     routing: Routing = "top_k"
     """Routing variant (table 3, appendix B.4)."""
     router_noise: float = Field(0.0, ge=0)
@@ -169,6 +181,8 @@ class MixtureOfExpertPrompts(PromptMethod):
         learnable: parts that get gradients.
         make_router: makes the router of a layer, which defines N_r and d.
         combine: makes the prompts from the experts, the chosen indices and their gates; see :func:`mept.routing.mix`.
+        decoder_layers: layers of T5's decoder that hold experts, too.
+        decoder_number: number of the decoder's layer 0 among all layers.
     """
 
     def __init__(
@@ -180,12 +194,14 @@ class MixtureOfExpertPrompts(PromptMethod):
         learnable: str,
         make_router: Callable[[], Router],
         combine: Callable[[Tensor, Tensor, Tensor], Tensor] = mix,
+        decoder_layers: tuple[int, ...] = (),
+        decoder_number: int = 0,
     ) -> None:
         super().__init__()
         self.num_virtual_tokens = num_virtual_tokens
-        self.prompted_layers = prompted_layers
+        self.prompted_layers, self.decoder_layers = prompted_layers, decoder_layers
         self.layers = nn.ModuleDict()
-        for layer in prompted_layers:
+        for layer in (*prompted_layers, *(decoder_number + layer for layer in decoder_layers)):
             router = make_router()
             block = ExpertPrompts(num_virtual_tokens, num_shared_experts, initialization, router, combine)
             block.experts.requires_grad_(learnable != "router")
@@ -230,6 +246,8 @@ def build(config: MeptConfig, backbone: Backbone) -> MixtureOfExpertPrompts:
             balancing=config.balancing,
             balancing_strength=config.balancing_strength,
         ),
+        decoder_layers=checked_decoder_layers(config.decoder_layers, backbone.num_decoder_layers),
+        decoder_number=backbone.num_layers,
     )
     if config.previous_adapter is not None:
         load_previous(module, Path(config.previous_adapter), with_routers=config.previous_parts != "prompts")
@@ -277,6 +295,6 @@ MEPT = Method(
     start=Start(
         key="previous_adapter",
         options={"initialization": "previous"},
-        shape=("num_virtual_tokens", "num_experts", "num_shared_experts", "layers"),
+        shape=("num_virtual_tokens", "num_experts", "num_shared_experts", "layers", "decoder_layers"),
     ),
 )

@@ -292,10 +292,13 @@ def _no_embedded(task: str) -> str | None:
 
 
 def _wrong_layers(config: TrialConfig, info: BackboneInfo) -> str | None:
-    from mept.methods.base import checked_layers
+    from mept.families import FAMILIES
+    from mept.methods.base import checked_decoder_layers, checked_layers
 
+    decoder = info.num_decoder_layers if FAMILIES[info.family].text_to_text else 0
     try:
         checked_layers(getattr(config.method_options, "layers", None), info.num_layers)
+        checked_decoder_layers(getattr(config.method_options, "decoder_layers", ()), decoder)
     except ValueError as error:
         return f"{error}; backbone {config.backbone!r}"
     return None
