@@ -35,9 +35,11 @@ SHIPPED = {  # cells, impossible, search trials, confirmed runs, trial-epochs
     "tables/table_06": Size(4, 0, 27 + 9, 12, 48 * 70),
     "tables/table_08": Size(25, 0, 5 * 64, 75, 395 * 70),
     "tables/table_09": Size(16, 0, 4 * 45, 48, 228 * 70),
+    "tables/table_10": Size(12, 0, 12 * 27, 36, 12 * 30 * 70),
     "tables/table_11": Size(12, 0, 6 * 30, 36, 216 * 70),
     "tables/table_12": Size(10, 0, 10 * 27, 30, 10 * 30 * 70),
     "tables/table_13": Size(5, 0, 45, 15, 60 * 70),
+    "tables/table_14": Size(12, 0, 3 * 69, 36, 243 * 70),
     "tables/table_16": Size(9, 0, 3 * 33, 27, 126 * 70),
 }
 TABLES = [name for name in SHIPPED if name.startswith("tables/")]

@@ -28,6 +28,9 @@ SHAPES: dict[str, tuple[str, int, int, int | None]] = {
     "smollm2-135m": ("llama", 30, 576, 8192),
     "t5-base": ("t5", 12, 768, None),
     "t5-large": ("t5", 24, 1024, None),
+    "t5-3b": ("t5", 24, 1024, None),
+    "t5-11b": ("t5", 24, 1024, None),
+    "llama2-7b": ("llama", 32, 4096, 4096),
     "llama-3.2-1b": ("llama", 16, 2048, 131072),
 }
 BASE = """\
