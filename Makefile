@@ -9,7 +9,7 @@ WORKERS ?= $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
 
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: quickstart test slow lint clean
+.PHONY: quickstart test slow quantized lint clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/mept run search_spaces/quickstart.yaml
@@ -19,6 +19,11 @@ test: $(INSTALLED)
 
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
+
+# Not in requirements.lock: every process that imports PEFT would import it, for a second and a half.
+quantized: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet bitsandbytes==0.50.2
+	$(BIN)/python -m pytest tests/test_quantized.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
