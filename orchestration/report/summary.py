@@ -175,12 +175,7 @@ def _cell(record: Mapping[str, Any], trials: pd.DataFrame, results: Results, mea
     counts = Counter(search["outcome"])
     split, _, name = measure.metric.partition("/")
     metrics = {task: f"{split}/{task}/{name}" for task in tasks_of(record["task"])}
-    others = {
-        metric.split("/")[1]: metric
-        for metric in runs
-        if re.fullmatch(rf"{re.escape(split)}/[^/]+/{re.escape(name)}", str(metric))
-    }
-    parts = {task: _values(runs, metric) for task, metric in (metrics | others).items()}
+    parts = {task: _values(runs, metric) for task, metric in metrics.items()} | _by_task(runs, split, name)
     failed = trials[trials["outcome"] == "failed"]
     values = list(scores.values())
     return CellSummary(
@@ -208,6 +203,13 @@ def _cell(record: Mapping[str, Any], trials: pd.DataFrame, results: Results, mea
         load=measured_load(runs, "test" if measure.stage == CONFIRM else "dev", results.routing),
         parts={task: known for task, known in parts.items() if known},
     )
+
+
+def _by_task(runs: pd.DataFrame, split: str, name: str) -> dict[str, dict[int, float]]:
+    """Return the values of each task that has some, also of those of `evaluate_on`, which were not trained on."""
+    pattern = re.compile(f"{re.escape(split)}(?:_on)?/([^/]+)/{re.escape(name)}")
+    found = [(match[1], _values(runs, match[0])) for metric in runs if (match := pattern.fullmatch(metric))]
+    return {task: values for task, values in found if values}
 
 
 def _values(runs: pd.DataFrame, metric: str) -> dict[int, float]:
