@@ -7,6 +7,7 @@ MLflow copies this file into the saved model and runs it there (its "models from
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -94,10 +95,7 @@ def save_model(directory: Path, adapter: Path, example: Mapping[str, str]) -> No
     from mlflow.types.schema import AnyType, ColSpec, Schema
 
     import mept
-    from mept.model import AdapterFile, read_adapter_config
 
-    quantized = read_adapter_config(adapter, AdapterFile).quantization != "none"
-    libraries = (*LIBRARIES, "bitsandbytes") if quantized else LIBRARIES
     inputs = Schema([ColSpec("string", name, required=needed) for name, needed in _columns(adapter, example).items()])
     outputs = Schema([ColSpec("string", "label"), ColSpec(AnyType(), "scores"), ColSpec(AnyType(), "experts")])
     mlflow.pyfunc.save_model(
@@ -107,8 +105,14 @@ def save_model(directory: Path, adapter: Path, example: Mapping[str, str]) -> No
         code_paths=[str(Path(mept.__file__).parent)],
         signature=ModelSignature(inputs=inputs, outputs=outputs),
         input_example=[dict(example)],
-        pip_requirements=[f"{name}=={version}" for name in libraries if (version := _version(name))],
+        pip_requirements=[f"{name}=={version}" for name in _libraries(adapter) if (version := _version(name))],
     )
+
+
+def _libraries(adapter: Path) -> tuple[str, ...]:
+    """Return the packages that serving an adapter needs."""
+    content = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    return LIBRARIES if content.get("quantization", "none") == "none" else (*LIBRARIES, "bitsandbytes")
 
 
 def _columns(adapter: Path, example: Mapping[str, str]) -> dict[str, bool]:

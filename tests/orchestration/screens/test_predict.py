@@ -180,6 +180,14 @@ def test_a_model_that_is_not_registered_is_named_beside_what_is(
     assert message in one_line(capfd)
 
 
+def test_only_a_model_beside_a_quantised_backbone_needs_its_package(tmp_path: Path) -> None:
+    from orchestration.record.served import _libraries
+
+    for content, needed in (({}, False), ({"quantization": "4bit"}, True)):
+        (tmp_path / "adapter_config.json").write_text(json.dumps(content))
+        assert ("bitsandbytes" in _libraries(tmp_path)) == needed
+
+
 def test_a_store_without_models_is_one_message_and_nothing_is_created(
     call: Call, tmp_path: Path, capfd: Captured
 ) -> None:
