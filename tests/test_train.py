@@ -50,6 +50,17 @@ def numbers(evaluations: list[Evaluation]) -> list[dict[str, float]]:
     ]
 
 
+def interrupted(settings: TrialConfig, family: str, data: TaskData, directory: Path) -> list[Evaluation]:
+    """Train in one directory, stopped after each of the first two evaluations and then continued."""
+    for stop in (1, 2):
+        run = train(settings, random_backbone(family), data, directory)
+        for _ in range(stop):
+            next(run)
+        run.close()
+        torch.manual_seed(999)
+    return list(train(settings, random_backbone(family), data, directory))
+
+
 @MAIN
 def test_resuming_from_any_evaluation_gives_the_same_numbers_bit_for_bit(config, family, data, tmp_path) -> None:
     from mept.methods import method_of
@@ -57,17 +68,10 @@ def test_resuming_from_any_evaluation_gives_the_same_numbers_bit_for_bit(config,
     options = {} if family == "t5" else {"max_length": 48}
     settings = trial(method_of(config).name, **options)
     whole = list(train(settings, random_backbone(family), data, tmp_path / "whole"))
-    for stop in (1, 2):
-        directory = tmp_path / f"stopped-{stop}"
-        run = train(settings, random_backbone(family), data, directory)
-        for _ in range(stop):
-            next(run)
-        run.close()
-        torch.manual_seed(999)
-        again = list(train(settings, random_backbone(family), data, directory))
-        assert numbers(again) == numbers(whole)
-        weights = [(d / "adapter" / "adapter_model.safetensors").read_bytes() for d in (directory, tmp_path / "whole")]
-        assert weights[0] == weights[1]
+    again = interrupted(settings, family, data, tmp_path / "stopped")
+    assert numbers(again) == numbers(whole)
+    weights = [(tmp_path / d / "adapter" / "adapter_model.safetensors").read_bytes() for d in ("stopped", "whole")]
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.parametrize("older", [False, True], ids=["this version", "an earlier version"])
@@ -81,15 +85,9 @@ def test_a_search_trials_routing_is_that_of_its_best_evaluation_however_often_it
     assert read.count(False) == len(whole)  # one batch for each evaluation, none for the end
     if older:
         monkeypatch.setattr("mept.learner.plain", lambda loads: None)
-    for stop in (1, 2):
-        directory = tmp_path / f"stopped-{stop}"
-        run = train(settings, random_backbone("bert"), data, directory)
-        for _ in range(stop):
-            next(run)
-        run.close()
-        assert numbers(list(train(settings, random_backbone("bert"), data, directory))) == numbers(whole)
-        routing = [(one / "routing" / "dev.json").read_text() for one in (directory, tmp_path / "whole")]
-        assert routing[0] == routing[1]
+    assert numbers(interrupted(settings, "bert", data, tmp_path / "stopped")) == numbers(whole)
+    routing = [(tmp_path / one / "routing" / "dev.json").read_text() for one in ("stopped", "whole")]
+    assert routing[0] == routing[1]
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
