@@ -613,6 +613,6 @@ def adapter_bytes(backbone: Backbone, options: MethodConfig, num_labels: int | N
     """
     try:
         model = get_prompt_model(backbone, options.for_rebuilding(), num_labels=num_labels, seed=0)
-    except InputError:  # options that do not fit the backbone, or a text that only its tokenizer can read
+    except InputError:
         return None
     return sum(value.numel() * value.element_size() for value in model.adapter.state_dict().values())

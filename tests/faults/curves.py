@@ -87,6 +87,7 @@ class Curve:
         directory: Path,
         cache_dir: Path | None = None,
         others: Sequence[Any] = (),
+        start: Path | None = None,
     ) -> None:
         self._config, self._directory = config, directory
         self._luck = _fraction(json.dumps(config.flat(), sort_keys=True, default=str))
