@@ -6,6 +6,7 @@ import base64
 import hashlib
 import shlex
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,10 +157,18 @@ def headline(table: Table, measure: Measure) -> str:
     what = "average" if AVERAGE in table.headings else "score"
     equal = [row.label for mean, row in ranked if first - mean < 0.05 or f"{mean:.1f}" == f"{first:.1f}"]
     if len(equal) > 1:
-        first_two, others = equal[:2], len(equal) - 2
-        names = [*first_two, *([f"{others} more"] if others > 1 else equal[2:])]
-        return f"{', '.join(names[:-1])} and {names[-1]} share the best {what}, {first:.1f}."
-    return f"{row.label} has the best {what}, {first:.1f}; {other.label} follows with {second:.1f}."
+        return f"{_listed(equal)} share the best {what}, {first:.1f}."
+    text = f"{row.label} has the best {what}, {first:.1f}; {other.label} follows with {second:.1f}."
+    tied = [one.label for _, one in ranked[1:] if one.entries[-1].best]  # where differences were compared
+    return f"{text} By these seeds and test examples it cannot be told from {_listed(tied)}." if tied else text
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return names as in a sentence, at most three of them."""
+    if len(names) == 1:
+        return names[0]
+    shown = names if len(names) <= 3 else [*names[:2], f"{len(names) - 2} more"]
+    return f"{', '.join(shown[:-1])} and {shown[-1]}"
 
 
 def _outcomes(summary: Summary) -> list[tuple[str, str, int]]:

@@ -15,6 +15,7 @@ from mept.tasks import TASKS
 from orchestration.grid.settings import ReportSettings
 from orchestration.record.files import Predictions
 from orchestration.report import Report
+from orchestration.report.page import headline
 from orchestration.report.tables import markdown, tidy_csv
 from tests.orchestration.searches import Made, trial
 
@@ -54,6 +55,12 @@ def three(accuracies: Sequence[float] = (0.8, 0.79, 0.5)) -> Made:
     for name, accuracy in zip("abc", accuracies, strict=True):
         add(made, name, accuracy)
     return made
+
+
+def test_the_headline_names_what_cannot_be_told_from_the_best() -> None:
+    report = three().report()
+    found = headline(report.table, report.summary.measure)
+    assert found.endswith("b follows with 78.9. By these seeds and test examples it cannot be told from b.")
 
 
 def test_bold_is_what_cannot_be_told_from_the_best() -> None:
