@@ -24,6 +24,7 @@ SHIPPED = {  # cells, impossible, search trials, confirmed runs, trial-epochs
     "superglue/minilm_cb_copa": Size(8, 0, 48, 24, 72 * 8),
     "superglue/minilm_cb_all_methods": Size(22, 0, 66, 44, 110 * 4),
     "superglue/minilm_rte_sensitivity": Size(6, 0, 0, 12, 36),
+    "superglue/minilm_protocols": Size(4, 0, 0, 12, 96),
     "superglue/smollm2_cb": Size(2, 0, 4, 4, 16),
     "tables/table_01_t5_base": Size(66, 0, 6 * 151, 198, (6 * 151 + 198) * 70),
     "tables/table_01_t5_large": Size(54, 0, 6 * 133, 162, (6 * 133 + 162) * 70),
