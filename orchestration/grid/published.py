@@ -153,6 +153,22 @@ class PublishedTable(Frozen):
         """Return the name of the column that a grid's value of `column_key` belongs in, if there is one."""
         return _name_of(value, self.columns, self.columns_are)
 
+    def score_of(self, task: str) -> float | None:
+        """Return the mean of the printed scores on a task, or on the tasks of a mixture, in 0..1; None without any."""
+        found = [self._scores_of(part) for part in task.split("+")]
+        if self.unit != "percent" or self.gain or self.scored_on or not all(found):
+            return None
+        return math.fsum(math.fsum(own) / len(own) for own in found) / len(found) / 100
+
+    def _scores_of(self, task: str) -> list[float]:
+        scores = [
+            value
+            for name, row in self.rows()
+            for column, value in zip(self.columns, row.values, strict=True)
+            if task in (self.task, name, column)
+        ]
+        return [value for value in scores if value is not None]
+
     def mean(self, row: PublishedRow) -> float | None:
         """Return the mean of a row's printed values; None if one is missing."""
         pairs = zip(self.columns, row.values, strict=True)

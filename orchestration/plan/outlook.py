@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
+from orchestration.grid.published import PublishedTable
 from orchestration.plan.cells import Cell
 from orchestration.plan.power import (
     BETWEEN,
@@ -28,7 +29,13 @@ Splits = Callable[[str], Sequence[TestSplit] | None]
 """Task -> its test split, or those of a mixture's tasks; None if they are not known."""
 
 
-def outlook(cells: Sequence[Cell], columns: str, trials: Sequence[PastTrial], splits: Splits) -> list[str]:
+def outlook(
+    cells: Sequence[Cell],
+    columns: str,
+    trials: Sequence[PastTrial],
+    splits: Splits,
+    published: PublishedTable | None = None,
+) -> list[str]:
     """Say for each task which differences between the rows of a column its runs can show.
 
     Args:
@@ -36,19 +43,20 @@ def outlook(cells: Sequence[Cell], columns: str, trials: Sequence[PastTrial], sp
         columns: the key that the columns of its table are.
         trials: all that are recorded.
         splits: the tasks' test splits.
+        published: the table that the grid's is laid out like, whose scores count where nothing is recorded.
     """
     compared = [cell for cell in cells if cell.problem is None and cell.seeds]
-    lines, assumed = [], set()
+    lines = []
     for task in dict.fromkeys(cell.task for cell in compared):
         own = [cell for cell in compared if cell.task == task]
         rows = max(Counter(_column(cell, columns) for cell in own).values())
         found = splits(task)
         if rows < 2 or found is None:
             continue
-        variation = variation_of(task, own[0].backbone, found, trials)
+        others = published.score_of(task) if published else None
+        variation = variation_of(task, own[0].backbone, found, trials, others)
         lines.append(f"{task}: {_sentence(variation, min(len(cell.seeds) for cell in own), found, rows)}")
-        assumed.add(variation.source == "assumed")
-    return [*_explained(assumed), *(f"  {line}" for line in lines)] if lines else []
+    return [*_explained(), *(f"  {line}" for line in lines)] if lines else []
 
 
 def _column(cell: Cell, columns: str) -> str:
@@ -79,18 +87,14 @@ def _price(variation: Variation, seeds: int, splits: Sequence[TestSplit], rows: 
     return text + (f"; 1 point needs {seeds} seeds and {answers:,} test answers" if answers else "")
 
 
-def _explained(assumed: set[bool]) -> Iterator[str]:
+def _explained() -> Iterator[str]:
     yield (
         "what the tables can show: the smallest difference to the best of a column, 4 times in 5, if a false one may "
         "come up in one column of 20"
     )
     spread, right = 100 * Variation().spread, 100 * Variation().right
     yield (
-        f"  assumed: answers of two runs correlate {WITHIN} within a method and {BETWEEN} between two"
-        + (
-            f"; where nothing is recorded, {right:.0f} % right and seeds that differ by {spread:.0f} point"
-            if True in assumed
-            else ""
-        )
-        + " (search_spaces/README.md)"
+        f"  assumed: answers of two runs correlate {WITHIN} within a method and {BETWEEN} between two; where nothing "
+        f"is recorded, seeds differ by {spread:.0f} point, and {right:.0f} % are right if nothing is published "
+        "(search_spaces/README.md)"
     )

@@ -174,7 +174,13 @@ def _least(suffices: Callable[[int], bool], low: int, high: int) -> int | None:
     return low
 
 
-def variation_of(task: str, backbone: str, splits: Sequence[TestSplit], trials: Iterable[PastTrial]) -> Variation:
+def variation_of(
+    task: str,
+    backbone: str,
+    splits: Sequence[TestSplit],
+    trials: Iterable[PastTrial],
+    published: float | None = None,
+) -> Variation:
     """Return how runs on a task vary, judging by confirmed runs of the same backbone, or else of any.
 
     Args:
@@ -182,8 +188,11 @@ def variation_of(task: str, backbone: str, splits: Sequence[TestSplit], trials: 
         backbone: of the cells that are planned.
         splits: what the recorded runs were scored on.
         trials: all that are recorded.
+        published: the score of others on the task, in 0..1, where nothing is recorded; None if there is none.
     """
     assumed = Variation(effect=fmean(EFFECT.get(one, 1.0) for one in task.split("+")))
+    if published is not None:
+        assumed = replace(assumed, right=published, source="as published")
     runs: dict[tuple[str, ...], dict[str, float]] = {}
     for trial in trials:
         score = trial.metrics.get("test/score")

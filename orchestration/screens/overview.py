@@ -17,6 +17,7 @@ from mept.protocol import DevSplit
 from mept.tasks import SEPARATOR
 from mept.tasks.base import Example
 from orchestration.grid.grid import Grid
+from orchestration.grid.published import get_published
 from orchestration.options import Options, is_missing
 from orchestration.plan.cells import Cell, Wanted, size
 from orchestration.plan.estimates import Estimate, Sizes, corner_configs, duration, estimates, summary
@@ -64,7 +65,8 @@ def show_plan(grid: Grid, cells: Sequence[Cell], options: Options) -> None:
         console.print(line, highlight=False, soft_wrap=True)
     for line in [_space(cells, found, options)] if any(item.left for item in found) else []:
         console.print(line, highlight=False, soft_wrap=True)
-    for line in outlook(cells, grid.report.columns, trials, _splits(read)):
+    published = get_published(grid.report.published).table if grid.report.published else None
+    for line in outlook(cells, grid.report.columns, trials, _splits(read), published):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     for line in _missing(cells):
         console.print(f"note: {line}", highlight=False, markup=False, soft_wrap=True)

@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from orchestration.grid.grid import load_grid
+from orchestration.grid.published import get_published
 from orchestration.plan.cells import Cell, plan
 from orchestration.plan.outlook import outlook
 from orchestration.plan.power import (
@@ -136,10 +137,22 @@ def cells(folder: Path, text: str = GRID) -> list[Cell]:
 
 def test_each_task_has_a_line_and_what_was_assumed_stands_above(tmp_path: Path) -> None:
     first, assumed, cb, rte = outlook(cells(tmp_path), "task", [], lambda task: [OFFICIAL[task]])
-    assert "4 times in 5" in first and "75 % right" in assumed
+    assert "4 times in 5" in first and "75 % are right" in assumed
     assert cb.startswith("  cb: 3 seeds show ") and "56 test answers, 2 rows" in cb
     assert "no number of seeds shows less than" in cb and "1 point needs 30 seeds and " in cb
     assert rte.startswith("  rte: 3 seeds show ")
+
+
+def test_where_nothing_is_recorded_published_scores_count(tmp_path: Path) -> None:
+    table = get_published("mept.table_03").table
+    lines = outlook(cells(tmp_path), "task", [], lambda task: [OFFICIAL[task]], table)
+    assert "88 % right (as published)" in lines[2], "the mean of table 3's seven rows on cb"
+    assert "75 % right (assumed)" in lines[3], "table 3 has no rte"
+    assert table.score_of("cb+copa") == pytest.approx((table.score_of("cb") + table.score_of("copa")) / 2)  # type: ignore[operator]
+    tables = [get_published(f"mept.{name}").table for name in ("table_05", "table_12", "table_08", "table_16")]
+    found = [table.score_of(task) for table, task in zip(tables, ("rte", "copa", "rte", "boolq"), strict=True)]
+    assert found[:2] == [pytest.approx(0.8218, abs=1e-4), pytest.approx(0.6092, abs=1e-4)]
+    assert found[2:] == [None, None], "minutes are no scores, and table 16's are not of the tasks trained on"
 
 
 def test_rows_are_those_of_one_column(tmp_path: Path) -> None:
