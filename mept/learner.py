@@ -226,9 +226,10 @@ class Learner:
             config.weight_decay,
             {f"method.{name}": rate for name, rate in method.learning_rates().items()},
         )
-        steps = min(method.phase_end(self._epochs) * self.batches, self.steps) - epoch * self.batches
+        # None where others take turns with this one that need more epochs for as many steps.
+        steps = max(0, min(method.phase_end(self._epochs) * self.batches, self.steps) - epoch * self.batches)
         warmup = round(steps * config.warmup_ratio) if config.warmup_steps is None else config.warmup_steps
-        if warmup > steps:
+        if steps and warmup > steps:
             warn_once(
                 f"`warmup_steps` is {warmup}, but {self.task.title} is trained for {steps} steps: the learning rate "
                 "does not reach its peak"

@@ -158,12 +158,12 @@ class _Run:
         self._directory, self._cache_dir = directory, cache_dir
         self._tasks = [part.task for part in data.parts]
         self._others = self._answered(others) if config.evaluate_test else []
+        self._memory = PeakMemory(backbone.model.device)  # before frozen states are computed
         self.learners = [Learner(config, backbone, part, cache_dir, start) for part in folds_of(data, config.folds)]
         self.epochs = max(learner.epochs for learner in self.learners)
         """Epochs of the whole training."""
         for learner in self.learners:
             learner.start(self.epochs)
-        self._memory = PeakMemory(self.learners[0].model.device)
         self._train_seconds = sum(learner.train.seconds for learner in self.learners)
 
     def _answered(self, others: Sequence[TaskData]) -> list[TaskData]:

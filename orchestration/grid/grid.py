@@ -360,7 +360,7 @@ def _report(document: Document, confirm: ConfirmSettings) -> ReportSettings:
     report = _settings(document, "report", ReportSettings)
     if confirm.seeds or not report.value.startswith(("test/", "test_on/")):
         return report
-    if "value" in report.model_fields_set:
+    if "value" in (document.data.get("report") or {}):
         _fail(
             document,
             ("report", "value"),

@@ -53,6 +53,7 @@ def start_options(grid: Grid, row: str, values: Mapping[str, Any], space: Mappin
         InputError: the grid also names an adapter, or searches whether to start from one.
     """
     if row not in grid.starts:
+        _check_named(grid, row, values)
         return {}
     start = _start_of(grid.method_of[row])
     place = grid.place("methods", row, KEY)
@@ -66,6 +67,18 @@ def start_options(grid: Grid, row: str, values: Mapping[str, Any], space: Mappin
         if values.get(key, value) != value:
             return {}
     return {**start.options, start.key: UNKNOWN}
+
+
+def _check_named(grid: Grid, row: str, values: Mapping[str, Any]) -> None:
+    """Refuse an adapter that a row without ``start_from`` names as only this file does."""
+    from mept.methods import get_method
+
+    start = get_method(grid.method_of[row]).start
+    if start is not None and str(values.get(start.key, "")).startswith(UNKNOWN):
+        raise InputError(
+            f"{grid.place('methods', row)}: `{start.key}` must be a directory, but got {shown(values[start.key])}; to "
+            f"start from another cell's champion, use `{KEY}`"
+        )
 
 
 def with_starts(grid: Grid, cells: Sequence[Cell]) -> list[Cell]:
@@ -94,18 +107,22 @@ def started(cell: Cell, champion: Champion) -> Cell:
     """Return a cell that waited for a champion as it is with it: its trials have the champion's shape.
 
     Raises:
-        InputError: the champion's shape is not among those that the cell searches.
+        InputError: the champion's shape is not the cell's, nor among those that it searches.
     """
     start = _start_of(cell.method)
     own = {key: champion.options[key] for key in start.shape if key in cell.space}
-    for key, value in own.items():
-        if not any(_same(value, one) for one in enumerated(cell.space[key]) or (value,)):
-            raise InputError(
-                f"the champion of cell {cell.start} has {key}={shown(value)}, which this cell does not search: it "
-                f"has {cell.space[key]}"
-            )
+    for key in start.shape:
+        value, wanted = champion.options[key], (enumerated(cell.space[key]) if key in own else [_own(cell, key)])
+        if wanted is not None and not any(_alike(cell, key, value, one) for one in wanted):
+            what = f"does not search: it has {cell.space[key]}" if key in own else f"does not have: {shown(wanted[0])}"
+            raise InputError(f"the champion of cell {cell.start} has {key}={shown(value)}, which this cell {what}")
     fixed = {**cell.fixed, **own, start.key: f"{OF_TRIAL}{champion.fingerprint}"}
     return replace(cell, fixed=fixed, space={key: one for key, one in cell.space.items() if key not in own})
+
+
+def _alike(cell: Cell, key: str, one: Any, other: Any) -> bool:
+    values = [_layers(cell, value) for value in (one, other)] if key == "layers" else [one, other]
+    return _same(*values)
 
 
 def _start_of(method: str) -> Start:

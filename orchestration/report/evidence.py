@@ -57,9 +57,10 @@ class Evidence:
     def _parts(self, cell: CellSummary, part: str) -> Iterator[Part]:
         """Yield what a cell's runs made of the examples of each of its tasks, or of one task."""
         tasks = tasks_of(cell.task) or [cell.task]
-        task = part if part and part not in tasks else cell.task
-        wanted = [tasks.index(part)] if part in tasks else range(len(tasks) if task == cell.task else 1)
-        found = [self._outcome(run, task, judged_by) for run, judged_by in self._runs_of.get(cell.id, ())]
+        if part and part not in tasks:  # one of `evaluate_on`
+            raise ValueError(f"the runs of {cell.id} record no predictions of {part}, which they were not trained on")
+        wanted = [tasks.index(part)] if part else range(len(tasks))
+        found = [self._outcome(run, cell.task, judged_by) for run, judged_by in self._runs_of.get(cell.id, ())]
         known = [one for one in found if isinstance(one, Outcome)]
         if not known:
             reason = next((one for one in found if isinstance(one, str)), "it has no finished run")

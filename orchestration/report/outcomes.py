@@ -58,7 +58,7 @@ def read_outcome(text: str, task: str, metric: str = "score", judged_by: str = "
     for number, line in enumerate(text.splitlines(), 1):
         try:
             row = json.loads(line)
-            if (name := row.get("task", parts[0].name)) in lines:  # others are scored besides
+            if (name := row.get("task", parts[0].name)) in lines:
                 lines[name].append(row)
         except (ValueError, TypeError, AttributeError):
             raise ValueError(f"line {number} is no prediction of {task}") from None
@@ -96,6 +96,8 @@ def _examples(lines: Sequence[dict[str, Any]], task: Task) -> tuple[list[Example
 
 def _example(line: dict[str, Any], task: Task) -> Example:
     identifier = line["id"]
+    if not identifier.startswith(f"{task.name}-"):
+        raise ValueError(f"example {identifier}")
     numbers = identifier.removeprefix(f"{task.name}-").split("-")
     # <task>-<passage>-<question>-<option> in the tasks that have passages.
     whole = identifier if len(numbers) < 3 else f"{task.name}-{numbers[0]}"

@@ -9,7 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from mept.errors import InputError
-from orchestration.grid.grid import load_grid
+from orchestration.grid.grid import apply_set, load_grid
 from orchestration.grid.published import get_published, papers, published_names
 from orchestration.grid.settings import ReportSettings
 
@@ -34,6 +34,11 @@ def test_rows_columns_and_value_are_those_of_the_published_table(tmp_path: Path)
     report = load(tmp_path, "mept.table_05", methods=axes).report
     assert (report.rows, report.columns, report.value) == ("num_virtual_tokens", "num_experts", "test/score")
     assert load(tmp_path, "mept.table_08").report.value == "time/train_seconds"
+
+
+def test_without_confirmed_runs_the_value_is_that_of_dev(tmp_path: Path) -> None:
+    grid = apply_set(load(tmp_path, "mept.table_01"), ["confirm.seeds=[]"])
+    assert grid.report.value == "dev/score"
 
 
 def test_rows_that_the_grid_names_win() -> None:
@@ -111,7 +116,7 @@ def test_every_table_has_a_source() -> None:
     }
 
 
-TRANSCRIBED = Path("/work/shared/paper/published_numbers.yaml")
+TRANSCRIBED = Path(__file__).parents[4] / "shared" / "paper" / "published_numbers.yaml"
 
 
 @pytest.fixture(scope="module")

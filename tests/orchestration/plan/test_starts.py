@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mept import MeptConfig
 from mept.errors import InputError
+from mept.methods import get_method
 from orchestration.grid.forms import Choice
 from orchestration.grid.grid import apply_set, load_grid
 from orchestration.plan.cells import Cell, plan
@@ -25,6 +28,11 @@ def cells(folder: Path, rows: str, more: str = "") -> dict[str, Cell]:
     path = folder / "grid.yaml"
     path.write_text(f"{HEAD}methods: {rows}\n{more}")
     return {cell.id: cell for cell in plan(load_grid(path), info)}
+
+
+def champion(name: str, **changes: Any) -> Champion:
+    flat = MeptConfig().model_dump(mode="json") | changes
+    return Champion(name * 16, {key: flat[key] for key in get_method("mept").start.shape})  # type: ignore[union-attr]
 
 
 def row(more: str = "start_from: {method: xavier}") -> str:
@@ -134,7 +142,7 @@ def test_a_cell_takes_over_what_decides_the_champions_shape(tmp_path: Path) -> N
     given = "num_experts: {choice: [4, 8]}, learning_rate: {choice: [0.1, 0.2]}, start_from: {method: mept}"
     rows = f"{{next: {{method: mept, {given}}}, mept: {{num_experts: {{choice: [4, 20]}}}}}}"
     cell = cells(tmp_path, rows)["next-minilm-cb"]
-    one, other = (started(cell, Champion(name * 16, {"num_experts": 4, "layers": None})) for name in "ab")
+    one, other = (started(cell, champion(name, num_experts=4)) for name in "ab")
     assert cell.search_trials == 4 and one.search_trials == 2 and set(one.space) == {"learning_rate"}
     options = one.search_config({"learning_rate": 0.1}).method_options
     assert (options.num_experts, options.previous_adapter) == (4, "trial:aaaaaaaaaaaaaaaa")
@@ -142,4 +150,26 @@ def test_a_cell_takes_over_what_decides_the_champions_shape(tmp_path: Path) -> N
     assert prints[0] != prints[1] and one.digest != other.digest
     assert cell.space["num_experts"] == Choice((4, 8))
     with pytest.raises(InputError, match="champion of cell mept-minilm-cb has num_experts=20, which this cell does"):
-        started(cell, Champion("c" * 16, {"num_experts": 20}))
+        started(cell, champion("c", num_experts=20))
+
+
+@pytest.mark.parametrize(("layers", "fits"), [(None, True), ([0, 1, 2, 3, 4, 5], True), ([0], False)])
+def test_a_champion_of_another_shape_than_a_fixed_one_is_refused_before_training(
+    tmp_path: Path, layers: list[int] | None, fits: bool
+) -> None:
+    given = "num_experts: 4, start_from: {method: mept}"
+    rows = f"{{next: {{method: mept, {given}}}, mept: {{num_experts: {{choice: [4, 10]}}}}}}"
+    cell = cells(tmp_path, rows)["next-minilm-cb"]
+    with pytest.raises(InputError, match="has num_experts=10, which this cell does not have: 4"):
+        started(cell, champion("a", num_experts=10, layers=layers))
+    if fits:
+        assert started(cell, champion("a", num_experts=4, layers=layers)).space == {}
+    else:
+        with pytest.raises(InputError, match=r"has layers=\[0\], which this cell does not have: null"):
+            started(cell, champion("a", num_experts=4, layers=layers))
+
+
+def test_an_adapter_cannot_be_named_as_a_cell(tmp_path: Path) -> None:
+    rows = "{mept: {initialization: previous, previous_adapter: 'cell:mept-minilm-cb'}}"
+    with pytest.raises(InputError, match=":5: `previous_adapter` must be a directory, .* use `start_from`"):
+        cells(tmp_path, rows)

@@ -15,7 +15,9 @@ from mept.tasks import TASKS
 from orchestration.grid.settings import ReportSettings
 from orchestration.record.files import Predictions
 from orchestration.report import Report
+from orchestration.report.evidence import Evidence
 from orchestration.report.page import headline
+from orchestration.report.table import Column
 from orchestration.report.tables import markdown, tidy_csv
 from tests.orchestration.searches import Made, trial
 
@@ -199,3 +201,11 @@ def test_a_copy_has_the_predictions_of_the_run_it_was_taken_from(client: MlflowC
     assert Predictions(client, places, {empty: run})(empty) == "{}"
     assert Predictions(client, places, {empty: "no such run"})(empty) is None
     client.delete_run(empty)
+
+
+def test_scores_on_tasks_that_were_not_trained_on_are_not_compared() -> None:
+    report = three().report()
+    entries = [row.entries[0] for row in report.table.rows]
+    found = Evidence(report.summary).compare(Column("BoolQ", part="boolq"), entries)
+    assert found is not None and found.smallest is None and len(found.tied) == 1
+    assert "record no predictions of boolq, which they were not trained on" in found.note

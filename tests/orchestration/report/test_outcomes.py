@@ -171,3 +171,9 @@ def test_the_score_is_what_the_run_called_so(tmp_path: Path) -> None:
     np.testing.assert_allclose(named.values[0], right, atol=1e-6)
     assert np.abs(official.values[0] - right).max() > 0.02
     assert official.signatures != released.signatures, "scores by two metrics are not compared"
+
+
+def test_predictions_of_another_task_with_the_same_labels_are_refused(tmp_path: Path) -> None:
+    examples, scores = singles("boolq", np.random.default_rng(1))
+    with pytest.raises(ValueError, match="a line is no prediction of wic: ValueError example boolq-"):
+        read_outcome(written(tmp_path, {"boolq": (examples, scores)}), "wic")
