@@ -254,6 +254,7 @@ class Campaign:
                 raise InputError(f"it starts from cell {other.cell.id}, which has no champion: {reasons}")
             champion = Champion.of(work.start.config, work.start.fingerprint)
             work.subject, work.record, work.study = begin(champion)
+            self._progress.planned(work.cell.id, work.cell.search_trials + work.cell.confirm_trials)
         except InputError as error:
             work.problems.append(str(error))
             work.confirm = deque()

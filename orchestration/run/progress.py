@@ -112,6 +112,10 @@ class Progress:
         self.trouble = f"Optuna's storage is away: {reason}" if reason else ""
         self.note(self.trouble or "Optuna's storage answers again")
 
+    def planned(self, cell: str, total: int) -> None:
+        """Take note that a cell has this many trials, now that the champion it starts from is known."""
+        self.cells[cell].total = total
+
     def known(self, cell: str, outcome: str, count: int, best: float | None) -> None:
         """Take note that this many trials of a cell ended in earlier runs."""
         self.cells[cell].ended[outcome] += count

@@ -36,6 +36,15 @@ def test_without_a_terminal_cells_failures_and_crashes_are_one_line_each() -> No
     ]
 
 
+def test_a_champion_that_decides_part_of_a_search_makes_it_shorter() -> None:
+    progress, output = display()
+    progress.planned("mept-wic", 1)
+    with progress:
+        progress.trial_started("a", "mept-cb", "trial 0", 10)
+        progress.evaluated("a", 1, time.time(), 0.5)
+    assert "1 running of 4" in output.getvalue()
+
+
 def test_many_evaluations_are_not_many_lines() -> None:
     progress, output = display()
     with progress:
