@@ -76,9 +76,7 @@ def test_help_is_fast() -> None:
 def test_a_package_that_a_cell_needs_is_missed_before_anything_is_trained(
     tmp_path: Path, backbone: Path, call: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mept import quantized
-
-    monkeypatch.setattr(quantized.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     grid = write_grid(tmp_path, backbone)
     assert call("run", grid, "--root", tmp_path / "runs", "--set", "quantization=8bit") == 2
     assert "needs the package bitsandbytes" in capsys.readouterr().err
