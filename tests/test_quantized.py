@@ -151,7 +151,6 @@ def test_methods_that_need_the_weights_are_refused(method) -> None:
 
 def test_without_the_package_there_is_a_message(tmp_path, monkeypatch) -> None:
     folder = save_backbone("bert", tmp_path)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(InputError, match=r"`quantization` needs the package bitsandbytes: `pip install 'mept-bench\["):
         load_backbone(str(folder), quantization="8bit")
