@@ -1,6 +1,10 @@
-"""The simulation of choosing on a small dev set, in miniature."""
+"""Choosing on a small dev set: the simulation in miniature, and what is made of a real search."""
+
+import pandas as pd
+import pytest
 
 from tests.benchmarks.choice import DEV, TRAIN, losses
+from tests.benchmarks.chosen import chosen, pick
 
 
 def test_a_pick_on_few_examples_is_hardly_better_than_a_random_one_and_more_examples_help():
@@ -12,3 +16,11 @@ def test_a_pick_on_few_examples_is_hardly_better_than_a_random_one_and_more_exam
 
 def test_fewer_settings_lose_less():
     assert losses(settings=3, times=300)["picked"] < losses(times=300)["picked"]
+
+
+def test_a_search_picks_by_dev_score_then_by_dev_loss_and_is_worth_what_that_scores_on_test():
+    settings = pd.DataFrame({"score": [0.5, 0.7, 0.7], "loss": [0.1, 0.9, 0.8], "test": [0.9, 0.4, 0.6]})
+    assert pick(settings) == 0.6
+    assert chosen(settings, 3) == 0.6
+    assert chosen(settings, 2) == pytest.approx((0.4 + 0.6 + 0.6) / 3)
+    assert chosen(settings, 1) == pytest.approx(settings["test"].mean())
