@@ -27,8 +27,8 @@ trial with another one, from before a change of the grid, the data or the weight
 TRIALS = "mept.search_trials"
 """Of a cell: how many trials its search has; those with higher numbers are from before the grid asked for fewer."""
 POSITION, SEEDS, AXES = "mept.position", "mept.seeds", "mept.axes"
-"""Of a cell: the positions of its backbone, task and row in the grid's lists, the seeds planned for its
-confirmation, and its value on each of the grid's axes; as JSON."""
+"""Of a cell: the positions of its backbone, task, row and values on the axes in the grid's lists, the seeds planned for
+its confirmation, and its value on each of the grid's axes; as JSON."""
 ROW = "mept.row"
 """Of a cell: the name of its row in the grid, which is its method's or that of a variant."""
 WINNER = "mept.best_params"

@@ -33,8 +33,8 @@ class CellRecord:
     """``backbone``, ``task``, ``method``, the axes and the fixed keys."""
     definition: str
     """Hash of everything that determines the cell's trials."""
-    position: tuple[int, int, int]
-    """Positions of its backbone, task and row in the grid's lists."""
+    position: tuple[int, ...]
+    """Positions of its backbone, task and row in the grid's lists, and of each of `axes`' values in its axis' list."""
     trials: int = 0
     """Of the search."""
     seeds: tuple[int, ...] = ()

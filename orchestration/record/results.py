@@ -82,7 +82,7 @@ class Results:
     source: str = ""
     """The text of the grid file."""
     order: dict[str, list[str]] = field(default_factory=dict)
-    """``backbone``, ``task`` and ``method`` -> their values in the grid file's order."""
+    """``backbone``, ``task``, ``method`` and each axis -> their values, as texts, in the grid file's order."""
     experiment_id: str = ""
     """MLflow's id of the experiment, used in the addresses of its pages."""
 
@@ -235,11 +235,13 @@ def _grid_text(client: MlflowClient, runs: Sequence[Run]) -> str:
 
 
 def _order(records: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Return the names on each coordinate, in the order of the grid's lists."""
+    """Return the names on each coordinate, and the values on each axis as texts, in the order of the grid's lists."""
     ranks: dict[str, dict[str, int]] = {key: {} for key in COORDINATES}
     for record in records:
-        for key, rank in zip(COORDINATES, record["position"], strict=True):
-            ranks[key][record[key]] = rank
+        places = {key: record[key] for key in COORDINATES} | record["axes"]
+        # Earlier versions recorded no positions on the axes: their values are ordered by size.
+        for (key, value), rank in zip(places.items(), record["position"], strict=False):
+            ranks.setdefault(key, {})[str(value)] = rank
     return {key: sorted(found, key=lambda name: (found[name], name)) for key, found in ranks.items()}
 
 
@@ -250,11 +252,17 @@ def _cells(records: Sequence[dict[str, Any]], order: Mapping[str, list[str]]) ->
     rows.sort(
         key=lambda row: (
             [order[key].index(row[key]) for key in ("method", "backbone", "task")],
-            [natural_key(row[axis]) for axis in axes],
+            [_rank(row[axis], order.get(axis, ())) for axis in axes],
             row["cell"],
         )
     )
     return pd.DataFrame(rows, columns=[*CELL_COLUMNS, *axes], dtype=object), axes
+
+
+def _rank(value: Any, order: Sequence[str]) -> tuple[Any, ...]:
+    """Return what sorts values: those of ``order`` first and in its order, then the others by size."""
+    name = str(value)
+    return order.index(name) if name in order else len(order), *natural_key(value)
 
 
 def _varying_axes(records: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:

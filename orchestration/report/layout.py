@@ -27,7 +27,7 @@ from orchestration.report.main_table import (
     mean_cost,
     percent,
 )
-from orchestration.report.summary import CellSummary, Summary, tasks_of, value_of
+from orchestration.report.summary import CellSummary, Summary, as_text, tasks_of, value_of
 from orchestration.report.table import (
     AVERAGE,
     DASH,
@@ -213,7 +213,7 @@ def _label(published: Published, placed: Placed) -> str:
     if placed.row is not None:
         return published.label("row", placed.row)
     value = placed.line.value
-    return DASH if value is None else str(value)
+    return DASH if value is None else as_text(value)
 
 
 def _value(

@@ -20,6 +20,7 @@ from orchestration.report.summary import (
     distinct,
     is_mixture,
     tasks_of,
+    text_of,
     value_of,
 )
 from orchestration.report.table import (
@@ -108,7 +109,8 @@ def arrange(summary: Summary) -> Arrangement:
         Line(values[key], label, [positions.get((key, canonical(column))) for column in columns])
         for key, label in _in_order(summary, rows_of).items()
     ]
-    headings = [Column(DASH if column is None else str(column)) for column in columns]
+    texts = {canonical(value_of(cell, settings.columns)): text_of(cell, settings.columns) for cell in cells}
+    headings = [Column(texts[canonical(column)]) for column in columns]
     return Arrangement(columns, headings, averaged if sum(averaged) > 1 else [], lines)
 
 
@@ -170,10 +172,10 @@ def _rows_of(summary: Summary, others: Sequence[str]) -> dict[str, tuple[RowKey,
     taken = Counter((keys[cell.id], canonical(value_of(cell, columns))) for cell in summary.cells)
     found = {}
     for cell in summary.cells:
-        value, key = value_of(cell, rows), keys[cell.id]
+        key = keys[cell.id]
         rest = summary.label(cell, [key for key in summary.varying if key not in others]) if others else ""
-        parts = [DASH if value is None else str(value)]
-        parts += [rest] * any(value_of(cell, key) is not None for key in others)
+        parts = [text_of(cell, rows)]
+        parts += [rest] * any(text_of(cell, key) != DASH for key in others)
         if taken[key, canonical(value_of(cell, columns))] > 1:
             key, parts = (*key, cell.id), [*parts, cell.id]
         found[cell.id] = key, " · ".join(parts)

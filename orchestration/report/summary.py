@@ -19,11 +19,14 @@ from orchestration.record.results import Results, natural_key
 from orchestration.report.load import Load, measured_load
 from orchestration.report.measure import Measure
 from orchestration.report.missing import Missing, missing
+from orchestration.report.table import DASH
 
 OUTCOMES = ("complete", "pruned", "failed", "running", "interrupted")
 """Of a trial."""
 SEARCHED = "searched"
 """Represents a cell's value of a key that is fixed in other cells but was searched in this one."""
+DEFAULT = "default"
+"""How a grid's ``null`` reads, which stands for the key's default; a dash is for keys that a cell does not have."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,8 @@ class Summary:
     def label(self, cell: CellSummary, without: Sequence[str] = ()) -> str:
         """Return the shortest text that distinguishes ``cell`` from the others if the keys ``without`` are known."""
         keys = [key for key in self.varying if key not in without] or [key for key in ("method",) if key not in without]
-        parts = [_part(key, value_of(cell, key)) for key in keys if value_of(cell, key) is not None]
+        texts = {key: text_of(cell, key) for key in keys}
+        parts = [_part(key, text) for key, text in texts.items() if text != DASH]
         return " · ".join(parts) or cell.method
 
 
@@ -144,8 +148,25 @@ def value_of(cell: CellSummary, key: str) -> Any:
     return cell.params.get(key, SEARCHED if key in cell.best else None)
 
 
-def _part(key: str, value: Any) -> str:
-    return str(value) if key in ("backbone", "task", "method") else f"{key}={value}"
+def text_of(cell: CellSummary, key: str) -> str:
+    """Return the cell's value of a key as a reader sees it; a dash if it has none."""
+    value = value_of(cell, key)
+    if value is None:
+        return DEFAULT if key in cell.params else DASH
+    return as_text(value)
+
+
+def as_text(value: Any) -> str:
+    """Return a value of a key as a reader sees it: 0-5 for the list of these numbers."""
+    if not isinstance(value, list | tuple):
+        return str(value)
+    if len(value) > 2 and list(value) == list(range(value[0], value[-1] + 1)):
+        return f"{value[0]}-{value[-1]}"
+    return ", ".join(map(as_text, value))
+
+
+def _part(key: str, text: str) -> str:
+    return text if key in ("backbone", "task", "method") else f"{key}={text}"
 
 
 def _measure(results: Results) -> Measure:

@@ -264,12 +264,14 @@ def cell_record(subject: Subject, grid: Grid) -> CellRecord:
     """Return what is recorded about a cell."""
     cell = subject.cell
     backbones, tasks, rows = map(list, (grid.backbones, grid.tasks, grid.methods))
+    values = grid.values(cell.backbone, cell.task, cell.row)
+    places = [list(values[axis].values).index(value) for axis, value in cell.axes.items()]
     return CellRecord(
         id=cell.id,
         params={"backbone": cell.backbone, "task": cell.task, "method": cell.method, **cell.axes, **cell.fixed},
         definition=definition(subject).digest if cell.problem is None else "",
         trials=cell.search_trials,
-        position=(backbones.index(cell.backbone), tasks.index(cell.task), rows.index(cell.row)),
+        position=(backbones.index(cell.backbone), tasks.index(cell.task), rows.index(cell.row), *places),
         seeds=cell.seeds,
         axes=cell.axes,
         backbone_identity=subject.backbone,

@@ -97,6 +97,17 @@ def test_what_is_recorded_of_a_cell_is_its_method_and_beside_it_its_row(tmp_path
         assert (record.tags()["mept.row"], record.position) == (ROWS[index], (0, 0, index))
 
 
+def test_the_place_of_a_value_in_its_axis_list_is_recorded(tmp_path: Path) -> None:
+    text = (
+        BASE.partition("methods:")[0]
+        + "methods: {mept: {layers: {grid: [[3, 4], null, [0]]}, top_k: {grid: [2, 1]}}}\n"
+    )
+    grid = load(tmp_path, text)
+    records = [cell_record(Subject(cell, "d"), grid) for cell in plan(grid, info)]
+    assert [list(record.axes) for record in records] == [["layers", "top_k"]] * 6
+    assert [record.position[3:] for record in records] == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
+
+
 def test_a_row_that_says_the_method_it_is_named_after_is_that_row(tmp_path: Path) -> None:
     (said,), (plain,) = (
         plan(load(tmp_path, BASE.partition("methods:")[0] + f"methods: {{mept: {keys}}}\n"), info)

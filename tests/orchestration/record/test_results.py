@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from mept.errors import InputError
 from orchestration.record.params import parse_param
-from orchestration.record.results import Results, _are_states, _is_routing, _with_objective, load_results
+from orchestration.record.results import (
+    Results,
+    _are_states,
+    _cells,
+    _is_routing,
+    _order,
+    _with_objective,
+    load_results,
+)
 from tests.orchestration.conftest import HOSTILE
 
 
@@ -29,6 +38,21 @@ def test_cells_stand_in_the_order_of_the_grid_file(superglue: Results) -> None:
         "deep_prompt-minilm-copa",
         "deep_prompt-minilm-cb",
     ]
+
+
+def test_values_of_an_axis_stand_in_the_order_of_the_grids_list() -> None:
+    places = {"backbone": "minilm", "task": "cb", "method": "mept"}
+    values: list[Any] = [None, (3, 4, 5), (0,)]
+    records = [
+        places | {"cell": f"c{rank}", "axes": {"layers": value}, "position": [0, 0, 0, rank]}
+        for rank, value in enumerate(values)
+    ]
+    order = _order(records)
+    cells, _ = _cells(records[::-1], order)
+    assert list(cells["layers"]) == values
+    assert order["layers"] == [str(value) for value in values]
+    earlier = [record | {"position": [0, 0, 0]} for record in records]
+    assert list(_cells(earlier, _order(earlier))[0]["layers"]) == [None, (0,), (3, 4, 5)]
 
 
 def test_newest_parent_of_a_cell_counts(superglue: Results) -> None:

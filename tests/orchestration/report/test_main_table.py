@@ -66,6 +66,16 @@ def test_values_of_equal_size_share_a_row_and_true_does_not() -> None:
     assert shown(made) == {"1": ["50.0", "50.0", "—", "—"], "True": ["—", "—", "50.0", "—"]}
 
 
+def test_lists_and_null_read_as_a_person_writes_them() -> None:
+    made = Made(settings=ReportSettings(rows="layers", columns="task"))
+    for value in (None, (0, 1, 2), (3, 5), (5,)):
+        for task in ("cb", "rte"):
+            made.cell([], task=task, axes={"layers": value}, test=[0.5, 0.5])
+    assert sorted(shown(made)) == ["0-2", "3, 5", "5", "default"]
+    labels = {made.report().summary.label(cell) for cell in made.report().summary.cells}
+    assert "layers=0-2 · cb" in labels and "layers=default · rte" in labels
+
+
 def test_distinct_values_are_those_that_differ() -> None:
     assert distinct([2.0, 1, True, 1.0, "1", 2, None, [1, 2], [1.0, 2]]) == [None, 1, True, 2.0, "1", [1, 2]]
     assert canonical(math.nan) == canonical(math.nan) and canonical(1e300) != canonical(2e300)
