@@ -21,6 +21,7 @@ from orchestration.report.main_table import (
     arrange,
     caption,
     collapse_notes,
+    compared_by_row,
     corner,
     costs_of,
     filled,
@@ -104,6 +105,7 @@ def build_printed(summary: Summary, published: Published, compare: Compare | Non
         groups=_groups(published, names),
         remarks=tuple(_remarks(summary, published, lines, names)),
         claims=() if table.gain else tuple(claims_of(published, summary, pairs, names)),
+        by_row=compared_by_row(summary.results.report),
     )
     marked = None if table.gain else compared(made, compare, measure.lower_is_better)
     text = f"{caption(summary, arrangement.averaged, marked)} {_about(published)}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mept.errors import InputError, unknown_name
+from orchestration.grid.settings import ReportSettings
 from orchestration.record.names import CONFIRM
 from orchestration.report.load import COLLAPSED
 from orchestration.report.measure import Measure
@@ -81,9 +82,15 @@ def build(summary: Summary, compare: Compare | None = None) -> Table:
     collapses = collapse_notes(summary)
     rows = [filled(line, arrangement, summary.measure, collapses) for line in arrangement.lines]
     columns = arrangement.columns + [Column(AVERAGE, average=True)] * bool(arrangement.averaged)
-    table = Table(corner(summary.results.report.rows), columns, [Block("", rows)], "", COST_COLUMNS)
+    settings = summary.results.report
+    table = Table(corner(settings.rows), columns, [Block("", rows)], "", COST_COLUMNS, by_row=compared_by_row(settings))
     table = lettered(compared(table, compare, summary.measure.lower_is_better))
     return replace(table, caption=caption(summary, arrangement.averaged, table))
+
+
+def compared_by_row(settings: ReportSettings) -> bool:
+    """Return whether entries that should be compared share a row: where columns are methods, or rows are tasks."""
+    return settings.rows == "task" or settings.columns == "method"
 
 
 def arrange(summary: Summary) -> Arrangement:
@@ -274,10 +281,11 @@ def mean_cost(cells: Sequence[CellSummary], name: str) -> float | None:
 
 def bold_rule(table: Table) -> str:
     """Say what is in bold, in one sentence."""
-    if not table.smallest:
-        return "The best of each column is in bold."
+    line = "row" if table.by_row else "column"
+    if not table.tells:
+        return f"The best of each {line} is in bold."
     return (
-        "In bold: what cannot be told from the best of its column by these seeds and test examples (a column shows a "
+        f"In bold: what cannot be told from the best of its {line} by these seeds and test examples (a {line} shows a "
         "difference that is not there in at most 5 % of all cases)."
     )
 
@@ -310,7 +318,8 @@ def caption(summary: Summary, averaged: Sequence[bool], table: Table | None) -> 
     if measure.stage == CONFIRM:
         over = f"{len(seeds)} seeds ({', '.join(map(str, seeds))})" if len(seeds) > 1 else f"1 seed ({seeds[0]})"
         spread = "mean ± sample standard deviation over" if len(seeds) > 1 else "one run,"
-        text = f"{name}{unit}: {spread} {over}. Hyperparameters and checkpoint were chosen on the dev split"
+        what = "Hyperparameters and checkpoint were" if summary.searched else "The checkpoint was"
+        text = f"{name}{unit}: {spread} {over}. {what} chosen on the dev split"
         text += "; the test split was read once a run." if measure.metric.startswith(("test/", "test_on/")) else "."
     else:
         text = f"{name}{unit} of the best search trial of each cell: a single run, on the split it was selected by"

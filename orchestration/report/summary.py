@@ -113,6 +113,11 @@ class Summary:
         keys = ["backbone", "method", *self.results.axes, "task"]
         return [key for key in keys if len({canonical(value_of(cell, key)) for cell in self.cells}) > 1]
 
+    @property
+    def searched(self) -> bool:
+        """Whether any cell has trials of a search."""
+        return any(cell.dev is not None or any(cell.counts.values()) for cell in self.cells)
+
     def label(self, cell: CellSummary, without: Sequence[str] = ()) -> str:
         """Return the shortest text that distinguishes ``cell`` from the others if the keys ``without`` are known."""
         keys = [key for key in self.varying if key not in without] or [key for key in ("method",) if key not in without]

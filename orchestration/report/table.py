@@ -60,7 +60,7 @@ class Entry:
     seeds: Mapping[int, float] = field(default_factory=dict)
     """Seed -> its value, scaled like the mean; none where values of several cells were averaged."""
     interval: tuple[float, float] | None = None
-    """Low and high of the difference to the best of the column, if known."""
+    """Low and high of the difference to the best of the column (or row), if known."""
     reference: Reference | None = None
 
     @property
@@ -175,6 +175,13 @@ class Table:
     smallest: tuple[float | None, ...] = ()
     """The smallest difference that each column could show, if known for any."""
     claims: tuple[Claim, ...] = ()
+    by_row: bool = False
+    """Whether entries are compared with the others of their row, not of their column."""
+
+    @property
+    def tells(self) -> bool:
+        """Whether it is known which differences the table can show."""
+        return bool(self.smallest) or SMALLEST_LABEL in self.extras
 
     @property
     def rows(self) -> list[Row]:
@@ -195,11 +202,11 @@ class Table:
 REFERENCE_LABEL = "published (ours − published)"
 """Of the line below a row that holds what is published."""
 SMALLEST_LABEL = "Smallest difference shown"
-"""Of the line below the rows that holds :attr:`Table.smallest`."""
+"""Of the line below the rows that holds :attr:`Table.smallest`; with `by_row`, the heading of such a column."""
 
 
 class Comparison(Protocol):
-    """What is known about the differences within a column."""
+    """What is known about the differences within a column (or row)."""
 
     @property
     def tied(self) -> frozenset[str]:
@@ -219,37 +226,61 @@ class Comparison(Protocol):
 
 
 Compare = Callable[[Column, Sequence[Entry]], Comparison | None]
-"""Compares the entries of a column within one block; None if that is not possible."""
+"""Compares the entries of a column within one block, or of a row; None if that is not possible."""
 
 
 def compared(table: Table, compare: Compare | None, lower_is_better: bool) -> Table:
-    """Mark the best entries of each column, block by block.
+    """Mark the best entries of each column, block by block, or of each row.
 
     These are the entries that `compare` cannot tell from the best one; without it, or where it returns None, those
     with the largest mean (the smallest, if that is better).
     """
-    smallest: list[float | None] = [None] * len(table.columns)
     notes: dict[str, dict[str, None]] = {}
+
+    def marked(column: Column, entries: Sequence[Entry]) -> tuple[list[Entry], float | None]:
+        if sum(entry.mean is not None for entry in entries) < 2:
+            return list(entries), None
+        found = compare(column, entries) if compare else None
+        if found and found.note:
+            notes.setdefault(found.note, {})[column.label] = None
+        return list(_tied(entries, found) if found else _extreme(entries, lower_is_better)), found and found.smallest
+
+    table = _each_row(table, marked) if table.by_row else _each_column(table, marked)
+    remarks = (*table.remarks, *(f"Differences in {', '.join(labels)}: {note}." for note, labels in notes.items()))
+    return replace(table, remarks=remarks)
+
+
+Marked = Callable[[Column, Sequence[Entry]], tuple[list[Entry], float | None]]
+"""Marks the best of some entries; returns them and the smallest difference they could show."""
+
+
+def _each_column(table: Table, marked: Marked) -> Table:
+    smallest: list[float | None] = [None] * len(table.columns)
     blocks = []
     for block in table.blocks:
         lines = [list(row.entries) for row in block.rows]
         for index, column in enumerate(table.columns):
-            entries = [line[index] for line in lines]
-            if sum(entry.mean is not None for entry in entries) < 2:
-                continue
-            found = compare(column, entries) if compare else None
-            if found and found.note:
-                notes.setdefault(found.note, {})[column.label] = None
-            marked = _tied(entries, found) if found else _extreme(entries, lower_is_better)
-            for line, entry in zip(lines, marked, strict=True):
+            entries, found = marked(column, [line[index] for line in lines])
+            for line, entry in zip(lines, entries, strict=True):
                 line[index] = entry
-            known = [value for value in (smallest[index], found.smallest if found else None) if value is not None]
-            smallest[index] = max(known, default=None)
+            smallest[index] = max((value for value in (smallest[index], found) if value is not None), default=None)
         rows = [replace(row, entries=line) for row, line in zip(block.rows, lines, strict=True)]
         blocks.append(replace(block, rows=rows))
-    known_any = any(value is not None for value in smallest)
-    remarks = (*table.remarks, *(f"Differences in {', '.join(labels)}: {note}." for note, labels in notes.items()))
-    return replace(table, blocks=blocks, smallest=tuple(smallest) if known_any else (), remarks=remarks)
+    known = any(value is not None for value in smallest)
+    return replace(table, blocks=blocks, smallest=tuple(smallest) if known else ())
+
+
+def _each_row(table: Table, marked: Marked) -> Table:
+    found = [[marked(Column(row.label), row.entries) for row in block.rows] for block in table.blocks]
+    known = any(smallest is not None for pairs in found for _, smallest in pairs)
+    blocks = []
+    for block, pairs in zip(table.blocks, found, strict=True):
+        rows = []
+        for row, (entries, smallest) in zip(block.rows, pairs, strict=True):
+            extra = Extra(DASH if smallest is None else f"{smallest:.1f}", smallest)
+            rows.append(replace(row, entries=entries, extras=(*[extra] * known, *row.extras)))
+        blocks.append(replace(block, rows=rows))
+    return replace(table, blocks=blocks, extras=(*[SMALLEST_LABEL] * known, *table.extras))
 
 
 def _tied(entries: Sequence[Entry], found: Comparison) -> Iterator[Entry]:

@@ -49,8 +49,9 @@ def markdown(report: Report) -> str:
         parts += [f"## {markdown_escape(title)}", *_markdown_table(table)]
     by_seed = list(filter(None, map(_by_seed, [report.table, *(table for *_, table in report.further)])))
     parts += ["## Each seed", *by_seed] if by_seed else []
-    parts += ["## Chosen hyperparameters", _pipe_table(*_hyperparameters(summary), right_from=1)]
-    parts.append("Dev: best dev score of the search, in percent points.")
+    if summary.searched:
+        parts += ["## Chosen hyperparameters", _pipe_table(*_hyperparameters(summary), right_from=1)]
+        parts.append("Dev: best dev score of the search, in percent points.")
     if any(cell.edges for cell in summary.cells):
         parts.append(r"\* the smallest or largest value that was tried: the best one may lie beyond.")
     return "\n\n".join(parts) + "\n"
@@ -97,12 +98,13 @@ def _markdown_row(table: Table, row: Row) -> Iterator[list[str]]:
 def _by_seed(table: Table) -> str:
     """Return a table of each seed's value; "" where no entry has several."""
     body = []
+    shown = [place for place, column in enumerate(table.columns) if not column.average]
     for row in table.rows:
         seeds = sorted({seed for entry in row.entries for seed, _ in entry.seed_texts})
         for seed in seeds:
-            values = [dict(entry.seed_texts).get(seed, "") for entry in row.entries]
+            values = [dict(row.entries[place].seed_texts).get(seed, "") for place in shown]
             body.append([markdown_escape(row.label), str(seed), *values])
-    header = [table.corner, "Seed", *table.headings]
+    header = [table.corner, "Seed", *(table.headings[place] for place in shown)]
     return _pipe_table([markdown_escape(text) for text in header], body, right_from=1) if body else ""
 
 

@@ -16,7 +16,7 @@ from orchestration.report.figures import draw_all
 from orchestration.report.page import headline, page
 from orchestration.report.sensitivity import sensitivities
 from orchestration.report.summary import canonical, distinct
-from orchestration.report.tables import tidy_csv
+from orchestration.report.tables import markdown, tidy_csv
 from tests.orchestration.searches import Made, trial
 
 
@@ -74,6 +74,29 @@ def test_lists_and_null_read_as_a_person_writes_them() -> None:
     assert sorted(shown(made)) == ["0-2", "3, 5", "5", "default"]
     labels = {made.report().summary.label(cell) for cell in made.report().summary.cells}
     assert "layers=0-2 · cb" in labels and "layers=default · rte" in labels
+
+
+def test_without_a_search_nothing_is_said_of_hyperparameters() -> None:
+    fixed, searched = Made(), Made()
+    fixed.cell([], test=[0.5, 0.5])
+    searched.cell([trial(0.6, rate=0.1)], test=[0.5, 0.5], best={"learning_rate": 0.1})
+    assert "The checkpoint was chosen on the dev split" in (text := markdown(fixed.report()))
+    assert "yperparameters" not in text
+    text = markdown(searched.report())
+    assert "Hyperparameters and checkpoint were chosen" in text and "## Chosen hyperparameters" in text
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "line"),
+    [("task", "method", "row"), ("backbone", "method", "row"), ("method", "task", "column")],
+)
+def test_methods_are_compared_with_each_other_wherever_they_stand(rows: str, columns: str, line: str) -> None:
+    made = Made(settings=ReportSettings(rows=rows, columns=columns))
+    for method, mean in (("mept", 0.6), ("linear_head", 0.5)):
+        made.cell([], method=method, test=[mean, mean])
+    report = made.report()
+    assert f"the best of its {line}" in report.table.caption or f"The best of each {line}" in report.table.caption
+    assert [entry.mean for row in report.table.rows for entry in row.entries if entry.best] == [60.0]
 
 
 def test_distinct_values_are_those_that_differ() -> None:

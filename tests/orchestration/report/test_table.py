@@ -38,6 +38,9 @@ class Found:
     note: str = ""
 
 
+TASKS = {"cb": (80.0, 90.0), "copa": (60.0, 50.0)}
+
+
 def column(*means: float | None) -> Table:
     rows = [Row(f"row {i}", [Entry(mean, cells=(f"cell-{i}",))]) for i, mean in enumerate(means)]
     return Table("Method", [Column("cb")], [Block("", rows)], "Caption.")
@@ -66,6 +69,25 @@ def test_a_comparison_says_what_is_tied_and_how_far_others_are() -> None:
 def test_where_a_comparison_knows_nothing_the_largest_mean_is_best() -> None:
     table = compared(column(2.0, 3.0), lambda one, entries: None, lower_is_better=False)
     assert best(table) == [False, True] and table.smallest == ()
+
+
+def test_where_rows_are_tasks_the_entries_of_a_row_are_compared() -> None:
+    entries = [[Entry(mean, cells=(f"{task}-{mean}",)) for mean in means] for task, means in TASKS.items()]
+    rows = [Row(task, own, (Extra("3"),)) for task, own in zip(TASKS, entries, strict=True)]
+    table = Table("Task", [Column("a"), Column("b")], [Block("", rows)], "Caption.", ("Seeds",), by_row=True)
+
+    def compare(one: Column, entries: Sequence[Entry]) -> Found:
+        assert [entry.id for entry in entries] == [f"{one.label}-{mean}" for mean in TASKS[one.label]]
+        return Found(frozenset({entries[0].id}), 2.5 if one.label == "cb" else None, note=f"how in {one.label}")
+
+    plain = compared(table, None, lower_is_better=False)
+    assert [[entry.best for entry in row.entries] for row in plain.rows] == [[False, True], [True, False]]
+    assert plain.extras == ("Seeds",) and not plain.tells
+    told = compared(table, compare, lower_is_better=False)
+    assert [[entry.best for entry in row.entries] for row in told.rows] == [[True, False], [True, False]]
+    assert told.extras == ("Smallest difference shown", "Seeds") and told.smallest == () and told.tells
+    assert [[extra.text for extra in row.extras] for row in told.rows] == [["2.5", "3"], ["—", "3"]]
+    assert told.remarks == ("Differences in cb: how in cb.", "Differences in copa: how in copa.")
 
 
 def test_blocks_are_compared_by_themselves() -> None:
