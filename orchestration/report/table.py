@@ -243,7 +243,9 @@ def compared(table: Table, compare: Compare | None, lower_is_better: bool) -> Ta
         found = compare(column, entries) if compare else None
         if found and found.note:
             notes.setdefault(found.note, {})[column.label] = None
-        return list(_tied(entries, found) if found else _extreme(entries, lower_is_better)), found and found.smallest
+        if found is None:
+            return list(_extreme(entries, lower_is_better)), None
+        return list(_tied(entries, found)), found.smallest
 
     table = _each_row(table, marked) if table.by_row else _each_column(table, marked)
     remarks = (*table.remarks, *(f"Differences in {', '.join(labels)}: {note}." for note, labels in notes.items()))
