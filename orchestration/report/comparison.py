@@ -197,11 +197,11 @@ def _note(rows: Mapping[str, RowRuns], seeds: Mapping[str, _Seeds | None]) -> st
     if numbers == [1]:
         text = "one seed: the intervals hold for these very runs on other test examples, not for other seeds"
     else:
-        text = "seeds (not paired between rows) and test examples (paired) are drawn anew"
+        text = "seeds (not paired with each other) and test examples (paired) are drawn anew"
         if numbers[0] == 1:
-            text += "; rows with one seed are taken to vary over seeds as the others do on average"
+            text += "; what has one seed is taken to vary over seeds as the others do on average"
         if len(numbers) > 1:
-            text += f"; rows have {numbers[0]} to {numbers[-1]} seeds"
+            text += f"; there are {numbers[0]} to {numbers[-1]} seeds"
     examples = sum(part.examples for part in next(iter(rows.values())).parts)
     whole = f" in {groups} groups" if groups != examples else ""
-    return f"{text}; {examples} test answers{whole}, {len(rows)} rows compared together at {100 * (1 - LEVEL):.0f} %"
+    return f"{text}; {examples} test answers{whole}, {len(rows)} results compared together at {100 * (1 - LEVEL):.0f} %"

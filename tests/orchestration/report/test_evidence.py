@@ -73,7 +73,7 @@ def test_bold_is_what_cannot_be_told_from_the_best() -> None:
     entry = report.table.rows[2].entries[0]
     assert entry.interval is not None and entry.interval[1] < 0
     assert "cannot be told from the best of its column" in report.table.caption
-    assert "400 test answers, 3 rows compared together" in report.table.remarks[0]
+    assert "400 test answers, 3 results compared together" in report.table.remarks[0]
     assert "Smallest difference shown" in markdown(report)
 
 
