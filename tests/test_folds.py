@@ -21,7 +21,7 @@ from mept.trial import TrialConfig
 from tests.models import FAMILIES, random_backbone
 from tests.tasks.test_splits import build, grouped
 from tests.test_config import BASE
-from tests.test_train import data, mixed, numbers, trial  # noqa: F401
+from tests.trials import numbers, trial
 
 
 @given(st.lists(st.integers(0, 2), min_size=4, max_size=80), st.integers(2, 4))
@@ -46,7 +46,7 @@ def test_groups_stay_whole_and_the_order_changes_nothing(groups, folds, random) 
     assert {example.id: fold for example, fold in zip(examples, assign(examples, folds), strict=True)} == found
 
 
-def test_each_example_of_train_and_dev_is_held_out_once(data) -> None:  # noqa: F811
+def test_each_example_of_train_and_dev_is_held_out_once(data) -> None:
     parts = folds_of(data, 3)
     whole = {example.id for example in (*data.train, *data.dev)}
     held_out = [example.id for part in parts for example in part.dev]
@@ -56,7 +56,7 @@ def test_each_example_of_train_and_dev_is_held_out_once(data) -> None:  # noqa: 
     assert folds_of(data, None) == [data]
 
 
-def test_a_mixtures_tasks_are_divided_each_by_itself(mixed) -> None:  # noqa: F811
+def test_a_mixtures_tasks_are_divided_each_by_itself(mixed) -> None:
     parts = folds_of(mixed, 2)
     for number, part in enumerate(mixed.parts):
         assert [one.parts[number].dev for one in parts] == [one.dev for one in folds_of(part, 2)]
@@ -100,7 +100,7 @@ def folded(method: str = "mept", **changes: object) -> TrialConfig:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("method", ["mept", "lora", "full_finetuning"])
-def test_adapters_that_take_turns_are_those_trained_alone(method, family, data, tmp_path) -> None:  # noqa: F811
+def test_adapters_that_take_turns_are_those_trained_alone(method, family, data, tmp_path) -> None:
     settings = folded(method)
     run = _Run(settings, random_backbone(family), data, tmp_path, None)
     first = run.advance(None)
@@ -127,7 +127,7 @@ def test_adapters_that_take_turns_are_those_trained_alone(method, family, data, 
     ("method", "changes"),
     [("mept", {}), ("xprompt", {"epochs": 3}), ("deep_prompt", {"max_steps": 8, "stopping": "loss_and_score"})],
 )
-def test_a_trial_with_folds_resumes_bit_for_bit(method, changes, data, tmp_path) -> None:  # noqa: F811
+def test_a_trial_with_folds_resumes_bit_for_bit(method, changes, data, tmp_path) -> None:
     settings = folded(method, **{"epochs": 3} | changes)
     whole = list(train(settings, random_backbone("bert"), data, tmp_path / "whole"))
     for stop in (1, 2):
@@ -144,7 +144,7 @@ def test_a_trial_with_folds_resumes_bit_for_bit(method, changes, data, tmp_path)
             assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
-def test_patience_works_on_the_pooled_score_and_nothing_of_test_is_read(data, tmp_path) -> None:  # noqa: F811
+def test_patience_works_on_the_pooled_score_and_nothing_of_test_is_read(data, tmp_path) -> None:
     settings = folded("prompt_tuning", epochs=30, patience=2)
     found = list(train(settings, random_backbone("bert"), dataclasses.replace(data, test=None), tmp_path))
     assert len(found) < 30 and found[-1].stale == 2
@@ -152,7 +152,7 @@ def test_patience_works_on_the_pooled_score_and_nothing_of_test_is_read(data, tm
     assert not any(name.startswith("test") for name in found[-1].summary)
 
 
-def test_routing_is_the_mean_over_the_adapters(data, tmp_path) -> None:  # noqa: F811
+def test_routing_is_the_mean_over_the_adapters(data, tmp_path) -> None:
     run = _Run(folded(), random_backbone("bert"), data, tmp_path, None)
     found = run.advance(None)
     each = [
@@ -165,7 +165,7 @@ def test_routing_is_the_mean_over_the_adapters(data, tmp_path) -> None:  # noqa:
     assert not (tmp_path / "routing").exists()
 
 
-def test_a_mixture_is_scored_by_task(mixed, tmp_path) -> None:  # noqa: F811
+def test_a_mixture_is_scored_by_task(mixed, tmp_path) -> None:
     settings = folded(task="wic+cb", folds=2, epochs=1, max_length=96)
     [found] = train(settings, random_backbone("t5"), mixed, tmp_path)
     assert found.metrics["dev/score"] == np.mean([found.metrics[f"dev/{task}/score"] for task in ("wic", "cb")])

@@ -11,7 +11,7 @@ from mept.predict import Predictor, read_text
 from mept.tasks.data import load_task
 from mept.train import train
 from tests.models import random_backbone
-from tests.test_train import trial
+from tests.trials import trial
 
 
 @pytest.fixture(scope="module", params=["bert", "t5"])

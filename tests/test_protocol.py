@@ -21,7 +21,7 @@ from mept.trial import TrialConfig
 from tests.models import FAMILIES, random_backbone, tokenizer
 from tests.tasks.conftest import example
 from tests.test_config import BASE
-from tests.test_train import data, numbers, trial  # noqa: F401
+from tests.trials import numbers, trial
 
 
 def test_a_protocol_is_the_trial_of_its_choices_written_out() -> None:
@@ -99,7 +99,7 @@ def test_a_metric_that_a_task_does_not_report_is_refused_with_those_it_does() ->
             judged(get_task(name), "f1_macro")
 
 
-def test_a_trial_is_judged_by_its_metric(data, tmp_path) -> None:  # noqa: F811
+def test_a_trial_is_judged_by_its_metric(data, tmp_path) -> None:
     settings = trial("prompt_tuning", metric="f1_macro", epochs=2)
     *_, last = train(settings, random_backbone("bert"), data, tmp_path)
     assert last.metrics["dev/score"] == last.metrics["dev/f1_macro"] != last.metrics["dev/accuracy"]
@@ -110,7 +110,7 @@ def test_a_trial_is_judged_by_its_metric(data, tmp_path) -> None:  # noqa: F811
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_dev_loss_is_the_models_loss_on_dev(family, data, tmp_path) -> None:  # noqa: F811
+def test_the_dev_loss_is_the_models_loss_on_dev(family, data, tmp_path) -> None:
     settings = trial("deep_prompt", max_length=48, epochs=1)
     [found] = train(settings, random_backbone(family), data, tmp_path)
     learner = Learner(settings, random_backbone(family), data, None)
@@ -125,7 +125,7 @@ def test_the_dev_loss_is_the_models_loss_on_dev(family, data, tmp_path) -> None:
 
 @pytest.mark.parametrize("family", ["t5", "bert"])
 @pytest.mark.parametrize("prediction", ["score", "generate"])
-def test_loss_and_score_resumes_bit_for_bit_and_keeps_the_last_improvement(family, prediction, data, tmp_path) -> None:  # noqa: F811
+def test_loss_and_score_resumes_bit_for_bit_and_keeps_the_last_improvement(family, prediction, data, tmp_path) -> None:
     settings = trial("prompt_tuning", stopping="loss_and_score", patience=2, epochs=6, prediction=prediction)
     whole = list(train(settings, random_backbone(family), data, tmp_path / "whole"))
     lowest = np.minimum.accumulate([one.metrics["dev/loss"] for one in whole])
@@ -149,7 +149,7 @@ def test_loss_and_score_resumes_bit_for_bit_and_keeps_the_last_improvement(famil
     ]
 
 
-def test_generated_answers_have_no_loss_unless_it_is_asked_for(data, tmp_path) -> None:  # noqa: F811
+def test_generated_answers_have_no_loss_unless_it_is_asked_for(data, tmp_path) -> None:
     settings = trial("prompt_tuning", prediction="generate", epochs=1, max_length=48)
     [found] = train(settings, random_backbone("t5"), data, tmp_path)
     assert "dev/loss" not in found.metrics and found.best_loss is None

@@ -89,16 +89,36 @@ BATCH_DEPENDENT = {"mept_released"}
 """Methods whose predictions depend on batch-mates and padding, since that is the defect they reproduce."""
 
 
-def configurations(every_variant: bool = True, batch_dependent: bool = True) -> list[Any]:
-    """Return (configuration, family) for each method x variant x family as pytest parameters."""
-    return [
-        pytest.param(METHODS[name].config(**options), family, id=f"{name}{'-' * bool(variant)}{variant}-{family}")
-        for name in METHODS
-        if batch_dependent or name not in BATCH_DEPENDENT
-        for variant, options in SMALL[name].items()
-        if every_variant or not variant
-        for family in METHODS[name].families
-    ]
+def configurations(every_variant: bool = True, batch_dependent: bool = True, every_family: bool = True) -> list[Any]:
+    """Return (configuration, family) for each method x variant x family as pytest parameters.
+
+    Each method on every family and each of its other variants on one, in turn, have no mark; the others are `slow`.
+
+    Args:
+        every_variant: with the variants of each method, not only the first.
+        batch_dependent: with the methods of :data:`BATCH_DEPENDENT`.
+        every_family: False for what hardly depends on it: a method's first variant is `slow` on all but one, too.
+    """
+    found = []
+    for number, name in enumerate(METHODS):
+        if name in BATCH_DEPENDENT and not batch_dependent:
+            continue
+        families = METHODS[name].families
+        for turn, (variant, options) in enumerate(SMALL[name].items()):
+            if variant and not every_variant:
+                continue
+            in_turn = families[(number + turn) % len(families)]
+            for family in families:
+                always = family == in_turn or (every_family and not variant)
+                marks = () if always else pytest.mark.slow
+                case = f"{name}{'-' * bool(variant)}{variant}-{family}"
+                found.append(pytest.param(METHODS[name].config(**options), family, id=case, marks=marks))
+    return found
+
+
+def of_family(cases: list[Any], family: str) -> list[Any]:
+    """Return the configurations alone of the cases of one family."""
+    return [pytest.param(case.values[0], id=case.id, marks=case.marks) for case in cases if case.values[1] == family]
 
 
 def build(config: MethodConfig, family: str, seed: int = 1) -> PromptModel:

@@ -9,30 +9,23 @@ from mept.backbones import hollow_backbone
 from mept.errors import InputError
 from mept.methods import METHODS
 from mept.model import PromptModel, adapter_bytes, get_prompt_model
-from tests.contract.matrix import batch, build, build_causal_lm, configurations, cut
+from tests.contract.matrix import batch, build, build_causal_lm, configurations, cut, of_family
 from tests.models import FAMILIES, random_backbone, save_backbone
 from tests.precision import ROUNDING, float64
 
 EVERY = pytest.mark.parametrize(("config", "family"), configurations())
 INDEPENDENT = pytest.mark.parametrize(("config", "family"), configurations(batch_dependent=False))
-T5 = pytest.mark.parametrize(
-    "config", [pytest.param(p.values[0], id=p.id) for p in configurations() if p.values[1] == "t5"]
-)
-BERT = pytest.mark.parametrize(
-    "config", [pytest.param(p.values[0], id=p.id) for p in configurations() if p.values[1] == "bert"]
-)
+# What an adapter does with itself, whatever it stands in.
+ALONE = pytest.mark.parametrize(("config", "family"), configurations(every_family=False))
+T5 = pytest.mark.parametrize("config", of_family(configurations(), "t5"))
+BERT = pytest.mark.parametrize("config", of_family(configurations(), "bert"))
 # BERT reads index 0, so its texts are padded on the right; how far T5's prompt is from its text is part of its input.
 EITHER_SIDE = pytest.mark.parametrize(
     ("config", "family"), [p for p in configurations(batch_dependent=False) if p.values[1] == "llama"]
 )
 MAIN = pytest.mark.parametrize(("config", "family"), configurations(every_variant=False))
 CAUSAL = pytest.mark.parametrize(
-    "config",
-    [
-        pytest.param(p.values[0], id=p.id)
-        for p in configurations(batch_dependent=False)
-        if p.values[1] == "llama" and "linear_head" not in p.id
-    ],
+    "config", [p for p in of_family(configurations(batch_dependent=False), "llama") if "linear_head" not in p.id]
 )
 
 

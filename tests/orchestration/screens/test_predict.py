@@ -31,7 +31,7 @@ from orchestration.record.models import model_name
 from orchestration.record.records import CellRecord, GridRecord, TrialRecord
 from orchestration.record.tracker import Tracker
 from tests.models import save_backbone
-from tests.test_train import trial
+from tests.trials import trial
 
 ROOT = Path(__file__).parents[3]
 CELLS = {"cb": "mept-tiny-cb", "wic+cb": "mept-tiny-wic+cb-num_virtual_tokens=3"}
