@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from mept.backbones import hollow_backbone
+from mept.backbones import Backbone, hollow_backbone
 from mept.errors import InputError
 from mept.methods import METHODS
 from mept.model import PromptModel, adapter_bytes, get_prompt_model
@@ -116,7 +116,7 @@ def test_the_state_dict_is_the_adapter_alone(config, family) -> None:
     model.load_state_dict(state)
 
 
-@EVERY
+@ALONE
 def test_the_same_seed_gives_the_same_model(config, family) -> None:
     first, second, other = (build(config, family, seed=seed).adapter.state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -209,9 +209,15 @@ def test_a_family_without_the_method_is_refused_by_name(name, family) -> None:
         get_prompt_model(random_backbone(family), METHODS[name].config())
 
 
-@EVERY
-def test_an_adapters_size_is_known_without_the_backbones_weights(config, family, tmp_path) -> None:
-    hollow = hollow_backbone(str(save_backbone(family, tmp_path)))
+@pytest.fixture(scope="module")
+def hollow(tmp_path_factory) -> dict[str, Backbone]:
+    """A backbone without weights of each family."""
+    folder = tmp_path_factory.mktemp("backbones")
+    return {family: hollow_backbone(str(save_backbone(family, folder / family))) for family in FAMILIES}
+
+
+@ALONE
+def test_an_adapters_size_is_known_without_the_backbones_weights(config, family, hollow) -> None:
     tensors = build(config, family).adapter.state_dict().values()
     expected = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    assert adapter_bytes(hollow, config, None if family == "t5" else 3) == expected
+    assert adapter_bytes(hollow[family], config, None if family == "t5" else 3) == expected

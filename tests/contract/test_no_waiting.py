@@ -16,7 +16,7 @@ from mept.methods.xprompt import PrunedPrompt
 from mept.tasks.data import TaskData, load_task
 from mept.trial import TrialConfig
 from tests.contract.matrix import configurations
-from tests.models import random_backbone
+from tests.models import FAMILIES, random_backbone
 
 
 @functools.cache
@@ -44,7 +44,7 @@ def steps(config: MethodConfig, family: str, folder: Path, **settings: Any) -> N
     assert learner.step == 2
 
 
-@pytest.mark.parametrize(("config", "family"), configurations())
+@pytest.mark.parametrize(("config", "family"), configurations(every_family=False))
 def test_a_step_waits_for_no_value(
     config: MethodConfig, family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -55,19 +55,26 @@ def test_a_step_waits_for_no_value(
     steps(config, family, tmp_path)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"optimizer": "adamw"},
-        {"gradient_accumulation_steps": 2},
-        {"gradient_checkpointing": True},
-        {"backbone_dropout": False},
-        {"prompt_dropout": True},
-        {"precision": "bf16"},
-    ],
-    ids=lambda settings: next(iter(settings)),
+SETTINGS: tuple[dict[str, Any], ...] = (
+    {"optimizer": "adamw"},
+    {"gradient_accumulation_steps": 2},
+    {"gradient_checkpointing": True},
+    {"backbone_dropout": False},
+    {"prompt_dropout": True},
+    {"precision": "bf16"},
 )
-@pytest.mark.parametrize("family", ["t5", "llama", "bert"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "family"),
+    [
+        pytest.param(
+            one, family, id=f"{next(iter(one))}-{family}", marks=() if number % 3 == turn else pytest.mark.slow
+        )
+        for number, one in enumerate(SETTINGS)
+        for turn, family in enumerate(FAMILIES)
+    ],
+)
 def test_a_step_waits_for_no_value_whatever_the_setting(settings: dict[str, Any], family: str, tmp_path: Path) -> None:
     (config,) = (case.values[0] for case in configurations(False) if case.id == f"mept-{family}")
     steps(config, family, tmp_path, **settings)

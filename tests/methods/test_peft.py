@@ -102,12 +102,19 @@ def build(name: str, family: str, options: dict[str, Any] | None = None, backbon
     return model
 
 
-EVERY = pytest.mark.parametrize("family", FAMILIES)
 EACH = pytest.mark.parametrize("name", TYPES)
+# Each type on one family, in turn; on the others in `make slow`.
+EVERY = pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        pytest.param(name, family, id=f"{name}-{family}", marks=() if number % 3 == turn else pytest.mark.slow)
+        for number, name in enumerate(TYPES)
+        for turn, family in enumerate(FAMILIES)
+    ],
+)
 
 
 @EVERY
-@EACH
 def test_logits_and_counts_are_those_of_a_peft_model(name, family) -> None:
     ours, inputs = build(name, family), batch(family)
     config = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(name.upper())](**options_of(name, family))
@@ -130,7 +137,6 @@ def test_logits_and_counts_are_those_of_a_peft_model(name, family) -> None:
 
 
 @EVERY
-@EACH
 def test_gradients_reach_what_peft_declares_and_the_backbone_stays_as_it_was(name, family) -> None:
     backbone = backbone_of(family)
     before = copy.deepcopy(backbone.model.state_dict())
@@ -146,7 +152,6 @@ def test_gradients_reach_what_peft_declares_and_the_backbone_stays_as_it_was(nam
 
 
 @EVERY
-@EACH
 def test_predictions_ignore_the_batch(name, family) -> None:
     model, inputs = build(name, family), batch(family)
     with torch.no_grad(), float64(model):
@@ -157,7 +162,6 @@ def test_predictions_ignore_the_batch(name, family) -> None:
 
 
 @EVERY
-@EACH
 def test_saving_and_loading_is_exact(name, family, tmp_path) -> None:
     model, inputs = build(name, family), batch(family)
     logits = model(**inputs).logits

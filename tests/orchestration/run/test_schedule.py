@@ -184,16 +184,9 @@ def importable() -> Iterator[None]:
     cluster.stop_ray()
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def ray_runs() -> None:
     cluster.start_ray(SLOTS)
-
-
-@pytest.fixture
-def left_behind() -> Iterator[None]:
-    """For experiments left without clean-up: only the end of the cluster, as in a real run, ends the workers."""
-    yield
-    cluster.stop_ray()
 
 
 def run(work: ListOfJobs, minutes: float = 60, **options: Any) -> ListOfJobs:
@@ -201,55 +194,65 @@ def run(work: ListOfJobs, minutes: float = 60, **options: Any) -> ListOfJobs:
     return work
 
 
-def test_every_job_is_run_once_on_reused_workers(tmp_path: Path) -> None:
-    work = run(ListOfJobs(tmp_path, ["fine"] * 8))
-    assert work.ended == {f"job{i}": (i + 1) * EPOCHS for i in range(8)}
-    assert all(epochs == [1, 2, 3] for epochs in work.seen.values())
-    assert all(files == ["1-abc"] * EPOCHS for files in work.files.values())
-    assert set(work.starts.values()) == {1}
-    assert len(work.processes) <= 2 * SLOTS
-    assert work.gpus == {False}  # so that a worker leaves GPUs alone which others may use
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> ListOfJobs:
+    """What came of jobs that nothing happened to; those after the third waited for the first three."""
+    cluster.start_ray(SLOTS)
+    return run(ListOfJobs(tmp_path_factory.mktemp("quiet"), ["fine"] * 8, barrier=3))
 
 
-def test_jobs_that_wait_for_others_come_after_them(tmp_path: Path) -> None:
-    work = run(ListOfJobs(tmp_path, ["fine"] * 6, barrier=3))
-    assert set(work.order[:3]) == {"job0", "job1", "job2"}
-    assert len(work.ended) == 6
+def test_every_job_is_run_once_on_reused_workers(quiet: ListOfJobs) -> None:
+    assert quiet.ended == {f"job{i}": (i + 1) * EPOCHS for i in range(8)}
+    assert all(epochs == [1, 2, 3] for epochs in quiet.seen.values())
+    assert all(files == ["1-abc"] * EPOCHS for files in quiet.files.values())
+    assert set(quiet.starts.values()) == {1}
+    assert len(quiet.processes) <= 2 * SLOTS
+    assert quiet.gpus == {False}  # so that a worker leaves GPUs alone which others may use
 
 
-def test_a_trial_that_cannot_succeed_fails_once_with_its_reason(tmp_path: Path) -> None:
-    work = run(ListOfJobs(tmp_path, ["nan", "input", "fine"]))
-    assert work.ended["job0"] == ("the loss is nan at step 7", True)
-    assert work.ended["job1"] == ("`top_k` <= `num_experts` must hold", False)
-    assert work.ended["job2"] == 9
-    assert set(work.starts.values()) == {1}
+def test_jobs_that_wait_for_others_come_after_them(quiet: ListOfJobs) -> None:
+    assert set(quiet.order[:3]) == {"job0", "job1", "job2"}
+    assert len(quiet.ended) == 8
 
 
-def test_a_killed_worker_s_job_goes_on_in_another_process(tmp_path: Path) -> None:
-    work = run(ListOfJobs(tmp_path, ["fine", "once", "fine", "fine"]))
-    assert work.ended == {"job0": 3, "job1": 6, "job2": 9, "job3": 12}
-    assert work.crashes == {"job1": 1}
-    assert work.starts["job1"] == 2
+@pytest.fixture(scope="module")
+def troubled(tmp_path_factory: pytest.TempPathFactory) -> ListOfJobs:
+    """What came of one job of each kind of trouble, between others; a job that crashes twice is given up."""
+    cluster.start_ray(SLOTS)
+    events = ["fine", "nan", "input", "once", "always", "error", "fine", "fine"]
+    return run(ListOfJobs(tmp_path_factory.mktemp("troubled"), events, tries=2))
 
 
-def test_a_job_that_kills_each_worker_fails_and_the_others_go_on(tmp_path: Path) -> None:
-    work = run(ListOfJobs(tmp_path, ["always", "fine", "fine"], tries=2))
-    reason, repeatable = work.ended["job0"]
+def test_a_trial_that_cannot_succeed_fails_once_with_its_reason(troubled: ListOfJobs) -> None:
+    assert troubled.ended["job1"] == ("the loss is nan at step 7", True)
+    assert troubled.ended["job2"] == ("`top_k` <= `num_experts` must hold", False)
+    assert troubled.starts["job1"] == troubled.starts["job2"] == 1
+
+
+def test_a_killed_worker_s_job_goes_on_in_another_process(troubled: ListOfJobs) -> None:
+    assert troubled.ended["job3"] == 12
+    assert troubled.crashes["job3"] == 1
+    assert troubled.starts["job3"] == 2
+
+
+def test_a_job_that_kills_each_worker_fails_and_the_others_go_on(troubled: ListOfJobs) -> None:
+    reason, repeatable = troubled.ended["job4"]
     assert "worker process died" in reason
     assert not repeatable
-    assert work.crashes == {"job0": 2}
-    assert (work.ended["job1"], work.ended["job2"]) == (6, 9)
+    assert troubled.crashes == {"job3": 1, "job4": 2, "job5": 2}
+    assert {key: troubled.ended[key] for key in ("job0", "job6", "job7")} == {"job0": 3, "job6": 21, "job7": 24}
+    assert all(troubled.starts[key] == 1 for key in ("job0", "job6", "job7"))
 
 
-def test_an_unexpected_error_is_named_in_one_line(tmp_path: Path) -> None:
-    work = run(ListOfJobs(tmp_path, ["error"], tries=1))
-    assert work.ended["job0"] == ("RuntimeError: an error of the library its second line", False)
+def test_an_unexpected_error_is_named_in_one_line(troubled: ListOfJobs) -> None:
+    assert troubled.ended["job5"] == ("RuntimeError: an error of the library its second line", False)
 
 
 # Silence
 
 
 @pytest.mark.chaos
+@pytest.mark.usefixtures("ray_runs")
 def test_a_stopped_worker_is_killed_after_the_longest_silence_and_its_job_goes_on(tmp_path: Path) -> None:
     work = run(ListOfJobs(tmp_path, ["fine", "stopped", "fine"]), minutes=0.25)
     assert work.ended == {"job0": 3, "job1": 6, "job2": 9}
@@ -267,6 +270,8 @@ def stopped_processes() -> set[int]:
 
 
 @pytest.mark.chaos
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_runs")
 def test_a_worker_that_is_stuck_between_two_jobs_is_killed_too(tmp_path: Path) -> None:
     work = run(ListOfJobs(tmp_path, ["fine", "fine", "stuck", "stuck"]), minutes=0.25)
     assert work.ended == {"job0": 3, "job1": 6, "job2": 9, "job3": 12}
@@ -317,6 +322,7 @@ def test_time_for_which_the_driver_was_away_is_no_silence(monkeypatch: pytest.Mo
 # Memory
 
 
+@pytest.mark.usefixtures("ray_runs")
 def test_a_death_that_ray_does_not_call_an_actor_s_ends_one_attempt_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -352,6 +358,7 @@ def little_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.chaos
+@pytest.mark.slow
 @pytest.mark.usefixtures("little_memory")
 def test_a_worker_that_ray_s_memory_monitor_kills_is_a_crash_with_that_reason(tmp_path: Path) -> None:
     work = run(ListOfJobs(tmp_path, ["fine", "memory", "fine"], tries=20))
@@ -363,6 +370,18 @@ def test_a_worker_that_ray_s_memory_monitor_kills_is_a_crash_with_that_reason(tm
 
 
 # Ends
+
+
+@pytest.fixture(scope="module")
+def left_behind() -> Iterator[None]:
+    """For experiments left without clean-up: as in a real run, only the end of the cluster ends their workers.
+
+    It has room for those of all.
+    """
+    cluster.stop_ray()
+    cluster.start_ray(4 * SLOTS)
+    yield
+    cluster.stop_ray()
 
 
 @pytest.mark.usefixtures("left_behind")
