@@ -6,7 +6,10 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +23,10 @@ from orchestration.options import Options, own_tracking
 from orchestration.record.client import connect
 from orchestration.record.records import CellRecord, GridRecord, TrialRecord
 from orchestration.record.tracker import Tracker
+from tests.shared import once
 
 HOSTILE = "<script>alert('x')</script> & \"50 %_of|it\" $\\x$"
+RECORDED = "recorded.db"
 MEPT = {"backbone": "minilm", "task": "cb", "method": "mept"}
 
 
@@ -338,15 +343,24 @@ def record_collapsed(recorder: Recorder) -> None:
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database without runs, to be copied: making its tables takes seconds."""
-    root = tmp_path_factory.mktemp("empty")
-    connect(own_tracking(root))
-    return root / "mlflow.db"
+    return once(tmp_path_factory, "empty", lambda root: connect(own_tracking(root))) / "mlflow.db"
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Tracking URI of a store with the experiments superglue, sensitivity, mixture and others."""
-    root: Path = tmp_path_factory.mktemp("mlflow")
+def store(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> str:
+    """Tracking URI of a store with the experiments superglue, sensitivity, mixture and others; a worker's own copy."""
+
+    def make(root: Path) -> None:
+        shutil.copy(empty_database, root)
+        _record(root)
+
+    recorded, own = once(tmp_path_factory, "recorded", make), tmp_path_factory.mktemp("mlflow")
+    shutil.copy(recorded / RECORDED, own / "mlflow.db")
+    return own_tracking(own)
+
+
+def _record(root: Path) -> None:
+    """Leave in `root` the database :data:`RECORDED`, in which what has not ended is still running, and its files."""
     clock = itertools.count(1_700_000_000)
     trackers: list[Tracker] = []
     recorders: list[Recorder] = []
@@ -382,13 +396,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         each.end()
     assert all(tracker.flush() for tracker in trackers)
     assert not any(tracker.lost for tracker in trackers)
-    uri = trackers[0].uri
-    client = MlflowClient(tracking_uri=uri)
+    client = MlflowClient(tracking_uri=trackers[0].uri)
     broken, older = (client.get_experiment_by_name(name) for name in ("broken_tag", "older"))
     assert broken is not None and older is not None
     client.set_experiment_tag(broken.experiment_id, "mept.report", "[1")
     (run,) = client.search_runs([older.experiment_id], "tags.`mept.kind` = 'cell'")
     client.delete_tag(run.info.run_id, "mept.position")
-    yield uri  # what has not ended yet is still running
+    with closing(sqlite3.connect(root / "mlflow.db")) as live, closing(sqlite3.connect(root / RECORDED)) as kept:
+        live.backup(kept)
     for tracker in trackers:
         tracker.close()
