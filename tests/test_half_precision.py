@@ -44,8 +44,14 @@ def check_saving(model: PromptModel, backbone: Backbone, inputs: dict, directory
         assert torch.equal(again(**inputs).logits, model(**inputs).logits)
 
 
-@TYPES
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "dtype"),
+    [
+        pytest.param(family, dtype, id=f"{family}-{name}", marks=pytest.mark.slow if more else ())
+        for name, dtype, more in (("bf16", torch.bfloat16, False), ("fp16", torch.float16, True))
+        for family in FAMILIES
+    ],
+)
 def test_every_method_trains_evaluates_and_is_saved_beside_a_backbone_in_half_precision(
     family, dtype, tmp_path
 ) -> None:

