@@ -119,7 +119,8 @@ def recorded(place: Place, done: Path) -> None:
         return
     shutil.rmtree(runs)
     shutil.copytree(kept, runs)
-    rename(runs / "mlflow.db", origin.read_text(), str(runs))
+    for database in ("mlflow.db", "optuna.db"):
+        rename(runs / database, origin.read_text(), str(runs))
 
 
 def rename(database: Path, old: str, new: str) -> None:
