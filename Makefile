@@ -8,6 +8,8 @@ INSTALLED := .venv/.installed
 WORKERS ?= $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
 
 export HF_HUB_OFFLINE ?= 1
+# Also where it is set: every command, worker and test process would compile all sources again.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: quickstart test slow quantized lint clean
 

@@ -98,8 +98,14 @@ def folded(method: str = "mept", **changes: object) -> TrialConfig:
     return trial(method, **{"evaluate_test": False, "folds": 3, "max_length": 48, "epochs": 2} | changes)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("method", ["mept", "lora", "full_finetuning"])
+@pytest.mark.parametrize(
+    ("method", "family"),
+    [
+        pytest.param(method, family, marks=() if turn == number else pytest.mark.slow)
+        for turn, method in enumerate(["mept", "lora", "full_finetuning"])
+        for number, family in enumerate(FAMILIES)
+    ],
+)
 def test_adapters_that_take_turns_are_those_trained_alone(method, family, data, tmp_path) -> None:
     settings = folded(method)
     run = _Run(settings, random_backbone(family), data, tmp_path, None)

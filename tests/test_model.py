@@ -232,7 +232,7 @@ def test_the_trainer_ends_with_the_checkpoint_of_the_lowest_loss(tmp_path) -> No
 
 
 @WITHOUT_ACCELERATOR
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [pytest.param(f, marks=() if f == "t5" else pytest.mark.slow) for f in FAMILIES])
 def test_two_accumulated_batches_of_the_trainer_are_one_of_twice_the_size(family, tmp_path) -> None:
     arguments = {"max_steps": 2, "optim": "sgd", "max_grad_norm": 0.0, "save_strategy": "no"}
     whole, _ = trained(family, tmp_path, per_device_train_batch_size=16, **arguments)

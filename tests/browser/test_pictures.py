@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from PIL import Image
 from selenium import webdriver
 
@@ -11,6 +12,7 @@ from tests.browser import pictures
 from tests.browser.conftest import NAME, Site
 
 
+@pytest.mark.slow
 def test_pictures_of_report_figures_and_comparison_are_taken(
     browser: webdriver.Chrome, mlflow: str, site: Site, tmp_path: Path
 ) -> None:

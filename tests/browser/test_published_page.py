@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,23 +14,29 @@ from orchestration.report import write_report
 from tests.browser.chromium import show_as
 from tests.orchestration.printed import recorded
 
-TABLES = ("mept.table_01", "mept.table_05", "mept.table_11", "mept.table_16")
+Page = Callable[[str], Path]
+TABLES = (
+    "mept.table_01",
+    "mept.table_11",
+    pytest.param("mept.table_05", marks=pytest.mark.slow),
+    pytest.param("mept.table_16", marks=pytest.mark.slow),
+)
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The pages of some published tables, as from runs."""
+def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    """Return a function that writes the page of a published table, as from runs, once."""
     root = tmp_path_factory.mktemp("published")
-    return {name: write_report(recorded(name).report(), root / name)[0] for name in TABLES}
+    return functools.cache(lambda name: write_report(recorded(name).report(), root / name)[0])
 
 
 @pytest.mark.parametrize("width", [1400, 390])
 @pytest.mark.parametrize("name", TABLES)
 def test_published_numbers_stand_below_ours_and_the_page_is_not_wider_than_the_screen(
-    browser: webdriver.Chrome, pages: dict[str, Path], name: str, width: int
+    browser: webdriver.Chrome, page: Page, name: str, width: int
 ) -> None:
     show_as(browser, width)
-    browser.get(pages[name].as_uri())
+    browser.get(page(name).as_uri())
     assert browser.execute_script("return document.documentElement.scrollWidth") == width
     beside = browser.find_elements(By.CSS_SELECTOR, "#results table.main td.num > .sub:has(i)")
     assert len(beside) >= 6

@@ -31,6 +31,13 @@ from tests.servers import S3, Mlflow, mlflow_server, s3_server
 
 pytestmark = pytest.mark.chaos
 
+MAINLY_PROXIED = pytest.mark.parametrize(
+    "servers",
+    [pytest.param(False, id="proxied"), pytest.param(True, id="direct", marks=pytest.mark.slow)],
+    indirect=True,
+    scope="module",
+)
+"""For what hardly depends on who writes artifacts: without a mark, the server does."""
 EXAMPLE = {"premise": "It rains.", "hypothesis": "It is wet."}
 
 
@@ -148,6 +155,7 @@ def test_a_store_that_refuses_writes_holds_up_files_alone(service: Service, tmp_
     assert tracker.lost == []
 
 
+@MAINLY_PROXIED
 def test_the_driver_waits_while_its_journal_cannot_be_written(service: Service, tmp_path: Path) -> None:
     warnings: list[str] = []
     tracker = tracker_of(service, "waits", warnings, generation=1)
@@ -165,6 +173,7 @@ def test_the_driver_waits_while_its_journal_cannot_be_written(service: Service, 
     assert "the run goes on" in said
 
 
+@MAINLY_PROXIED
 def test_a_driver_that_waits_can_be_stopped_and_says_what_is_lost(service: Service) -> None:
     class Stop(BaseException):
         pass
@@ -179,6 +188,7 @@ def test_a_driver_that_waits_can_be_stopped_and_says_what_is_lost(service: Servi
     assert "2 events cannot be written" in tracker.lost[0]
 
 
+@MAINLY_PROXIED
 def test_a_later_driver_replays_what_an_earlier_one_left(service: Service, tmp_path: Path) -> None:
     warnings: list[str] = []
     place = put_artifacts(service, "taken", tmp_path)
@@ -203,6 +213,7 @@ def test_a_later_driver_replays_what_an_earlier_one_left(service: Service, tmp_p
     assert not client.search_runs([experiment.experiment_id], "tags.`mept.cell` = 'stale'")
 
 
+@MAINLY_PROXIED
 @pytest.mark.parametrize("password", ["wrong", ""], ids=["a wrong password", "no password"])
 def test_a_password_that_is_wrong_is_one_message(
     service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, password: str
@@ -272,6 +283,7 @@ class Proxy(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+@MAINLY_PROXIED
 def test_a_server_behind_a_proxy_is_used(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Proxy.target, Proxy.seen = service.mlflow.address, []
     proxy = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)

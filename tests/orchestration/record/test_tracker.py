@@ -397,7 +397,7 @@ def replay(client: Any, grid: str, root: Path, events: list[Event]) -> None:
 
 
 @pytest.mark.parametrize(
-    "stride", [pytest.param(1, marks=pytest.mark.slow), 4], ids=["every call", "every fourth call"]
+    "stride", [pytest.param(1, marks=pytest.mark.slow), 7], ids=["every call", "every seventh call"]
 )
 def test_a_crash_after_a_call_changes_nothing_in_the_end(
     track: Callable[..., Tracker], client: MlflowClient, artifacts: Path, root: Path, stride: int
@@ -440,6 +440,7 @@ def test_replaying_the_whole_journal_changes_nothing(
 
 
 @pytest.mark.chaos
+@pytest.mark.slow
 def test_a_driver_killed_at_random_moments_ends_with_the_same_runs(
     track: Callable[..., Tracker], client: MlflowClient, artifacts: Path, root: Path
 ) -> None:
