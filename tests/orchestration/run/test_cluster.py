@@ -257,6 +257,7 @@ def head_and(wait: tuple[str, str], port: int, folder: Path, extra: list[str], *
 
 
 @pytest.mark.chaos
+@pytest.mark.slow
 def test_an_autoscaler_is_told_from_none_and_brings_the_gpu_that_is_asked_for(tmp_path: Path) -> None:
     with socket.socket() as taken:
         if taken.connect_ex(("127.0.0.1", FAKE_PORT)) == 0:

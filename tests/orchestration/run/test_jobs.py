@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import platform
+import re
 import socket
 import threading
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,7 @@ from orchestration.run.jobs import connect, exit_code, trouble
 from orchestration.run.places import check_places, without_secrets
 from orchestration.run.submission import Submission, from_metadata
 from orchestration.run.submit import submit
+from tests.orchestration.run.test_submit import SECRETS
 
 TWO_LINES = "Request failed with status code 500:\nthe working directory is larger than 500 MiB"
 
@@ -248,6 +250,22 @@ def test_settings_of_the_shell_go_along(grid: Grid, cluster: Cluster, monkeypatc
     assert {name: value for name, value in sent.items() if not name.startswith("RAY_")} == taken
     assert set(sent) - set(taken) == {"RAY_JOB_STOP_WAIT_TIME_S"}
     assert cluster.sent["entrypoint"].endswith("--root /shared --tracking-uri http://mlflow:5000 --data-dir /d")
+
+
+def test_nothing_secret_is_sent(
+    grid: Grid, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:tracking-secret6@127.0.0.1:9")
+    options = {"--root": "/shared", "--optuna-storage": "postgresql://me:optuna-secret7@127.0.0.1:9/db"}
+    submit(grid, "g", "http://head:8265", options, wait=False)
+    assert not re.search(r"secret\d", json.dumps(cluster.sent))
+    assert cluster.sent["runtime_env"]["env_vars"]["MEPT_SERVER"] == "http://server"
+    assert "--tracking-uri http://127.0.0.1:9" in cluster.sent["entrypoint"]
+    assert "--optuna-storage postgresql://me@127.0.0.1:9/db" in cluster.sent["entrypoint"]
+    output = "".join(capfd.readouterr())
+    assert "the password in --optuna-storage is not sent" in output and not re.search(r"secret\d", output)
 
 
 def test_a_folder_relative_to_the_job_is_refused(grid: Grid, cluster: Cluster) -> None:

@@ -165,7 +165,8 @@ def test_a_cancelled_job_ends_in_order_and_the_same_command_continues(user: User
     assert code == 0 and "has ended before" in output
 
 
-def test_nothing_secret_is_sent(user: User) -> None:
+@pytest.mark.slow
+def test_nothing_secret_reaches_the_job_server(user: User) -> None:
     user.environment |= SECRETS | {"MLFLOW_TRACKING_URI": "http://me:tracking-secret6@127.0.0.1:9"}
     code, output = user.submit("--no-wait", "--optuna-storage", "postgresql://me:optuna-secret7@127.0.0.1:9/db")
     assert code == 0, output
