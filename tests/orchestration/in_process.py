@@ -55,7 +55,7 @@ def train_here(campaign: Campaign, lot: Lot = lambda key: None, slots: int = 1) 
     return trained
 
 
-def mept(*words: object) -> int:
+def call(*words: object) -> int:
     """Run a command of `mept` in this process, its trials too, and return its exit code."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(driver, "_schedule", lambda campaign, *_: train_here(campaign))

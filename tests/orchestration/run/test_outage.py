@@ -14,7 +14,7 @@ import pytest
 
 from orchestration.run.lease import Lease
 from tests.models import save_backbone
-from tests.orchestration.in_process import mept
+from tests.orchestration.in_process import call
 from tests.postgres import Postgres, postgres
 
 pytestmark = pytest.mark.chaos
@@ -68,7 +68,7 @@ def test_a_grid_that_another_driver_runs_is_refused(
     url = server.create("held")
     options = ("--root", tmp_path / "here", "--optuna-storage", url, "--model-dir", tmp_path)
     with Lease(url, "outage", "/runs/there"):
-        assert mept("run", tmp_path / "outage.yaml", *options) == 2
+        assert call("run", tmp_path / "outage.yaml", *options) == 2
     said = " ".join("".join(capfd.readouterr()).split())
     assert f"error: another run of grid 'outage' is active: {getpass.getuser()} on" in said
     assert f"root /runs/there, not {tmp_path}/here: two roots cannot share" in said

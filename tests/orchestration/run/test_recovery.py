@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from tests.models import save_backbone
-from tests.orchestration.in_process import mept
+from tests.orchestration.in_process import call
 
 pytestmark = pytest.mark.chaos
 
@@ -148,7 +148,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reference(tmp_path_factory: pytest.TempPathFactory, backbone: Path) -> Site:
     """A run that nothing interrupted."""
     site = make_site(tmp_path_factory.mktemp("reference"), backbone)
-    assert mept("run", site.grid, "--root", site.root) == 0
+    assert call("run", site.grid, "--root", site.root) == 0
     return site
 
 
@@ -180,7 +180,7 @@ def test_a_second_driver_is_refused_and_after_a_kill_the_same_command_continues_
     site = make_site(tmp_path, backbone)
     process = site.start(2)
     site.wait_for_the_middle(process)
-    assert mept("run", site.grid, "--root", site.root) == 2
+    assert call("run", site.grid, "--root", site.root) == 2
     assert f"process {process.pid}" in " ".join(capfd.readouterr().err.split())
     process.send_signal(signal.SIGKILL)
     process.wait()
