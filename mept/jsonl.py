@@ -1,4 +1,4 @@
-"""Reading JSON Lines, one JSON object per line, one line at a time; errors name the line."""
+"""Reading JSON: JSON Lines, one object per line, one line at a time, or one document; errors name the line."""
 
 from __future__ import annotations
 
@@ -37,6 +37,39 @@ def read_objects(source: Path | IO[bytes], name: str) -> Iterator[tuple[int, dic
         raise InputError(f"{name} cannot be read: {error.strerror or error}") from None
 
 
+def read_document(path: Path) -> Any:
+    """Return the value in a JSON file that is one document.
+
+    Raises:
+        InputError: it cannot be read, or is not UTF-8, not JSON, cut off, or has an object with a key twice.
+    """
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; it should hold one JSON document") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+    try:
+        return json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_unique)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} must be UTF-8 text, but byte {error.start + 1} is not") from None
+    except json.JSONDecodeError as error:
+        at_the_end = error.pos >= len(error.doc.rstrip()) - 1 or error.msg.startswith("Unterminated")
+        cut = "; the file may be cut off: copy it again" if at_the_end else ""
+        raise InputError(f"{path} is not JSON: {error}{cut}") from None
+    except RecursionError:
+        raise InputError(f"{path} is not JSON that can be read: it is nested too deeply") from None
+    except ValueError:
+        raise InputError(f"{path}: {_long_number()}") from None
+
+
+def _long_number() -> str:
+    """Python does not read an integer with so many digits, and its message is meant for programmers."""
+    return f"numbers must have at most {sys.get_int_max_str_digits()} digits, but one has more"
+
+
 def _text(line: bytes, number: int, name: str) -> str:
     try:
         return line.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -54,9 +87,8 @@ def _object(text: str, where: str, cut: str) -> dict[str, Any]:
         raise InputError(f"{where}: {error}") from None
     except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{where}: not JSON, {error}; each line must be one JSON object{cut}") from None
-    except ValueError:  # Python does not read an integer with so many digits, and its message is meant for programmers.
-        digits = sys.get_int_max_str_digits()
-        raise InputError(f"{where}: numbers must have at most {digits} digits, but one has more") from None
+    except ValueError:
+        raise InputError(f"{where}: {_long_number()}") from None
     if not isinstance(value, dict):
         raise InputError(f"{where}: each line must be one JSON object, but this one is of type {type(value).__name__}")
     return value

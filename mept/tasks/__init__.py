@@ -1,7 +1,7 @@
-"""Tasks by name. To add one, write its :class:`Task` and list it here."""
+"""Tasks by name. To add one here, write its :class:`Task` and list it; one of your own: :func:`load_tasks`."""
 
 from mept.errors import InputError, unknown_name
-from mept.tasks import superglue
+from mept.tasks import arithmetic, mrqa, squad, superglue
 from mept.tasks.base import Example, Task
 from mept.tasks.mixture import SEPARATOR, Mixture
 
@@ -14,6 +14,15 @@ TASKS: dict[str, Task] = {
     "wic": superglue.WIC,
     "wsc": superglue.WSC,
     "record": superglue.RECORD,
+    "squad": squad.SQUAD,
+    "squad_v2": squad.SQUAD_V2,
+    "policyqa": squad.POLICYQA,
+    **mrqa.MRQA,
+    "gsm8k": arithmetic.GSM8K,
+    "svamp": arithmetic.SVAMP,
+    "asdiv": arithmetic.ASDIV,
+    "mawps": arithmetic.MAWPS,
+    "math_problems": arithmetic.MATH_PROBLEMS,
 }
 
 __all__ = ["TASKS", "Example", "Mixture", "Task", "get_task"]

@@ -82,7 +82,7 @@ def record(examples: Sequence[Example], scores: np.ndarray) -> dict[str, float]:
             best[example.question] = index
     chosen = [(examples[index], predicted[index] != NO_LABEL) for index in best.values()]
     f1 = float(np.mean([said * _best_f1(e) for e, said in chosen]))
-    em = float(np.mean([said and _normalised(e.answer) in map(_normalised, e.golds) for e, said in chosen]))
+    em = float(np.mean([said and normalised(e.answer) in map(normalised, e.golds) for e, said in chosen]))
     return {"score": (f1 + em) / 2, "f1": f1, "em": em, "accuracy": _accuracy(gold, predicted)}
 
 
@@ -126,16 +126,17 @@ def _labels(examples: Sequence[Example], scores: np.ndarray) -> tuple[np.ndarray
 
 
 def _best_f1(example: Example) -> float:
-    return max((_word_f1(example.answer, gold) for gold in example.golds), default=0.0)
+    return max((word_f1(example.answer, gold) for gold in example.golds), default=0.0)
 
 
-def _word_f1(answer: str, gold: str) -> float:
-    predicted, expected = _normalised(answer).split(), _normalised(gold).split()
+def word_f1(answer: str, gold: str) -> float:
+    """Return SQuAD's F1 over the words of two texts, each normalised; 0 if they have no word in common."""
+    predicted, expected = normalised(answer).split(), normalised(gold).split()
     common = sum((Counter(predicted) & Counter(expected)).values())
     return 2 * common / (len(predicted) + len(expected)) if common else 0.0
 
 
-def _normalised(answer: str) -> str:
-    """Apply SQuAD's normalisation: lower case, no punctuation, no articles, single spaces."""
+def normalised(answer: str) -> str:
+    """Apply SQuAD's normalisation: lower case, no ASCII punctuation, no articles, single spaces."""
     plain = answer.lower().translate(str.maketrans("", "", string.punctuation))
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", plain).split())

@@ -1,4 +1,4 @@
-"""The dev split, by default a stratified tenth of train that never divides a group, and the first of a shuffle."""
+"""The dev split, by default a stratified tenth of train that never divides a group, and other fixed parts."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ T = TypeVar("T")
 SPLIT_SEED = 2025
 """Fixed, so that runs with different seeds have the same dev examples."""
 DEV_SHARE = 0.1
+TEST_SHARE = 0.3
+"""Of a task that is published as one file."""
 
 
 def split_dev(examples: Sequence[Example], how: DevSplit = "stratified") -> tuple[list[Example], list[Example]]:
@@ -75,6 +77,24 @@ def _stratified(examples: Sequence[Example]) -> tuple[list[Example], list[Exampl
         dev.add(min(ordered, key=lambda name: groups[name].total()))
     train = [example for example in examples if example.group not in dev]
     return train, [example for example in examples if example.group in dev]
+
+
+def hold_out(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+    """Split the only file there is into (train, test), both in the given order and always in the same way.
+
+    Three tenths of the groups of each kind, in the order of a hash of their names, are the test split.
+
+    Raises:
+        ValueError: one of the two would be empty.
+    """
+    kinds = {example.group: example.kind for example in examples}
+    test: set[str] = set()
+    for kind in sorted(set(kinds.values())):
+        groups = sorted((group for group in kinds if kinds[group] == kind), key=hash_order)
+        test.update(groups[: round(TEST_SHARE * len(groups))])
+    if not test or len(test) == len(kinds):
+        raise ValueError(f"at least 2 different examples are needed to set test apart, but got {len(kinds)}")
+    return [e for e in examples if e.group not in test], [e for e in examples if e.group in test]
 
 
 def subset(examples: Sequence[T], limit: int | None) -> Sequence[T]:

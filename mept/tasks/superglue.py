@@ -235,18 +235,18 @@ def _task(
 ) -> Task:
     hub = (HUB_REPOSITORY, config or name, HUB_REVISION)
     return Task(
-        name,
-        title,
-        title,
-        template,
-        labels,
-        context,
-        read,
-        from_hub,
-        score,
-        hub,
-        metrics.NAMES[score],
-        CATEGORIES[name],
+        name=name,
+        title=title,
+        folder=title,
+        template=template,
+        labels=labels,
+        context=context,
+        read=read,
+        score=score,
+        from_hub=from_hub,
+        hub=hub,
+        metrics=metrics.NAMES[score],
+        category=CATEGORIES[name],
     )
 
 
