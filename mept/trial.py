@@ -144,6 +144,14 @@ class TrialConfig(Frozen):
     def _resolved(cls, given: Any) -> Any:
         return given | choices(given)._asdict() if isinstance(given, dict) else given
 
+    @field_validator("task")
+    @classmethod
+    def _trained(cls, names: str) -> str:
+        for name in names.split(SEPARATOR):
+            if name in TASKS and TASKS[name].test_only:
+                raise ValueError(f"{name!r} has a test split alone, so nothing can be trained on it; see `evaluate_on`")
+        return names
+
     @field_validator("evaluate_on")
     @classmethod
     def _tasks(cls, names: tuple[str, ...]) -> tuple[str, ...]:

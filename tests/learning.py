@@ -32,10 +32,10 @@ from mept.learner import input_limit
 from mept.model import get_prompt_model
 from mept.seeding import seed_everything
 from mept.tasks.data import TaskData, load_task
-from mept.tasks.embedded import GENERATORS
 from mept.tasks.features import encode
 from mept.train import train
 from mept.trial import TrialConfig
+from tests.tasks.names import EMBEDDED_LABELS
 
 PROMPT: dict[str, Any] = {"num_virtual_tokens": 5}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -141,7 +141,7 @@ def _learn_alone(method: str, task: str, budget: Mapping[str, Any]) -> Learned:
 def main() -> None:
     """Print the table in Markdown, a row a method, a column a task."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tasks", nargs="+", default=["cb"], choices=list(GENERATORS))
+    parser.add_argument("--tasks", nargs="+", default=["cb"], choices=list(EMBEDDED_LABELS))
     parser.add_argument("--methods", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--examples", type=int, default=BUDGET["max_train_examples"], help="of each task to train on")
     parser.add_argument("--epochs", type=int, default=BUDGET["epochs"])

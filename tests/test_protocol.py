@@ -20,6 +20,7 @@ from mept.train import train
 from mept.trial import TrialConfig
 from tests.models import FAMILIES, random_backbone, tokenizer
 from tests.tasks.conftest import example
+from tests.tasks.names import LABEL_TASKS
 from tests.test_config import BASE
 from tests.trials import numbers, trial
 
@@ -72,7 +73,7 @@ def scores_of(task, number: int = 40) -> tuple[list, np.ndarray]:
     return examples, np.log(random.dirichlet(np.ones(len(task.labels)), number))
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", LABEL_TASKS)
 def test_a_task_says_which_metrics_it_reports_and_any_of_them_can_be_its_score(name) -> None:
     task = TASKS[name]
     examples, scores = scores_of(task)

@@ -17,6 +17,7 @@ from mept.backbones import BACKBONES, locate
 from mept.errors import InputError, shown, unknown_name
 from mept.families import FAMILIES
 from mept.identity import WEIGHT_PATTERNS
+from mept.tasks.official import layout
 from orchestration.grid import shipped
 from orchestration.grid.keys import meaning
 from orchestration.grid.schema import field_schema
@@ -101,16 +102,16 @@ def _kind(schema: Mapping[str, Any]) -> str:
 
 
 def show_tasks(data_dir: Path | None, console: Console) -> None:
-    """Print every task: name, title, metric, labels and the sources that have its data."""
+    """Print every task: name, title, metric, what it asks for and the sources that have its data."""
     from mept.tasks import TASKS
     from mept.tasks.embedded import GENERATORS
 
-    headings = ("name", "title", "category", "score", "labels", "embedded", "jsonl", "hub")
+    headings = ("name", "title", "category", "score", "answers", "embedded", "jsonl", "hub")
     rows = []
     for name, task in TASKS.items():
         embedded = "yes" if name in GENERATORS else "-"
-        hub = "{} {}".format(*task.hub)
-        labels = ", ".join(task.labels)
+        hub = "{} {}".format(*task.hub) if task.hub else "-"
+        labels = ", ".join(task.labels) or f"text, at most {task.answer_tokens} tokens"
         rows.append((name, task.title, task.category, metric(task), labels, embedded, found(task, data_dir), hub))
     show_columns(headings, rows, console)
     where = "give --data-dir to see what is there" if data_dir is None else f"jsonl: in {data_dir}"
@@ -135,16 +136,19 @@ def show_examples(source: str, data_dir: Path | None, console: Console) -> None:
     for name, task in TASKS.items():
         try:
             (data,) = load_task(name, SOURCES[source], data_dir).parts
-            counts = (str(len(data.train) + len(data.dev)), str(len(data.test)))
+            trained = "-" if task.test_only else str(len(data.train) + len(data.dev))
+            counts = (trained, str(len(data.test)))
         except InputError as error:
             problems.append(f"{name}: {error}")
             counts = ("-", "-")
-            if source == "hub":  # where it does not answer, each further task would wait for it
+            if (
+                source == "hub" and task.hub is not None
+            ):  # where it does not answer, each further task would wait for it
                 break
         published = [str(value) for value in paper.facts["table_07"].get(name, ["-"] * 3)]
         rows.append((name, task.category, metric(task), *counts, *published))
-    if len(problems) == len(rows) or (source == "hub" and problems):
-        raise InputError(problems[0])
+    if len(problems) == len(rows) or (source == "hub" and len(rows) < len(TASKS)):
+        raise InputError(problems[-1] if source == "hub" else problems[0])
     headings = ("name", "category", "score", "train and dev", "test", "published", "category", "metric")
     show_columns(headings, rows, console)
     _line(f"published: training examples, category and metric in table 7 of {paper.cite}, {paper.url}", console)
@@ -161,11 +165,14 @@ def metric(task: Task) -> str:
 
 def found(task: Task, data_dir: Path | None) -> str:
     """Return which of a task's official files a folder has."""
-    files = [f"{task.folder}/{name}.jsonl" for name in ("train", "val")]
-    missing = [name for name in files if data_dir is not None and not (data_dir / name).is_file()]
-    if data_dir is None or len(missing) == len(files):
-        return f"{task.folder}/" if data_dir is None else "-"
-    return f"{missing[0]} is missing" if missing else "yes"
+    if data_dir is None:
+        return f"{task.folder}/"
+    folder = data_dir / task.folder
+    files = layout(task.files, folder)
+    missing = files.missing(folder)
+    if len(missing) == len(files.names):
+        return "-"
+    return f"{task.folder}/{missing[0]} is missing" if missing else "yes"
 
 
 # Backbones

@@ -9,19 +9,19 @@ from transformers import PreTrainedTokenizerFast
 from mept.tasks import TASKS
 from mept.tasks.base import Example
 from mept.tasks.data import TaskData, load_task
-from mept.tasks.embedded import GENERATORS
 from tests.real import superglue_dir
+from tests.tasks.names import EMBEDDED_LABELS, LABEL_TASKS
 
 
 @pytest.fixture(scope="session")
 def embedded_data() -> dict[str, TaskData]:
-    return {name: load_task(name, "embedded") for name in GENERATORS}
+    return {name: load_task(name, "embedded") for name in EMBEDDED_LABELS}
 
 
 @pytest.fixture(scope="session")
 def corpus(embedded_data) -> list[str]:
     texts = [data.task.text(example) for data in embedded_data.values() for example in data.train]
-    return [*texts, *(task.template for task in TASKS.values())]
+    return [*texts, *(TASKS[name].template for name in LABEL_TASKS)]
 
 
 def _t5(corpus: list[str]) -> PreTrainedTokenizerFast:

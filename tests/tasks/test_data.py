@@ -134,7 +134,7 @@ def test_an_unknown_source_is_refused():
 
 
 def test_a_task_without_embedded_data_says_where_it_can_come_from():
-    known = "boolq, cb, copa, multirc, rte, wic"
+    known = "boolq, cb, copa, gsm8k, multirc, rte, squad, squad_v2, svamp, wic"
     with pytest.raises(InputError, match=rf"'record' has no embedded data \(embedded: {known}\).*--data-dir"):
         load_task("record", "embedded")
 

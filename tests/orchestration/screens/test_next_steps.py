@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mept.tasks import TASKS, get_task
+from mept.tasks import get_task
 from orchestration import cli
 from orchestration.grid.grid import Grid, load_grid
 from orchestration.grid.shipped import grids
@@ -21,6 +21,7 @@ from orchestration.plan.cells import plan, size
 from orchestration.screens import next_steps
 from orchestration.screens.next_steps import Step
 from tests.orchestration.searches import TINY, Made, trial
+from tests.tasks.names import LABEL_TASKS
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +74,7 @@ def test_what_is_compared_is_at_the_experiments_page() -> None:
 # Rows
 
 
-@pytest.mark.parametrize("task", [*TASKS, "boolq+wsc", "record+cb"])
+@pytest.mark.parametrize("task", [*LABEL_TASKS, "boolq+wsc", "record+cb"])
 def test_the_shell_hands_over_a_row_that_fits_the_task(task: str, tmp_path: Path) -> None:
     program = tmp_path / "mept"
     program.write_text("#!/bin/sh\ncat\n")
