@@ -19,6 +19,15 @@ def superglue_dir() -> Path:
     return folder
 
 
+def shared_data() -> Path:
+    """Return the folder with official files of text tasks, or skip the test."""
+    given = Path(os.environ.get("MEPT_DATA_DIR", _BESIDE / "data"))
+    for folder in (given, given.parent):
+        if (folder / "gsm8k").is_dir():
+            return folder
+    pytest.skip("the official files of text tasks are not here; set MEPT_DATA_DIR to the folder that holds gsm8k/")
+
+
 def t5_tokenizer_dir() -> Path:
     """Return the folder with T5's published tokenizer, or skip the test."""
     folder = _BESIDE / "data" / "t5-tokenizer"

@@ -205,13 +205,13 @@ def _without_repeated(task: Task, train: list[Example], test: list[Example]) -> 
 
 
 def _from_hub(task: Task) -> tuple[list[Example], list[Example]]:
-    import datasets
-
     if task.hub is None:
         raise InputError(
             f"{task.title} is not read from the hub: no revision of it there is known to follow the official files; "
             f"set `data: jsonl` and pass --data-dir, the folder that holds {described(task.folder, task.files)}"
         )
+    import datasets
+
     repository, config, revision = task.hub
     try:
         splits = datasets.load_dataset(repository, config, revision=revision)
@@ -259,8 +259,9 @@ def _examples(task: Task, rows: Iterable[tuple[str, Row]], where: str) -> list[E
             new = task.read(row, str(index))
             for example in new if task.answers == "text" else new[: not examples]:
                 check_example(task, example)
-                if ids.setdefault(example.id, place) is not place:
+                if example.id in ids:
                     raise RowError(f"duplicate id: {example.id} was already read from {ids[example.id]}")
+                ids[example.id] = place
             examples += new
         except LeftOut as reason:
             left_out[str(reason)] += 1

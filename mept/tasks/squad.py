@@ -57,9 +57,9 @@ def read_paragraph(row: Row, index: str, *, name: str, unanswerable: bool = Fals
         try:
             golds = _golds(question, unanswerable)
             fields = {"question": text_field(question, "question"), "context": context}
+            examples.append(asked(f"{name}-{number}", fields, golds, group_of(name, context)))
         except RowError as error:
             raise RowError(f"question {shown(number)}: {error}") from None
-        examples.append(asked(f"{name}-{number}", fields, golds, group_of(name, context)))
     return examples
 
 

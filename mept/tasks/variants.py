@@ -78,6 +78,8 @@ def judged(task: Task | Mixture, metric: str) -> Task | Mixture:
 
 def _score(own: Score, name: str, examples: Sequence[Example], scores: np.ndarray) -> dict[str, float]:
     metrics = own(examples, scores)
+    if name not in metrics:  # the mean over a kind of questions
+        raise InputError(f"`metric`: {name!r} is not defined for these {len(examples)} examples: none is of its kind")
     return metrics | {"score": metrics[name]}
 
 

@@ -340,7 +340,7 @@ def check_data(options: Options) -> Iterator[Finding]:
     if whole:
         yield ok(f"in {folder}: {', '.join(whole)}")
     else:
-        yield warning(f"{folder} holds no task", "it should hold <TASK>/train.jsonl and <TASK>/val.jsonl, such as CB/")
+        yield warning(f"{folder} holds no task", "it should hold the folders that `mept tasks` lists, such as CB/")
 
 
 CHECKS: dict[str, Check] = {
