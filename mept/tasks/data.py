@@ -136,9 +136,10 @@ def identity(splits: Mapping[str, Iterable[Example]]) -> str:
 def content(example: Example) -> list[Any]:
     """Return everything an example holds as plain values; what only texts to answer have stands where it is set."""
     e = example
-    values = [e.id, sorted(e.fields.items()), e.label, e.group, e.question, e.answer, list(e.golds)]
-    text = {name: value for name, value in (("target", e.target), ("kind", e.kind)) if value}
-    return [*values, text] if text else values
+    values: list[Any] = [e.id, sorted(e.fields.items()), e.label, e.group, e.question, e.answer, list(e.golds)]
+    if e.target or e.kind:
+        values.append({name: value for name, value in (("target", e.target), ("kind", e.kind)) if value})
+    return values
 
 
 def read_file(path: Path, task: Task, files: Files) -> list[Example]:
