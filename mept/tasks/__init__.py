@@ -38,7 +38,8 @@ def get_task(name: str) -> Task | Mixture:
     """Return a task by its name, or the mixture of several by their names joined by ``+``.
 
     Raises:
-        InputError: there is no such task (the nearest name is offered), or a mixture names one twice.
+        InputError: there is no such task (the nearest name is offered), or a mixture names one twice, or tasks that ask
+            for labels beside tasks that ask for texts.
     """
     names = name.split(SEPARATOR)
     for part in names:
@@ -49,6 +50,11 @@ def get_task(name: str) -> Task | Mixture:
         return TASKS[name]
     if len(set(names)) != len(names):
         raise InputError(f"a mixture must name each of its tasks once, but got {name!r}")
+    if len({TASKS[part].answers for part in names}) != 1:
+        kinds = ", ".join(f"{part} for {'a text' if TASKS[part].answers == 'text' else 'a label'}" for part in names)
+        raise InputError(
+            f"the tasks of a mixture must all ask for labels, or all for texts, but in {name!r} asks {kinds}"
+        )
     return Mixture(tuple(TASKS[part] for part in names))
 
 

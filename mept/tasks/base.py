@@ -80,7 +80,7 @@ class Task:
         files: the layouts in which official files are read; the first one is recommended in messages.
         hub_splits: the hub's names of the training split and of the one that is the test split here.
         answers: what is asked for, one of the labels or a text.
-        answer_tokens: the longest answer that is generated, in tokens; None for labels.
+        answer_tokens: the longest answer that is generated, in tokens with its end; None for labels.
         extractive: every answer should stand in ``context``; those that do not are counted when data are loaded.
     """
 

@@ -17,6 +17,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import datasets
 import pyarrow as pa
@@ -36,6 +37,10 @@ FEATURES = datasets.Features(
         "length": datasets.Value("int32"),
     }
 )
+ANSWERED = datasets.Features(FEATURES | {"answer_ids": datasets.List(datasets.Value("int32"))})
+"""What text tasks have besides: the answer to train on, with its end of sequence."""
+AnswerForm = Literal["alone", "after_text"]
+"""How the answer to a text task is tokenised: as a text of its own, or as what follows another text and a blank."""
 CHUNK = 250
 """Number of examples tokenized at once: a tokenizer's output for a long text takes a hundred times the text's size."""
 ABANDONED = 24 * 3600
@@ -51,6 +56,7 @@ def encode(
     max_tokens: int,
     cache_dir: Path | None = None,
     warn: Callable[[str], None] | None = None,
+    form: AnswerForm | None = None,
 ) -> datasets.Dataset:
     """Tokenize examples once: the result is cached under ``cache_dir`` and memory-mapped.
 
@@ -62,29 +68,35 @@ def encode(
         examples: what to encode.
         task: provides the template and the field that is shortened.
         tokenizer: a fast tokenizer.
-        max_tokens: length of the longest result, including special tokens; the input limit minus the prompt length.
+        max_tokens: length of the longest text, including special tokens; the input limit minus the prompt length.
         cache_dir: where datasets are cached; None keeps the result in memory.
-        warn: called once, with one line about the texts that lost all of their context, if there are any.
+        warn: called once each, with one line about the texts that lost all of their context, and one about the answers
+            that are longer than ``task.answer_tokens``, if there are any.
+        form: of the answers to a text task; None for labels.
 
     Returns:
-        Columns ``input_ids`` (list of int32), ``label`` and ``length``, in the order of ``examples``.
+        Columns ``input_ids`` (list of int32), ``label`` and ``length`` (of ``input_ids``), in the order of
+        ``examples``; of a text task also ``answer_ids``, cut after ``task.answer_tokens``.
     """
     least = tokenizer.num_special_tokens_to_add() + 1
     if max_tokens < least:
         raise ValueError(f"`max_tokens` >= {least} must hold (special tokens and one of text), but got {max_tokens}")
+    schema = (FEATURES if form is None else ANSWERED).arrow_schema
     if cache_dir is None:
-        return _in_memory(_tables(examples, task, tokenizer, max_tokens, warn))
-    directory = Path(cache_dir) / _key(examples, task, tokenizer, max_tokens)
+        return _in_memory(_tables(examples, task, tokenizer, max_tokens, warn, form), schema)
+    directory = Path(cache_dir) / _key(examples, task, tokenizer, max_tokens, form)
     if (found := _load(directory)) is not None:
         return found
     try:
-        _write(directory, _tables(examples, task, tokenizer, max_tokens, warn))
+        _write(directory, _tables(examples, task, tokenizer, max_tokens, warn, form), schema)
     except OSError as error:
         log.warning("the cache %s cannot be written (%s); token ids are kept in memory", cache_dir, error)
-        return _in_memory(_tables(examples, task, tokenizer, max_tokens, warn))
+        return _in_memory(_tables(examples, task, tokenizer, max_tokens, warn, form), schema)
     # Another process may have been faster; the entry in place now is complete and has the same content.
     found = _load(directory)
-    return found if found is not None else _in_memory(_tables(examples, task, tokenizer, max_tokens, None))
+    return (
+        found if found is not None else _in_memory(_tables(examples, task, tokenizer, max_tokens, None, form), schema)
+    )
 
 
 def join(parts: Sequence[datasets.Dataset], columns: Sequence[Sequence[int]]) -> datasets.Dataset:
@@ -92,16 +104,18 @@ def join(parts: Sequence[datasets.Dataset], columns: Sequence[Sequence[int]]) ->
 
     Args:
         parts: the result of :func:`encode` for each task; if there is only one, it is returned unchanged.
-        columns: the positions of each task's labels among the mixture's (:func:`mept.tasks.mixture.label_columns`).
+        columns: the positions of each task's labels among the mixture's (:func:`mept.tasks.mixture.label_columns`);
+            empty for text tasks.
     """
     if len(parts) == 1:
         return parts[0]
     tables = []
     for part, places in zip(parts, columns, strict=True):
-        labels = pa.array([places[label] for label in part["label"]])
+        labels = pa.array([places[label] if places else label for label in part["label"]])
         table = part.with_format("arrow")[:]
         tables.append(table.set_column(table.column_names.index("label"), "label", labels))
-    return _in_memory(iter(tables))
+    answered = "answer_ids" in tables[0].column_names
+    return _in_memory(iter(tables), (ANSWERED if answered else FEATURES).arrow_schema)
 
 
 def token_counts(examples: Sequence[Example], task: Task, tokenizer: PreTrainedTokenizerFast) -> list[int]:
@@ -121,14 +135,26 @@ def _tables(
     tokenizer: PreTrainedTokenizerFast,
     max_tokens: int,
     warn: Callable[[str], None] | None,
+    form: AnswerForm | None,
 ) -> Iterator[pa.Table]:
-    bare = cut = 0
+    bare = cut = long = 0
+    schema = (FEATURES if form is None else ANSWERED).arrow_schema
     for start in range(0, len(examples), CHUNK):
         chunk = examples[start : start + CHUNK]
         ids, lost = _encode(chunk, task, tokenizer, max_tokens)
         bare, cut = bare + lost[0], cut + lost[1]
         columns = {"input_ids": ids, "label": [e.label for e in chunk], "length": [len(one) for one in ids]}
-        yield pa.table(columns, schema=FEATURES.arrow_schema)
+        if form is not None:
+            assert task.answer_tokens is not None, f"task {task.name!r} must say how long its answers may be"
+            answers = _answers([e.target for e in chunk], tokenizer, form)
+            long += sum(len(one) > task.answer_tokens for one in answers)
+            columns["answer_ids"] = [one[: task.answer_tokens] for one in answers]
+        yield pa.table(columns, schema=schema)
+    if long and warn:
+        warn(
+            f"{task.title}: {long} of {len(examples)} answers have more than {task.answer_tokens} tokens with their "
+            "end; they are cut for training, and generated answers end there"
+        )
     if bare and warn:
         warn(
             f"{task.title}: {bare} of {len(examples)} texts keep nothing of {task.context!r} within {max_tokens} "
@@ -167,6 +193,24 @@ def _encode(
     return result, (sum(not kept for kept in ends.values()), cut)
 
 
+ANCHOR = "answer:"
+"""A text of whose last token no tokenizer makes one with what follows a blank."""
+
+
+def _answers(texts: list[str], tokenizer: PreTrainedTokenizerFast, form: AnswerForm) -> list[list[int]]:
+    """Return the ids of answers with their end of sequence.
+
+    After another text, a word is another token than at the beginning of one, in most vocabularies.
+    """
+    start: list[int] = []
+    if form == "after_text":
+        start = tokenizer(ANCHOR, add_special_tokens=False)["input_ids"]
+        texts = [f"{ANCHOR} {text}" if text else ANCHOR for text in texts]
+    ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    assert all(one[: len(start)] == start for one in ids)
+    return [[*one[len(start) :], tokenizer.eos_token_id] for one in ids]
+
+
 def _token_ends(tokenizer: PreTrainedTokenizerFast, texts: dict[int, str]) -> dict[int, list[int]]:
     """Return, for each text, the character at which each of its tokens ends; equal texts are tokenized only once."""
     unique = list(dict.fromkeys(texts.values()))
@@ -194,17 +238,26 @@ def _tokenize(tokenizer: PreTrainedTokenizerFast, texts: list[str], limit: int |
     return batch["input_ids"]
 
 
-def _in_memory(tables: Iterator[pa.Table]) -> datasets.Dataset:
-    table = pa.concat_tables([FEATURES.arrow_schema.empty_table(), *tables])
+def _in_memory(tables: Iterator[pa.Table], schema: pa.Schema) -> datasets.Dataset:
+    table = pa.concat_tables([schema.empty_table(), *tables])
     return datasets.Dataset(datasets.table.InMemoryTable(table))
 
 
-def _key(examples: Sequence[Example], task: Task, tokenizer: PreTrainedTokenizerFast, max_tokens: int) -> str:
+def _key(
+    examples: Sequence[Example],
+    task: Task,
+    tokenizer: PreTrainedTokenizerFast,
+    max_tokens: int,
+    form: AnswerForm | None,
+) -> str:
     digest = hashlib.sha256()
     settings = [LAYOUT, task.name, task.template, task.context, max_tokens, _tokenizer_identity(tokenizer)]
+    if form is not None:
+        settings += [form, task.answer_tokens, tokenizer.eos_token_id]
     digest.update(json.dumps(settings).encode())
     for example in examples:
-        digest.update(json.dumps(content(example)).encode() + b"\n")
+        whole = content(example) if form is None else [content(example), example.target]
+        digest.update(json.dumps(whole).encode() + b"\n")
     return f"{task.name}-{digest.hexdigest()[:24]}"
 
 
@@ -218,14 +271,14 @@ def _tokenizer_identity(tokenizer: PreTrainedTokenizerFast) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
-def _write(directory: Path, tables: Iterator[pa.Table]) -> None:
+def _write(directory: Path, tables: Iterator[pa.Table], schema: pa.Schema) -> None:
     """Write a cache entry under a temporary name and rename it, so that there is never half an entry."""
     _remove_abandoned(directory)
     temporary = partial(directory)
     temporary.mkdir(parents=True)
     try:
         data = temporary / "data.arrow"
-        with data.open("wb") as sink, pa.ipc.new_stream(sink, FEATURES.arrow_schema) as writer:
+        with data.open("wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
             for table in tables:
                 writer.write_table(table)
         (temporary / "sha256").write_text(_checksum(data))

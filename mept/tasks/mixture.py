@@ -7,6 +7,9 @@ Labels are words. A word that several tasks use (``True`` of boolq and wic) is o
 in a classification head, as a text-to-text model has one output for it; so a mixture is the same problem for every
 family. The loss is over all labels of the mixture (text-to-text: over the whole vocabulary), a prediction is one of the
 labels of the example's own task.
+
+Tasks that ask for texts can be mixed with each other: their loss is over the whole vocabulary anyway. They cannot be
+mixed with tasks that ask for labels, since most families answer these with a head.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Literal
 
 from mept.tasks.base import Task
 
@@ -42,6 +46,11 @@ class Mixture:
     def labels(self) -> tuple[str, ...]:
         """The distinct labels of all parts, in the order of their first use."""
         return tuple(dict.fromkeys(label for part in self.parts for label in part.labels))
+
+    @property
+    def answers(self) -> Literal["labels", "text"]:
+        """What all its parts ask for: labels or texts."""
+        return self.parts[0].answers
 
     @property
     def fields(self) -> tuple[str, ...]:
