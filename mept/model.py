@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -82,15 +82,15 @@ class Adapter(nn.Module):
 
 
 class _Caller(nn.Module):
-    """Calls one of a module's functions, so that ``functional_call`` can substitute parameters for it."""
+    """Calls a function of a module, so that ``functional_call`` can substitute parameters for it."""
 
-    def __init__(self, module: nn.Module, function: str) -> None:
+    def __init__(self, module: nn.Module, function: Callable[..., Any]) -> None:
         super().__init__()
         self.module = module
         self.function = function
 
     def forward(self, **inputs: Any) -> Any:
-        return getattr(self.module, self.function)(**inputs)
+        return self.function(self.module, **inputs)
 
 
 class PromptModel(nn.Module):
@@ -180,11 +180,14 @@ class PromptModel(nn.Module):
         self.backbone.activation_checkpointing_disable()
 
     def _call(self, function: str, **inputs: Any) -> Any:
+        return self._call_with(lambda backbone, **given: getattr(backbone, function)(**given), inputs)
+
+    def _call_with(self, function: Callable[..., Any], inputs: Mapping[str, Any]) -> Any:
         overrides = self.adapter.method.overrides()
         if not overrides:
-            return getattr(self.backbone, function)(**inputs)
+            return function(self.backbone, **inputs)
         stand_ins = {f"module.{name}": value for name, value in overrides.items()}
-        return functional_call(_Caller(self.backbone, function), stand_ins, kwargs=inputs, tie_weights=True)
+        return functional_call(_Caller(self.backbone, function), stand_ins, kwargs=dict(inputs), tie_weights=True)
 
     def forward(
         self,
@@ -388,6 +391,14 @@ class PromptModel(nn.Module):
             kwargs["inputs"] = args[0]
         with self._injection.installed():
             return self._call("generate", **kwargs)
+
+    def run(self, function: Callable[..., Any], **inputs: Any) -> Any:
+        """Call a function of the backbone and of `inputs`, with prompts in each of the backbone's passes.
+
+        What replaces weights of the backbone is computed once for all of them.
+        """
+        with self._injection.installed():
+            return self._call_with(function, inputs)
 
     def parameter_counts(self) -> ParameterCounts:
         """Return the numbers of trainable and activated parameters, and of the backbone's."""
