@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +16,47 @@ from mept.tasks.metrics import NO_LABEL, predictions
 
 
 def write_predictions(
-    directory: Path, scored: Sequence[tuple[Task, Sequence[Example], np.ndarray, Sequence[str] | None]]
+    directory: Path, scored: Sequence[tuple[Task, Sequence[Example], np.ndarray | None, Sequence[str] | None]]
 ) -> None:
     """Write ``predictions.jsonl``: an example's id, label, prediction and the score of each label of its task.
 
-    The prediction is null if the model's answer is not a label (its scores are 0); generated answers are added as
+    Of a text task these are its id, prediction and the accepted answers as ``golds``.
+
+    A label's prediction is null if the model's answer is not a label (its scores are 0); generated answers are added as
     ``generated``. A candidate for a query's answer has its text and the accepted ones as ``answer`` and ``golds``, so
     that every metric can be computed from the file alone.
 
     Args:
         directory: of the run.
-        scored: tasks with their examples, scores [N, labels] and the generated texts, if any; if there are several
-            tasks, each line names its own.
+        scored: tasks with their examples, scores [N, labels] (None for a text task) and the generated texts, if any; if
+            there are several tasks, each line names its own.
     """
     lines = []
     for task, examples, scores, texts in scored:
         which = {"task": task.name} if len(scored) > 1 else {}
-        for index, (example, row, best) in enumerate(zip(examples, scores, predictions(scores), strict=True)):
-            line = {
-                "id": example.id,
-                "label": task.labels[example.label],
-                "prediction": None if best == NO_LABEL else task.labels[best],
-                "scores": {label: _score(value) for label, value in zip(task.labels, row, strict=True)},
-            }
-            said = {} if texts is None else {"generated": texts[index]}
-            asked = {"answer": example.answer, "golds": example.golds} if example.golds else {}
-            lines.append(json.dumps(which | line | said | asked))
+        found = _texts(examples, texts or ()) if scores is None else _labels(task, examples, scores, texts)
+        lines += [json.dumps(which | line) for line in found]
     write_atomically(directory / "predictions.jsonl", ("\n".join(lines) + "\n").encode())
+
+
+def _texts(examples: Sequence[Example], texts: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for example, text in zip(examples, texts, strict=True):
+        yield {"id": example.id, "prediction": text, "golds": example.golds}
+
+
+def _labels(
+    task: Task, examples: Sequence[Example], scores: np.ndarray, texts: Sequence[str] | None
+) -> Iterator[dict[str, Any]]:
+    for index, (example, row, best) in enumerate(zip(examples, scores, predictions(scores), strict=True)):
+        line = {
+            "id": example.id,
+            "label": task.labels[example.label],
+            "prediction": None if best == NO_LABEL else task.labels[best],
+            "scores": {label: _score(value) for label, value in zip(task.labels, row, strict=True)},
+        }
+        said = {} if texts is None else {"generated": texts[index]}
+        asked = {"answer": example.answer, "golds": example.golds} if example.golds else {}
+        yield line | said | asked
 
 
 def _score(value: float) -> float:

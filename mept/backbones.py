@@ -355,8 +355,15 @@ def preflight(
 
 
 @functools.cache
-def _check(name: str, home: Home, identity: str) -> None:
-    """Check a backbone's tokenizer and weights; the identity is a parameter so that the cache notices changed files."""
+def _check(name: str, home: Home, identity: str, lm_head: bool = False) -> None:
+    """Check a backbone's tokenizer and weights; the identity is a parameter so that the cache notices changed files.
+
+    Args:
+        name: of the backbone.
+        home: where its files are.
+        identity: of their content.
+        lm_head: whether it is to be loaded with its language-modelling head.
+    """
     from mept.tokenizer import check_class, load_tokenizer, vocabulary_file
     from mept.weights import check_weights, weight_files
 
@@ -373,13 +380,15 @@ def _check(name: str, home: Home, identity: str) -> None:
             check_class(home, config)
         if whole or _has_weights(home):
             own = ("lm_head.weight",) if family.text_to_text and _is_untied(home, config) else ()
-            check_weights(weight_files(home), config, _factory(family), outputs_depend_on, own)
+            check_weights(weight_files(home), config, _factory(family, lm_head), outputs_depend_on, own)
     except InputError as error:
         raise InputError(f"backbone {name!r} cannot be used: {error}") from None
 
 
-def hollow_backbone(name: str, model_dir: Path | None = None) -> Backbone | None:
+def hollow_backbone(name: str, model_dir: Path | None = None, lm_head: bool = False) -> Backbone | None:
     """Return a backbone without memory for its weights, for counting parameters; None if it is not on this machine.
+
+    The arguments are those of :func:`load_backbone`.
 
     Raises:
         InputError: as :func:`describe_backbone` while planning.
@@ -393,7 +402,7 @@ def hollow_backbone(name: str, model_dir: Path | None = None) -> Backbone | None
         return None
     config = _read_config(name, home)
     with torch.device("meta"), quiet():
-        return wrap(_factory(family_of(config, name)).from_config(config), name=name)
+        return wrap(_factory(family_of(config, name), lm_head).from_config(config), name=name)
 
 
 def _is_untied(home: Home, config: PretrainedConfig) -> bool:
@@ -413,10 +422,12 @@ def _has_weights(home: Home) -> bool:
         return False
 
 
-def _factory(family: Family) -> Any:
-    from transformers import AutoModel, AutoModelForSeq2SeqLM
+def _factory(family: Family, lm_head: bool) -> Any:
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    return AutoModelForSeq2SeqLM if family.text_to_text else AutoModel
+    if family.text_to_text:
+        return AutoModelForSeq2SeqLM
+    return AutoModelForCausalLM if lm_head else AutoModel
 
 
 def load_backbone(
@@ -425,11 +436,12 @@ def load_backbone(
     device: str = "cpu",
     revision: str | None = None,
     quantization: Quantization = "none",
+    lm_head: bool = False,
 ) -> Backbone:
     """Load a backbone in float32, frozen, in evaluation mode.
 
-    T5 comes with its language-modelling head, Llama and BERT as bare stacks: their classification head belongs to the
-    adapter.
+    T5 comes with its language-modelling head, Llama and BERT as bare stacks unless it is asked for: their
+    classification head belongs to the adapter.
 
     Args:
         name: see :func:`locate`.
@@ -437,6 +449,7 @@ def load_backbone(
         device: where to load it.
         revision: a commit, branch or tag of a hub model; None for the main branch.
         quantization: how to store its linear layers on the device; the host first holds them in float32.
+        lm_head: whether Llama comes with its language-modelling head, to answer in text.
 
     Raises:
         InputError: as :func:`preflight`; or `revision` is given but the name is a directory on this machine; or
@@ -452,12 +465,12 @@ def load_backbone(
         check_installed()
     home = _home(name, model_dir, revision)
     info = _describe(name, home)
-    _check(name, home, info.identity)
+    _check(name, home, info.identity, lm_head)
     config = _read_config(name, home)
     family = family_of(config, name)
     try:
         with quiet():
-            model, loading = _factory(family).from_pretrained(
+            model, loading = _factory(family, lm_head).from_pretrained(
                 home.location,
                 dtype=torch.float32,
                 output_loading_info=True,

@@ -80,14 +80,16 @@ class Collator:
         Where no text is padded, the mask is None.
         """
         rows = [row.values.to_numpy() for row in self._dataset[indices]["input_ids"]]
-        lengths = [len(row) for row in rows]
-        padded = min(lengths) < max(lengths)
-        mask = _padded([np.ones(length, np.int64) for length in lengths], 0) if padded else None
+        mask = _mask([len(row) for row in rows])
         return {
             "input_ids": to_device(_padded(rows, self._pad_token_id), self._device),
             "attention_mask": None if mask is None else to_device(mask, self._device),
             "labels": self.targets(indices),
         }
+
+    def questions(self, indices: list[int]) -> Batch:
+        """Return the inputs without ``labels``."""
+        return {name: value for name, value in self(indices).items() if name != "labels"}
 
     def targets(self, indices: list[int]) -> Tensor:
         """Return ``labels`` alone."""
@@ -100,6 +102,107 @@ class Collator:
         if self._targets is None:
             return len(indices)
         return sum(len(self._targets[self._labels[i]]) for i in indices)
+
+
+class AnswerCollator:
+    """Questions with the answers to train on for text-to-text models, which read the one and write the other.
+
+    Args:
+        dataset: columns ``input_ids`` and ``answer_ids``, as :func:`mept.tasks.features.encode` returns.
+        pad_token_id: fills the right side of shorter texts; masked everywhere.
+        device: where the tensors go.
+    """
+
+    def __init__(self, dataset: datasets.Dataset, pad_token_id: int, device: torch.device) -> None:
+        self._rows = _Rows(dataset)
+        self._pad_token_id, self._device = pad_token_id, device
+
+    def __call__(self, indices: list[int]) -> Batch:
+        """Return what :meth:`questions` does, and ``labels`` [B, T] with -100 as padding."""
+        answers = _padded(self._rows.answers(indices), -100)
+        return self.questions(indices) | {"labels": to_device(answers, self._device)}
+
+    def questions(self, indices: list[int]) -> Batch:
+        """Return ``input_ids`` and ``attention_mask`` [B, S]; where no text is padded, the mask is None."""
+        rows = self._rows.questions(indices)
+        mask = _mask([len(row) for row in rows])
+        return {
+            "input_ids": to_device(_padded(rows, self._pad_token_id), self._device),
+            "attention_mask": None if mask is None else to_device(mask, self._device),
+        }
+
+    def labelled(self, indices: list[int]) -> int:
+        """Return how many labels a batch has: the tokens of its answers."""
+        return int(self._rows.answer_lengths[indices].sum())
+
+
+class ContinuationCollator:
+    """Questions followed by the answers to train on for causal language models, whose loss is that of the answers.
+
+    The arguments are those of :class:`AnswerCollator`.
+    """
+
+    def __init__(self, dataset: datasets.Dataset, pad_token_id: int, device: torch.device) -> None:
+        self._rows = _Rows(dataset)
+        self._pad_token_id, self._device = pad_token_id, device
+
+    def __call__(self, indices: list[int]) -> Batch:
+        """Return ``input_ids``, ``attention_mask`` and ``labels`` [B, S], padded on the right.
+
+        The labels are -100 at questions and padding. Logits are wanted from the last token of the shortest question on
+        alone (``logits_to_keep``): those of a whole text take the more memory the larger the vocabulary is. So
+        ``shift_labels`` [B, logits_to_keep] has each of these positions' next token.
+        """
+        questions, answers = self._rows.questions(indices), self._rows.answers(indices)
+        pairs = list(zip(questions, answers, strict=True))
+        mask = _mask([len(question) + len(answer) for question, answer in pairs])
+        labels = _padded([np.concatenate((np.full(len(question), -100), answer)) for question, answer in pairs], -100)
+        kept = labels.shape[1] - min(map(len, questions)) + 1
+        following = torch.cat((labels[:, 1:], labels.new_full((len(labels), 1), -100)), 1)[:, -kept:]
+        return {
+            "input_ids": to_device(_padded(list(map(np.concatenate, pairs)), self._pad_token_id), self._device),
+            "attention_mask": None if mask is None else to_device(mask, self._device),
+            "labels": to_device(labels, self._device),
+            "shift_labels": to_device(following.contiguous(), self._device),
+            "logits_to_keep": kept,
+        }
+
+    def questions(self, indices: list[int]) -> Batch:
+        """Return ``input_ids`` and ``attention_mask`` [B, S] of the questions, padded on the left.
+
+        The answers follow; where no text is padded, the mask is None.
+        """
+        rows = [row[::-1] for row in self._rows.questions(indices)]
+        mask = _mask([len(row) for row in rows])
+        return {
+            "input_ids": to_device(_padded(rows, self._pad_token_id).flip(1), self._device),
+            "attention_mask": None if mask is None else to_device(mask.flip(1), self._device),
+        }
+
+    def labelled(self, indices: list[int]) -> int:
+        """Return how many labels a batch has: the tokens of its answers."""
+        return int(self._rows.answer_lengths[indices].sum())
+
+
+def answer_lengths(dataset: datasets.Dataset) -> np.ndarray:
+    """Return the number of tokens of each example's answer, [N]."""
+    answers = dataset.with_format("arrow", columns=["answer_ids"])[:]["answer_ids"]
+    return np.concatenate([chunk.value_lengths().to_numpy() for chunk in answers.chunks] or [np.zeros(0, np.int64)])
+
+
+class _Rows:
+    """The token ids of questions and answers; data mapped from a file is not read until a batch needs it."""
+
+    def __init__(self, dataset: datasets.Dataset) -> None:
+        self._questions = dataset.with_format("arrow", columns=["input_ids"])
+        self._answers = dataset.with_format("arrow", columns=["answer_ids"])
+        self.answer_lengths = answer_lengths(dataset)
+
+    def questions(self, indices: list[int]) -> list[np.ndarray]:
+        return [row.values.to_numpy() for row in self._questions[indices]["input_ids"]]
+
+    def answers(self, indices: list[int]) -> list[np.ndarray]:
+        return [row.values.to_numpy() for row in self._answers[indices]["answer_ids"]]
 
 
 class StateCollator:
@@ -132,6 +235,13 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def _mask(lengths: Sequence[int]) -> Tensor | None:
+    """Return 1 at text and 0 at the padding on its right, [B, S]; None where nothing is padded."""
+    if min(lengths) == max(lengths):
+        return None
+    return _padded([np.ones(length, np.int64) for length in lengths], 0)
 
 
 def _padded(rows: Sequence[Any], fill: int) -> Tensor:

@@ -37,18 +37,18 @@ def folds_of(data: TaskData | MixtureData, folds: int | None) -> list[TaskData |
 
 
 def check_folds(data: TaskData | MixtureData, folds: int) -> None:
-    """Refuse more folds than a task has passages, or examples of a label in train and dev.
+    """Refuse more folds than a task has passages, or examples of a label (if it has labels) in train and dev.
 
     Raises:
         InputError: there are too few.
     """
     for part in data.parts:
         examples = [*part.train, *part.dev]
-        label, fewest = min(Counter(example.label for example in examples).items(), key=lambda one: (one[1], one[0]))
-        for count, what in (
-            (fewest, f"examples with its rarest label, {part.task.labels[label]!r}"),
-            (len({example.group for example in examples}), "groups of examples that stay together"),
-        ):
+        limits = [(len({example.group for example in examples}), "groups of examples that stay together")]
+        if part.task.answers == "labels":
+            label, fewest = min(Counter(e.label for e in examples).items(), key=lambda one: (one[1], one[0]))
+            limits.insert(0, (fewest, f"examples with its rarest label, {part.task.labels[label]!r}"))
+        for count, what in limits:
             if folds > count:
                 raise InputError(
                     f"`dev.folds` must be at most the number of {what}, in train and dev of {part.task.title} {count}, "

@@ -15,24 +15,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mept.answers import Asked, Texts, answer, check_backbone, lengths_of, loss_of_answers, make_batches
 from mept.backbones import Backbone
 from mept.batches import Batch, Collator, StateCollator, parts, training_batches
 from mept.config import MethodConfig
 from mept.errors import InputError, NonFiniteLossError
-from mept.evaluate import check_words, score_examples
 from mept.frozen import frozen_states
 from mept.loads import Loads, TaskLoads, from_plain, plain
 from mept.methods import method_of
 from mept.model import PromptModel, get_prompt_model
+from mept.objectives import objective_of
 from mept.optim import build_optimizer, build_schedule
 from mept.routing import collect_routing
-from mept.scored import Loss, Scored
+from mept.scored import Answers, Loss, Scored
 from mept.seeding import random_state, restore_random_state, seed_everything
 from mept.step import add_gradient, take_step
 from mept.tasks.base import Example, Task
 from mept.tasks.checks import absent_labels, check_limit
 from mept.tasks.data import MixtureData, TaskData
-from mept.tasks.features import encode, join, verbalizer_ids
+from mept.tasks.features import encode, join
 from mept.tasks.mixture import Mixture, label_columns
 from mept.tasks.splits import subset
 from mept.trial import TrialConfig
@@ -71,17 +72,15 @@ class Split:
         model: PromptModel,
         config: TrialConfig,
     ) -> None:
-        tokenizer = backbone.tokenizer
-        assert tokenizer is not None
+        objective = objective_of(backbone.family.name, task, backbone.name)
         self.task = task
         self.examples = examples
-        self.lengths = encoded["length"][:]
-        self.words = verbalizer_ids(task, tokenizer) if backbone.family.text_to_text else None
-        self.texts = Collator(encoded, tokenizer.pad_token_id, self.words, model.device)
-        self.collate: Collator | StateCollator = self.texts
+        self.lengths = lengths_of(objective, encoded)
+        self.texts = make_batches(objective, task, encoded, backbone)
+        self.collate: Texts | StateCollator = self.texts
         self.seconds = 0.0
         """What computing states that are trained on takes, also if this process knew them."""
-        if model.only_head_learns:
+        if model.only_head_learns and isinstance(self.texts, Collator):
             # In evaluation batches, so that a resumed run has exactly the same states.
             found = frozen_states(model, self.texts, encoded, config.eval_batch_size, config.precision)
             self.collate, self.seconds = StateCollator(found.states, self.texts), found.seconds
@@ -121,8 +120,10 @@ class Learner:
                 f"the backbone must be loaded with `quantization: {config.quantization}`, as the trial says, but "
                 f"{backbone.name!r} has {backbone.quantization!r}"
             )
-        num_labels = None if backbone.family.text_to_text else len(data.task.labels)
-        self.model = get_prompt_model(backbone, _placed(config.method_options, start), num_labels=num_labels)
+        self._objective = objective_of(backbone.family.name, data.task, backbone.name)
+        check_backbone(self._objective, data.task, backbone, config.prediction == "generate")
+        rows = self._objective.num_labels(data.task)
+        self.model = get_prompt_model(backbone, _placed(config.method_options, start), num_labels=rows)
         self.model.method_config = config.method_options  # what is saved names no place of this machine
         self.model.backbone_dropout = config.backbone_dropout
         self.model.prompt_dropout = config.prompt_dropout
@@ -132,9 +133,6 @@ class Learner:
             self.model.activation_checkpointing_disable()
         self.train = self._training_split(data)
         self.dev = [self.split(part.task, part.dev) for part in data.parts]
-        for split in self.dev:
-            if split.words is not None:
-                check_words(split.words, backbone.tokenizer if config.prediction == "generate" else None)
         self.step = 0
         """Number of optimiser steps taken."""
         self.seen = 0
@@ -182,7 +180,7 @@ class Learner:
         """
         task, limit = data.task, self._config.max_train_examples
         subsets = [(part.task, subset(part.train, limit)) for part in data.parts]
-        if limit is not None:
+        if limit is not None and task.answers == "labels":
             check_limit(subsets, limit)
         for part, examples in subsets:
             if limit is not None and limit > len(examples):
@@ -201,8 +199,8 @@ class Learner:
     def _encode(self, task: Task, examples: Sequence[Example]) -> datasets.Dataset:
         tokenizer = self._backbone.tokenizer
         assert tokenizer is not None
-        limit = input_limit(self._config, self._backbone)
-        return encode(examples, task, tokenizer, limit, self._cache_dir, warn_once)
+        limit = self._objective.text_limit(task, input_limit(self._config, self._backbone))
+        return encode(examples, task, tokenizer, limit, self._cache_dir, warn_once, self._objective.form)
 
     # Training.
 
@@ -293,48 +291,46 @@ class Learner:
     # Evaluation.
 
     def score(self, splits: Sequence[Split], name: str) -> Scored:
-        """Score the examples of tasks, each among the labels of its own task; there is one split per task.
+        """Answer the examples of tasks, each among the labels of its own task; there is one split per task.
 
         Raises:
             NonFiniteLossError: a score is NaN or infinite.
         """
-        scores: dict[str, np.ndarray] = {}
-        generated: dict[str, list[str]] = {}
+        answers: dict[str, Answers] = {}
         routing: dict[str, Loads] = {}
         losses: dict[str, Loss] = {}
         for split in splits:
-            task = split.task
-            assert isinstance(task, Task)
-            texts: dict[int, str] | None = {} if self._config.prediction == "generate" and split.words else None
+            task, asked = split.task, self._asked(split)
             with collect_routing(self.model.adapter) as routing[task.name]:
-                found = self._score(split, texts)
-            if texts is not None:
-                # A row of NaN is an answer that is not a label; generated answers have no other non-finite scores.
-                generated[task.name] = [texts[index] for index in range(len(found))]
-            elif not np.isfinite(found).all():
+                found = answer(self._objective, self.model, asked, self._config.prediction == "generate")
+            # Of generated words, a row of NaN is an answer that is not a label; they have no other non-finite scores.
+            if found.scores is not None and found.texts is None and not np.isfinite(found.scores).all():
                 raise NonFiniteLossError(f"a score on {name} is not finite after step {self.step}")
-            # A head scores the labels of the whole mixture; words were scored for this task alone.
-            scores[task.name] = found[:, label_columns(self.task, task)] if split.words is None else found
-            if texts is None:
-                losses[task.name] = _loss(split, scores[task.name])
-            elif self._config.choices.stopping == "loss_and_score" and name == "dev":
-                losses[task.name] = _loss(split, self._score(split, None))
-        return Scored({split.task.name: split.examples for split in splits}, scores, generated, routing, losses)
+            answers[task.name] = found
+            if found.texts is None or (name == "dev" and self._needs_loss(task)):
+                losses[task.name] = loss_of_answers(self._objective, self.model, asked, found)
+        return Scored({split.task.name: split.examples for split in splits}, answers, losses, routing)
 
-    def _score(self, split: Split, texts: dict[int, str] | None) -> np.ndarray:
-        """Return the labels' scores, [N, labels]; with `texts`, of generated answers, which are put there."""
-        config = self._config
-        tokenizer = None if texts is None else self._backbone.tokenizer
-        return score_examples(
-            self.model,
-            split.collate,
-            split.lengths,
-            config.eval_batch_size,
-            split.words,
-            config.precision,
-            tokenizer,
-            texts,
+    def _asked(self, split: Split) -> Asked:
+        tokenizer, config = self._backbone.tokenizer, self._config
+        assert isinstance(split.task, Task) and tokenizer is not None
+        return Asked(
+            task=split.task,
+            trained=self.task,
+            examples=split.examples,
+            collate=split.collate,
+            lengths=split.lengths,
+            tokenizer=tokenizer,
+            batch_size=config.eval_batch_size,
+            precision=config.precision,
         )
+
+    def _needs_loss(self, task: Task | Mixture) -> bool:
+        """Return whether the loss on dev is worth a pass of its own.
+
+        It may end training, and it says which of two adapters is closer where both write the same or wrong answers.
+        """
+        return task.answers == "text" or self._config.choices.stopping == "loss_and_score"
 
     # The best adapter, and resumption.
 
@@ -374,12 +370,6 @@ class Learner:
         self.step = state["step"]
         # Earlier versions trained whole epochs and did not count.
         self.seen = state.get("seen", epoch * len(self.train.examples))
-
-
-def _loss(split: Split, scores: np.ndarray) -> Loss:
-    """Return the loss of a task's examples from the log-likelihoods of its labels, [N, labels]."""
-    right = scores[np.arange(len(scores)), [example.label for example in split.examples]]
-    return Loss(-float(right.sum()), split.texts.labelled(list(range(len(scores)))))
 
 
 @functools.cache

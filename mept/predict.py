@@ -1,4 +1,4 @@
-"""Labels for new texts from a saved adapter."""
+"""Answers to new texts from a saved adapter."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from mept.answers import Asked, Texts, answer, check_backbone, lengths_of, make_batches
 from mept.backbones import LEAST_TEXT, Backbone, load_backbone
-from mept.batches import Batch, Collator
+from mept.batches import Batch
 from mept.errors import InputError, shown, unknown_name
-from mept.evaluate import score_examples
 from mept.model import CONFIG_NAME, AdapterFile, PromptModel, read_adapter_config
+from mept.objectives import objective_of
 from mept.protocol import Template
 from mept.routing import Router, find_routers
 from mept.tasks import get_task
 from mept.tasks.base import Example, RowError, Task, text_field
-from mept.tasks.features import encode, token_counts, verbalizer_ids
-from mept.tasks.mixture import Mixture, label_columns
+from mept.tasks.features import encode, token_counts
+from mept.tasks.mixture import Mixture
 from mept.tasks.variants import worded
 
 CHUNK = 1024
@@ -39,7 +40,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Text:
-    """A text to label."""
+    """A text to label, or a question to answer."""
 
     place: str
     """Where it came from, for messages: ``row 3``, ``line 7``."""
@@ -150,8 +151,11 @@ class Predictor:
         if backbone is None:
             saved = read_adapter_config(Path(adapter_dir), AdapterFile)
             where = _found(name, model_dir, adapter_dir)
-            backbone = load_backbone(where, model_dir, device, saved.revision, saved.quantization)
+            lm_head = self.task.answers == "text"
+            backbone = load_backbone(where, model_dir, device, saved.revision, saved.quantization, lm_head)
         self._backbone = backbone
+        self._objective = objective_of(backbone.family.name, self.task, backbone.name)
+        check_backbone(self._objective, self.task, backbone, False)
         self._model = PromptModel.from_pretrained(self._backbone, adapter_dir)
         prompt = getattr(self._model.method_config, "num_virtual_tokens", 0)
         self.max_tokens = self._backbone.text_limit(max_tokens + prompt, prompt)
@@ -162,15 +166,15 @@ class Predictor:
         return self.task.fields
 
     def predict(self, rows: Sequence[Mapping[str, Any]], batch_size: int = 32) -> list[dict[str, Any]]:
-        """Label texts; texts that are too long are shortened, which is logged as a warning.
+        """Answer texts; texts that are too long are shortened, which is logged as a warning.
 
         Args:
             rows: see :func:`read_text`.
             batch_size: texts per pass.
 
         Returns:
-            For each row ``label``, ``scores`` (a probability for each label of its task) and ``experts`` (the expert
-            chosen at each layer; empty for a method that does not route).
+            For each row ``label`` and ``scores`` (a probability for each label of its task), or of a text task
+            ``answer``; and ``experts`` (the expert chosen at each layer; empty for a method that does not route).
 
         Raises:
             InputError: a field is missing, unknown or not text; the message names the row.
@@ -186,7 +190,7 @@ class Predictor:
     def label(
         self, texts: Iterable[Text], batch_size: int = 32, warn: Callable[[str], None] = log.warning
     ) -> Iterator[dict[str, Any]]:
-        """Label texts as they arrive, in chunks; yields what :meth:`predict` returns.
+        """Answer texts as they arrive, in chunks; yields what :meth:`predict` returns.
 
         Args:
             texts: any number of them.
@@ -195,6 +199,7 @@ class Predictor:
         """
         count = 0
         long: list[tuple[Text, int]] = []
+        limits = {part.name: self._objective.text_limit(part, self.max_tokens) for part in self.task.parts}
         source = iter(texts)
         while chunk := list(itertools.islice(source, CHUNK)):
             count += len(chunk)
@@ -203,18 +208,19 @@ class Predictor:
                 places = [place for place, text in enumerate(chunk) if text.task.name == part.name]
                 examples = [chunk[place].example for place in places]
                 sizes = token_counts(examples, part, self._tokenizer)
-                long += [(chunk[p], size) for p, size in zip(places, sizes, strict=True) if size > self.max_tokens]
-                results |= zip(places, self._label(part, examples, batch_size), strict=True)
+                limit = limits[part.name]
+                long += [(chunk[p], size) for p, size in zip(places, sizes, strict=True) if size > limit]
+                results |= zip(places, self._label(part, examples, limit, batch_size), strict=True)
             yield from (results[place] for place in range(len(chunk)))
         if long:
-            warn(self._shortened(long, count))
+            warn(self._shortened(long, count, min(limits.values())))
 
-    def _shortened(self, long: list[tuple[Text, int]], count: int) -> str:
+    def _shortened(self, long: list[tuple[Text, int]], count: int, limit: int) -> str:
         fields = ", ".join(dict.fromkeys(repr(text.task.context) for text, _ in long))
         named = ", ".join(f"{text.place} ({size} tokens)" for text, size in long[:NAMED])
         more = f" and {len(long) - NAMED} more" if len(long) > NAMED else ""
         return (
-            f"{len(long)} of {count} texts have more than the {self.max_tokens} tokens this adapter takes; they were "
+            f"{len(long)} of {count} texts have more than the {limit} tokens this adapter takes; they were "
             f"shortened, first at the end of {fields}: {named}{more}"
         )
 
@@ -223,41 +229,51 @@ class Predictor:
         assert self._backbone.tokenizer is not None
         return self._backbone.tokenizer
 
-    def _label(self, task: Task, examples: list[Example], batch_size: int) -> list[dict[str, Any]]:
+    def _label(self, task: Task, examples: list[Example], limit: int, batch_size: int) -> list[dict[str, Any]]:
         if not examples:
             return []
-        tokenizer = self._tokenizer
-        encoded = encode(examples, task, tokenizer, self.max_tokens)
-        words = verbalizer_ids(task, tokenizer) if self._backbone.family.text_to_text else None
-        collate = _Recorder(Collator(encoded, tokenizer.pad_token_id, words, self._model.device))
+        objective, tokenizer = self._objective, self._tokenizer
+        encoded = encode(examples, task, tokenizer, limit, form=objective.form)
+        collate = _Recorder(make_batches(objective, task, encoded, self._backbone))
+        asked = Asked(task, self.task, examples, collate, lengths_of(objective, encoded), tokenizer, batch_size)
         with _recorded_experts(self._model) as experts:
-            scores = score_examples(self._model, collate, encoded["length"][:], batch_size, words)
-        if words is None:
-            scores = scores[:, label_columns(self.task, task)]
-        probabilities = torch.tensor(scores).softmax(-1).tolist()
+            answers = answer(objective, self._model, asked)
         chosen = {
             layer: dict(zip(collate.order, torch.cat(parts).tolist(), strict=True)) for layer, parts in experts.items()
         }
+        found = _chosen(task, answers.scores) if answers.scores is not None else _said(answers.texts or ())
         return [
-            {
-                "label": task.labels[int(np.argmax(row))],
-                "scores": dict(zip(task.labels, row, strict=True)),
-                "experts": {str(layer): by_row[index] for layer, by_row in chosen.items()},
-            }
-            for index, row in enumerate(probabilities)
+            one | {"experts": {str(layer): by_row[index] for layer, by_row in chosen.items()}}
+            for index, one in enumerate(found)
         ]
+
+
+def _chosen(task: Task, scores: np.ndarray) -> list[dict[str, Any]]:
+    """Return the label with the largest score of each row, and all labels' probabilities."""
+    return [
+        {"label": task.labels[int(np.argmax(row))], "scores": dict(zip(task.labels, row, strict=True))}
+        for row in torch.tensor(scores).softmax(-1).tolist()
+    ]
+
+
+def _said(texts: Sequence[str]) -> list[dict[str, Any]]:
+    return [{"answer": text} for text in texts]
 
 
 class _Recorder:
     """A collator that remembers the order in which examples were requested."""
 
-    def __init__(self, collate: Collator) -> None:
+    def __init__(self, collate: Texts) -> None:
         self._collate = collate
         self.order: list[int] = []
 
     def __call__(self, indices: list[int]) -> Batch:
         self.order += indices
         return self._collate(indices)
+
+    def questions(self, indices: list[int]) -> Batch:
+        self.order += indices
+        return self._collate.questions(indices)
 
 
 @contextmanager

@@ -23,10 +23,10 @@ from mept.learner import Learner, Split, input_limit
 from mept.loads import TaskLoads, even, summary_of, total
 from mept.loads import metrics_of as load_metrics
 from mept.memory import PeakMemory
+from mept.objectives import why_not_on
 from mept.patience import Patience
 from mept.scored import Scored, loss_of, metrics_of
 from mept.states import map_settings, map_states, pooled_states, sample, similarity
-from mept.tasks.checks import unanswerable
 from mept.tasks.data import MixtureData, TaskData
 from mept.tasks.variants import adapted
 from mept.trial import TrialConfig
@@ -48,7 +48,7 @@ class Evaluation:
     """When it was made, in seconds since 1970; a replayed evaluation keeps its original time."""
     metrics: dict[str, float]
     """``train/loss``, ``dev/score``, ``dev/<metric>`` (for a mixture ``dev/<task>/<metric>``), ``dev/loss`` (unless
-    answers are generated), and if the method routes ``routing/layer_<ii>/entropy``, ``.../top_expert_share``,
+    labels' words are generated), and if the method routes ``routing/layer_<ii>/entropy``, ``.../top_expert_share``,
     ``.../effective_experts`` and the mean of the last over the layers, ``routing/mean/effective_experts``; each task of
     a mixture has the same weight."""
     best: float
@@ -170,15 +170,14 @@ class _Run:
         """Return the data of other tasks, with this trial's texts and, if it is not one task's own, its metric.
 
         Raises:
-            InputError: the head has not learned their labels.
+            InputError: they are of another kind, or the head has not learned their labels.
         """
         assert tuple(other.task.name for other in others) == self._config.evaluate_on
         choices = self._config.choices
         metric = choices.metric if choices.metric in ("official", "released") else "official"
-        if not self._backbone.family.text_to_text:
-            for other in others:
-                if reason := unanswerable(self._data.task, other.task):
-                    raise InputError(reason)
+        for other in others:
+            if reason := why_not_on(self._backbone.family.name, self._data.task, other.task):
+                raise InputError(reason)
         return [other for one in others for other in adapted(one, choices.template, metric).parts]
 
     # Training and evaluation.
@@ -288,8 +287,14 @@ class _Run:
     def _write_test(self, learner: Learner, splits: Sequence[Split], scored: Scored) -> None:
         """Write the predictions and, if wanted, a map of a mixture's examples without and with the adapter."""
         examples = [split.examples for split in splits]
-        texts = [scored.generated.get(task.name) for task in self._tasks]
-        write_predictions(self._directory, list(zip(self._tasks, examples, scored.scores.values(), texts, strict=True)))
+        answers = [scored.answers[task.name] for task in self._tasks]
+        write_predictions(
+            self._directory,
+            [
+                (task, own, found.scores, found.texts)
+                for task, own, found in zip(self._tasks, examples, answers, strict=True)
+            ],
+        )
         if len(splits) == 1 or not self._config.map_states:
             return
         chosen = [sample(len(split.examples)) for split in splits]
@@ -300,7 +305,7 @@ class _Run:
         }
         maps = {name: np.split(map_states(np.concatenate(own), self._cache_dir), ends) for name, own in states.items()}
         labels = {
-            task.name: [task.labels[own[index].label] for index in indices]
+            task.name: [task.labels[own[index].label] if task.labels else "" for index in indices]
             for task, own, indices in zip(self._tasks, examples, chosen, strict=True)
         }
         settings, alike = map_settings(sum(map(len, chosen))), similarity(states["before"])
@@ -338,7 +343,7 @@ def _mean(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def _pooled(learner: Learner, split: Split, indices: list[int], config: TrialConfig, tuned: bool) -> np.ndarray:
     return pooled_states(
         learner.model,
-        lambda batch: split.texts([indices[place] for place in batch]),
+        lambda batch: split.texts.questions([indices[place] for place in batch]),
         [split.lengths[index] for index in indices],
         config.eval_batch_size,
         config.precision,

@@ -104,7 +104,8 @@ class TrialConfig(Frozen):
     eval_every: int = Field(1, ge=1)
     """Epochs between evaluations."""
     max_length: int = Field(512, ge=8)
-    """Longest input in tokens, including the prompt (paper B.3)."""
+    """Longest input in tokens, including the prompt (paper B.3) and, where a causal language model answers in text, the
+    longest answer."""
     precision: Literal["float32", "bf16"] = "float32"
     """bf16 runs the backbone under autocast; parameters and optimiser stay in float32."""
     quantization: Quantization = "none"
@@ -118,8 +119,8 @@ class TrialConfig(Frozen):
     gradient_checkpointing: bool = False
     """Recompute the blocks' activations in the backward pass: less memory, more time."""
     prediction: Literal["score", "generate"] = "score"
-    """For text-to-text backbones: score each verbalizer after one encoder pass, or generate text and compare it, in
-    which case an answer that is not a verbalizer is wrong."""
+    """For text-to-text backbones and tasks with labels: score each verbalizer after one encoder pass, or generate text
+    and compare it, in which case an answer that is not a verbalizer is wrong. Texts are generated in either case."""
     max_train_examples: int | None = Field(None, ge=1)
     """Train on only this many examples, the first of a shuffle that does not depend on the seed (for a mixture: of each
     task); None for all."""
@@ -268,7 +269,7 @@ def corrections(
 
     Args:
         config: of the trial.
-        text_to_text: whether the backbone answers with text (T5).
+        text_to_text: whether labels are words that the backbone writes (T5).
         sliding_window: number of tokens that a token sees in layers with a window; None if there are no such layers.
         sliding_layers: those layers, from 0; None if they are not known, so that any layer may be one.
 

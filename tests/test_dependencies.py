@@ -84,6 +84,14 @@ def test_imports_go_down_the_rooms_only(path) -> None:
         assert FLOW.index(room(name)) >= FLOW.index(mine), f"{named(path)} imports {name}"
 
 
+def test_how_a_family_answers_is_decided_in_one_place() -> None:
+    """What else asks whether a model has a decoder of its own knows architectures, not tasks."""
+    architecture = {"families", "backbones", "tokenizer", "injection", "model", "methods/mept_released"}
+    allowed = {f"mept/{name}.py" for name in architecture} | {"orchestration/plan/cells.py"}
+    everything = sources("mept") + sources("orchestration")
+    assert {named(path) for path in everything if ".text_to_text" in path.read_text()} <= allowed
+
+
 def circle(graph: dict[str, set[str]]) -> list[str]:
     """A path of imports that ends where it begins; empty if there is none."""
     done: set[str] = set()

@@ -156,6 +156,8 @@ class Method:
     """Families for which it does not exist, and why."""
     start: Start | None = None
     """How training starts from a saved adapter; None if it cannot."""
+    not_causal: str = ""
+    """Why it does not exist beside a causal language model (a Llama that answers in text); empty if it does."""
     needs_weights: bool = False
     """Whether it reads or replaces the backbone's weights, of which quantised layers hold only codes."""
 
@@ -164,12 +166,24 @@ class Method:
         """Backbone families for which it exists."""
         return tuple(family for family in ALL_FAMILIES if family not in self.unavailable)
 
-    def why_not(self, family: str, backbone: str, quantization: str = "none") -> str | None:
-        """Return why the method cannot be used on a backbone of that family and quantisation, or None if it can."""
+    def why_not(self, family: str, backbone: str, quantization: str = "none", causal: bool = False) -> str | None:
+        """Return why the method cannot be used on a backbone, or None if it can.
+
+        Args:
+            family: of the backbone.
+            backbone: its name, for the message.
+            quantization: how its linear layers are stored.
+            causal: whether it is a causal language model.
+        """
         if quantization != "none" and self.needs_weights:
             return (
                 f"method {self.name!r} does not exist with `quantization: {quantization}`: it reads or replaces the "
                 "backbone's weights, of which quantised layers hold only codes; use `quantization: none`, or `lora`"
+            )
+        if family in self.families and causal and self.not_causal:
+            return (
+                f"method {self.name!r} does not exist for tasks that ask for a text where backbone {backbone!r} of "
+                f"family {family!r} continues it: {self.not_causal}"
             )
         if family in self.families:
             return None

@@ -35,4 +35,5 @@ LINEAR_HEAD = Method(
     build=build,
     formula="0 (the head: labels d)",
     unavailable={"t5": "it predicts with words, not with a head"},
+    not_causal="it trains only a classification head",
 )

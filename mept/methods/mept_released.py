@@ -110,10 +110,13 @@ def mix_with_batch_mates(experts: Tensor, indices: Tensor, gates: Tensor) -> Ten
     return gates[:, :, None].to(everyone.dtype) * everyone
 
 
+NOT_CAUSAL = "it pools masked tokens too, so a causal language model's answer would choose its own experts"
+
+
 def build(config: MeptReleasedConfig, backbone: Backbone) -> MixtureOfExpertPrompts:
     """Build the experts of `config` for `backbone`."""
     if not backbone.family.text_to_text and hasattr(backbone.model, "lm_head"):
-        raise ValueError("it pools masked tokens too, so a causal language model's answer would choose its own experts")
+        raise ValueError(NOT_CAUSAL)
     return MixtureOfExpertPrompts(
         prompted_layers=checked_layers(config.layers, backbone.num_layers),
         num_virtual_tokens=config.num_virtual_tokens,
@@ -142,4 +145,5 @@ MEPT_RELEASED = Method(
     config=MeptReleasedConfig,
     build=build,
     formula="L ((N_r + N_s) m d + N_r d)",
+    not_causal=NOT_CAUSAL,
 )

@@ -256,8 +256,7 @@ def _key(
         settings += [form, task.answer_tokens, tokenizer.eos_token_id]
     digest.update(json.dumps(settings).encode())
     for example in examples:
-        whole = content(example) if form is None else [content(example), example.target]
-        digest.update(json.dumps(whole).encode() + b"\n")
+        digest.update(json.dumps(content(example)).encode() + b"\n")
     return f"{task.name}-{digest.hexdigest()[:24]}"
 
 

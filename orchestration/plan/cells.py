@@ -28,6 +28,7 @@ from orchestration.plan.starts import start_options, with_starts
 
 if TYPE_CHECKING:
     from mept.backbones import BackboneInfo
+    from mept.methods.base import Method
 
 Wanted = tuple[str, DevSplit]
 """A task, and how its dev split is made."""
@@ -252,9 +253,6 @@ def misfit(config: TrialConfig, info: BackboneInfo | None) -> str | None:
         config: valid in itself.
         info: None skips the checks that need it.
     """
-    from mept.tasks import TASKS, get_task
-    from mept.tasks.checks import unanswerable
-
     for task in (config.task, *config.evaluate_on):
         if config.data == "embedded" and (reason := _no_embedded(task)):
             return reason
@@ -268,15 +266,29 @@ def misfit(config: TrialConfig, info: BackboneInfo | None) -> str | None:
     method, family = get_method(config.method), FAMILIES[info.family]
     if (reason := method.why_not(info.family, config.backbone, config.quantization)) is not None:
         return reason
-    if not family.text_to_text:
-        if not (trained := get_task(config.task)).labels:
-            return (
-                f"task {config.task!r} has no labels to classify, but backbone {config.backbone!r} predicts with a head"
-            )
-        for other in config.evaluate_on:
-            if (reason := unanswerable(trained, TASKS[other])) is not None:
-                return reason
-    return _wrong_layers(config, info) or _too_long(config, info, family.prompts_first)
+    return (
+        _unanswerable(config, info, method)
+        or _wrong_layers(config, info)
+        or _too_long(config, info, family.prompts_first)
+    )
+
+
+def _unanswerable(config: TrialConfig, info: BackboneInfo, method: Method) -> str | None:
+    """Return why the backbone cannot answer the task, or the other tasks it is evaluated on; None if it can."""
+    from mept.objectives import objective_of, why_not_on
+    from mept.tasks import TASKS, get_task
+
+    trained = get_task(config.task)
+    try:
+        objective = objective_of(info.family, trained, config.backbone)
+        room = config.max_length - getattr(config.method_options, "num_virtual_tokens", 0)
+        for task in (*trained.parts, *(TASKS[other] for other in config.evaluate_on)):
+            objective.text_limit(task, room)
+    except InputError as error:
+        return str(error)
+    reasons = [method.why_not(info.family, config.backbone, causal=objective.causal)]
+    reasons += [why_not_on(info.family, trained, TASKS[other]) for other in config.evaluate_on]
+    return next((reason for reason in reasons if reason is not None), None)
 
 
 def _no_embedded(task: str) -> str | None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from mept.errors import InputError
-from mept.families import FAMILIES
+from mept.objectives import objective_of
+from mept.tasks import get_task
 from mept.trial import PROTOCOL_VERSION, TrialConfig, corrections
 from orchestration.grid.forms import extremes
 from orchestration.plan.cells import MAX_CANDIDATES, Cell, Wanted, product
@@ -94,5 +95,5 @@ class Subject:
         info = self.cell.info
         if info is None:
             return ()
-        text_to_text, layers = FAMILIES[info.family].text_to_text, info.sliding_layers
-        return corrections(config, text_to_text=text_to_text, sliding_window=info.sliding_window, sliding_layers=layers)
+        words, layers = objective_of(info.family, get_task(config.task)).words, info.sliding_layers
+        return corrections(config, text_to_text=words, sliding_window=info.sliding_window, sliding_layers=layers)

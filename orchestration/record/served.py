@@ -38,7 +38,7 @@ LIBRARIES = (
 
 
 class ServedAdapter(PythonModel):
-    """Predicts the label of each row of a table whose columns are the task's fields."""
+    """Predicts the label of each row of a table whose columns are the task's fields, or answers it in text."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the backbone, looking in ``MEPT_MODEL_DIR`` first, and the saved adapter."""
@@ -51,7 +51,7 @@ class ServedAdapter(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Return one row per input row: ``label``, ``scores``, ``experts``.
+        """Return one row per input row: ``label``, ``scores``, ``experts``; of a text task ``answer``, ``experts``.
 
         MLflow itself refuses a table that lacks columns of the signature, and ignores other columns with a warning.
 
@@ -97,7 +97,9 @@ def save_model(directory: Path, adapter: Path, example: Mapping[str, str]) -> No
     import mept
 
     inputs = Schema([ColSpec("string", name, required=needed) for name, needed in _columns(adapter, example).items()])
-    outputs = Schema([ColSpec("string", "label"), ColSpec(AnyType(), "scores"), ColSpec(AnyType(), "experts")])
+    answer = [ColSpec("string", "answer")]
+    label = [ColSpec("string", "label"), ColSpec(AnyType(), "scores")]
+    outputs = Schema([*(answer if _answers_in_text(adapter) else label), ColSpec(AnyType(), "experts")])
     mlflow.pyfunc.save_model(
         path=str(directory),
         python_model=__file__,
@@ -109,10 +111,21 @@ def save_model(directory: Path, adapter: Path, example: Mapping[str, str]) -> No
     )
 
 
+def _content(adapter: Path) -> dict[str, Any]:
+    return json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+
+
 def _libraries(adapter: Path) -> tuple[str, ...]:
     """Return the packages that serving an adapter needs."""
-    content = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    return LIBRARIES if content.get("quantization", "none") == "none" else (*LIBRARIES, "bitsandbytes")
+    quantised = _content(adapter).get("quantization", "none") != "none"
+    return (*LIBRARIES, "bitsandbytes") if quantised else LIBRARIES
+
+
+def _answers_in_text(adapter: Path) -> bool:
+    from mept.tasks import get_task
+
+    task = _content(adapter).get("task")
+    return task is not None and get_task(task).answers == "text"
 
 
 def _columns(adapter: Path, example: Mapping[str, str]) -> dict[str, bool]:

@@ -117,9 +117,10 @@ class Worker(tune.Trainable):
                 "or train on CPUs with `resources: {gpus: 0}`"
             )
         device = "cuda" if self._gpu else "cpu"
-        backbone = backbone_of(config.backbone, job.model_dir, device, job.revision, config.quantization)
         dev_split = config.choices.dev_split
         data = data_of(config.task, config.data, job.data_dir, dev_split)
+        lm_head = data.task.answers == "text"
+        backbone = backbone_of(config.backbone, job.model_dir, device, job.revision, config.quantization, lm_head)
         others = [
             part for one in config.evaluate_on for part in data_of(one, config.data, job.data_dir, dev_split).parts
         ]
@@ -139,12 +140,17 @@ class Worker(tune.Trainable):
 
 @lru_cache(maxsize=2)
 def backbone_of(
-    name: str, model_dir: Path | None, device: str, revision: str | None = None, quantization: Quantization = "none"
+    name: str,
+    model_dir: Path | None,
+    device: str,
+    revision: str | None = None,
+    quantization: Quantization = "none",
+    lm_head: bool = False,
 ) -> Backbone:
-    """Load a backbone once per process."""
+    """Load a backbone once per process, for each kind of task."""
     from mept.backbones import load_backbone
 
-    return load_backbone(name, model_dir, device, revision, quantization)
+    return load_backbone(name, model_dir, device, revision, quantization, lm_head)
 
 
 @lru_cache(maxsize=8)

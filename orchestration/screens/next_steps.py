@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mept.errors import InputError
+from mept.tasks import get_task
 from mept.tasks.data import load_task
 from mept.tasks.embedded import GENERATORS
 from orchestration.grid.grid import Grid, apply_set
@@ -178,9 +179,9 @@ def _predict(options: Options, summary: Summary) -> Step | None:
             continue
         text = shlex.quote(json.dumps(row, ensure_ascii=False))
         words = [f"echo {text} |", mept(), "predict", model, "-", *_folders(options, ["model"])]
-        told = (
-            "label, scores and each layer's expert" if cell.first_run in summary.results.routing else "label and scores"
-        )
+        told = "the answer" if get_task(cell.task).answers == "text" else "label and scores"
+        if cell.first_run in summary.results.routing:
+            told = f"{told.replace(' and', ',')} and each layer's expert"
         name = f"{summary.label(cell, ['task'])} on {cell.task}"
         return Step(f"Ask the best adapter ({name}) about a text; it gives {told}", " ".join(words))
     return None

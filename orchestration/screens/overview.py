@@ -243,21 +243,23 @@ def _space(cells: Sequence[Cell], found: Sequence[Estimate], options: Options) -
     """Say how much room the adapters take that are kept: those of confirmed runs and of searches' winners."""
     from mept.backbones import hollow_backbone
     from mept.model import adapter_bytes
+    from mept.objectives import OBJECTIVES
     from mept.tasks import get_task
 
     hollow = functools.cache(hollow_backbone)
 
     @functools.cache
-    def size_of(backbone: str, method_options: MethodConfig, labels: int) -> int | None:
-        model = hollow(backbone, options.model_dir)
+    def size_of(backbone: str, method_options: MethodConfig, answers: str, labels: int) -> int | None:
+        model = hollow(backbone, options.model_dir, answers == "text")
         if model is None:
             return None
-        return adapter_bytes(model, method_options, None if model.family.text_to_text else labels)
+        return adapter_bytes(model, method_options, labels if OBJECTIVES[model.family.name, answers].head else None)
 
     total, unknown = 0, 0
     for cell in (cell for cell, estimate in zip(cells, found, strict=True) if cell.problem is None and estimate.left):
+        task = get_task(cell.task)
         sizes = [
-            size_of(cell.backbone, config.method_options, len(get_task(cell.task).labels))
+            size_of(cell.backbone, config.method_options, task.answers, len(task.labels))
             for config in itertools.islice(corner_configs(cell), CORNERS)
         ]
         kept = cell.confirm_trials + (cell.search_trials > 0) * (cell.folds or 1)

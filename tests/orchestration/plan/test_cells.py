@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 
 from mept.backbones import BACKBONES, BackboneInfo
 from mept.errors import InputError, unknown_name
+from mept.tasks import TASKS
 from mept.trial import TrialConfig
 from orchestration.grid.document import Document
 from orchestration.grid.forms import Choice
 from orchestration.grid.grid import load_grid
 from orchestration.plan.cells import MAX_ID, Cell, Size, plan, size
 from orchestration.plan.fingerprints import Subject
+from tests.texts import text_task
 
 SHAPES: dict[str, tuple[str, int, int, int | None]] = {
     "minilm": ("bert", 6, 384, 512),
@@ -304,6 +306,56 @@ def test_a_method_without_the_backbones_family_gives_an_impossible_cell(tmp_path
     problems = {cell.id: cell.problem for cell in cells(tmp_path, base=base) if cell.problem}
     assert list(problems) == ["linear_head-t5-base-cb"]
     assert "backbone 't5-base' of family 't5'" in problems["linear_head-t5-base-cb"]
+
+
+@pytest.fixture
+def texts(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A grid of three families on a task that asks for texts of up to 20 tokens, and on one that asks for labels."""
+    monkeypatch.setitem(TASKS, "sayings", text_task(answer_tokens=20))
+    return BASE.replace("[minilm]", "[t5-base, smollm2-135m, minilm]").replace("[cb]", "[sayings, cb]")
+
+
+def test_a_bert_in_a_text_grid_is_impossible_and_so_are_methods_that_need_a_head(tmp_path: Path, texts: str) -> None:
+    base = texts.replace("mept: {}", "mept: {}, linear_head: {}, mept_released: {}")
+    problems = {cell.id: cell.problem for cell in cells(tmp_path, base=base) if cell.problem}
+    assert list(problems) == [
+        "linear_head-t5-base-sayings",
+        "linear_head-t5-base-cb",
+        "linear_head-smollm2-135m-sayings",
+        "mept_released-smollm2-135m-sayings",
+        *(f"{method}-minilm-sayings" for method in ("mept", "linear_head", "mept_released")),
+    ]
+    assert "it trains only a classification head" in str(problems["linear_head-smollm2-135m-sayings"])
+    assert problems["mept-minilm-sayings"] == (
+        "task 'sayings' asks for a text, but backbone 'minilm' of family 'bert' cannot write one: it chooses among "
+        "labels; take a backbone of family t5 or llama"
+    )
+    message = refusal(tmp_path, base=base.replace("[t5-base, smollm2-135m, minilm]", "[minilm]"))
+    assert "no cell of task 'sayings' can exist: task 'sayings' asks for a text" in message
+
+
+def test_a_causal_models_answer_must_leave_room_for_the_question(tmp_path: Path, texts: str) -> None:
+    more = "train: {num_virtual_tokens: 10, max_length: {grid: [38, 37]}}\n"
+    problems = {cell.id: cell.problem for cell in cells(tmp_path, more, texts) if cell.problem}
+    assert list(problems) == [
+        "mept-smollm2-135m-sayings-max_length=37",
+        "mept-minilm-sayings-max_length=38",
+        "mept-minilm-sayings-max_length=37",
+    ]
+    assert "`max_length` without the prompt is 27" in str(problems["mept-smollm2-135m-sayings-max_length=37"])
+
+
+def test_a_task_of_another_kind_cannot_be_answered_besides(tmp_path: Path, texts: str) -> None:
+    base = texts.replace("[t5-base, smollm2-135m, minilm]", "[t5-base]")
+    message = refusal(tmp_path, "train: {evaluate_on: [wic]}\n", base)
+    assert "no cell of task 'sayings' can exist" in message
+    assert "task 'sayings' asks for texts and task 'wic' for labels" in message
+
+
+def test_what_is_generated_in_a_text_task_is_no_label_that_was_once_counted_wrongly(tmp_path: Path, texts: str) -> None:
+    base = texts.replace("[t5-base, smollm2-135m, minilm]", "[t5-base]")
+    found = cells(tmp_path, "train: {prediction: generate}\n", base)
+    assert [Subject(cell, "data").context().get("corrections") for cell in found] == [None, ["generated-labels"]]
 
 
 def test_a_mixture_is_a_cell_whose_id_is_legal(tmp_path: Path) -> None:
