@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from mept.errors import InputError
 from mept.jsonl import read_document, read_objects
@@ -28,7 +28,7 @@ def gzip_lines(path: Path) -> Rows:
     """Read one JSON object a line of a file that gzip has compressed."""
     try:
         with gzip.open(path) as stream:
-            yield from _numbered(stream, path)
+            yield from _numbered(cast(IO[bytes], stream), path)
     except FileNotFoundError:
         raise InputError(
             f"{path} does not exist; it should hold one JSON object per line, compressed by gzip"
