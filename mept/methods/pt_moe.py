@@ -31,11 +31,16 @@ report, the router has no gradient and is not trained.
 Every A_i starts as ``U_R Sigma_R^(1/2)`` and B as ``Sigma_R^(1/2) V_R^T``, of the SVD ``U Sigma V^T`` of T token
 embeddings of a task text.
 
-Choices where the paper is silent: W starts orthogonal, b at zero. Each token of the text is used once, and the
-remaining rows up to T (all of them without a text) are embeddings sampled from the 5,000 most common tokens: a repeated
-row would lower the rank of the SVD, whose zero components would get no gradient. The router reads the states that enter
-the first block: in training the embeddings after T5's dropout, and on BERT after the embeddings' norm and with
-positions.
+T embeddings have at most T components. Where R is larger (the paper's ablations have T = 20 with R = 36, and T = 40
+with R = 75), the further columns of every A_i are zero and the further rows of B are drawn from a normal distribution,
+at the scale of its other rows. So the product is still that of the SVD, and the further columns have gradients at once,
+the further rows after the first step, as in LoRA; a pair of zeros, or one repeated, would never train.
+
+Choices where the paper is silent: how a rank above T starts; W starts orthogonal, b at zero. Each token of the text is
+used once, and the remaining rows up to T (all of them without a text) are embeddings sampled from the 5,000 most common
+tokens: a repeated row would lower the rank of the SVD, whose zero components would get no gradient. The router reads
+the states that enter the first block: in training the embeddings after T5's dropout, and on BERT after the embeddings'
+norm and with positions.
 
 The paper trains with AdamW, learning rate 2e-5, 500 warm-up steps and then a constant rate.
 """
@@ -46,7 +51,7 @@ from typing import TYPE_CHECKING, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from mept.config import PromptConfig
@@ -66,7 +71,7 @@ class PtMoeConfig(PromptConfig):
     num_experts: int = Field(2, ge=1)
     """Number N of left factors to choose from; the paper tries 1 to 8."""
     rank: int = Field(36, ge=1)
-    """Rank R of the product; at most T and the hidden size."""
+    """Width R of the factors, at most the hidden size; above T it adds parameters, but no rank to the product."""
     selective: bool = True
     """Whether an example uses only its best expert, or all experts."""
     probationary: bool = True
@@ -75,15 +80,6 @@ class PtMoeConfig(PromptConfig):
     """Sigma of the multiplicative noise on the logits in training."""
     initial_text: str | None = None
     """A text about the task; the factors start from its embedding. None for sampled tokens."""
-
-    @model_validator(mode="after")
-    def _relations(self) -> PtMoeConfig:
-        if self.rank > self.num_virtual_tokens:
-            raise ValueError(
-                "`rank` <= `num_virtual_tokens` must hold, but got "
-                f"rank={self.rank}, num_virtual_tokens={self.num_virtual_tokens}"
-            )
-        return self
 
     def for_rebuilding(self) -> Self:
         """Return the options without the initial text, which would need a tokenizer."""
@@ -137,14 +133,19 @@ def decompose(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
     Args:
         matrix: [T, d].
-        rank: R, at most T and d.
+        rank: R, at most d. Above T the factors get further columns of zeros and further random rows.
 
     Returns:
         [T, R] and [R, d].
     """
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     roots = values[:rank].sqrt()
-    return left[:, :rank] * roots, roots[:, None] * right[:rank]
+    left, right = left[:, :rank] * roots, roots[:, None] * right[:rank]
+    further = rank - len(roots)
+    if further <= 0:
+        return left, right
+    drawn = torch.randn(further, right.shape[1], dtype=right.dtype, device=right.device) * right.square().mean().sqrt()
+    return F.pad(left, (0, further)), torch.cat((right, drawn))
 
 
 def build(config: PtMoeConfig, backbone: Backbone) -> MixtureOfDecomposedPrompts:

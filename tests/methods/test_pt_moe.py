@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mept import PromptModel, PtMoeConfig, get_prompt_model
 from mept.errors import InputError
-from mept.methods.pt_moe import MixtureOfDecomposedPrompts, initial_ids
+from mept.methods.pt_moe import MixtureOfDecomposedPrompts, decompose, initial_ids
 from mept.methods.pt_moe import build as build_pt_moe
 from mept.routing import collect_routing
 from tests.contract.matrix import batch, build, scale_up
@@ -121,10 +121,44 @@ def test_tokens_of_the_text_are_taken_once_and_missing_ones_sampled() -> None:
     assert ids[: len(of_text)] == of_text and len(set(ids)) == 50
 
 
-def test_the_papers_setting_on_llama_1b_trains_80706_parameters() -> None:
-    method = build_pt_moe(PtMoeConfig(), backbone(2048))
-    assert sum(p.numel() for p in method.parameters() if p.requires_grad) == 80_706
-    assert method.activated_parameters() == 80_706 - 40 * 36
+@pytest.mark.parametrize(("length", "rank"), [(4, 5), (2, 6)])
+def test_a_rank_above_the_length_starts_as_the_embeddings_and_trains_all_of_both_factors(length, rank) -> None:
+    torch.manual_seed(0)
+    embedded = torch.randn(length, 6)
+    bone = backbone()
+    bone.embed = lambda ids: embedded
+    method = build_pt_moe(PtMoeConfig(**SMALL | {"num_virtual_tokens": length, "rank": rank}), bone)
+    text, mask = states()
+    optimizer = torch.optim.SGD(method.parameters(), lr=0.1)
+    torch.testing.assert_close(method.experts[0] @ method.shared, embedded)
+    own, further = method.shared.detach().split((length, rank - length))
+    assert 0.3 < further.square().mean().sqrt() / own.square().mean().sqrt() < 3
+    start = method.shared.detach().clone(), method.experts.detach().clone()
+    for _ in range(2):  # the further rows of the right factor wait for the columns of the left ones
+        optimizer.zero_grad()
+        (method.prompts(0, text, mask) - 1).square().sum().backward()
+        optimizer.step()
+    assert (method.shared != start[0]).all()
+    chosen = (method.experts != start[1]).flatten(1).all(1)
+    assert chosen.any() and torch.linalg.matrix_rank(method.experts[chosen][0] @ method.shared) == length
+
+
+@pytest.mark.parametrize("rank", [1, 3, 4])
+def test_a_rank_up_to_the_length_draws_nothing_for_its_factors(rank) -> None:
+    torch.manual_seed(0)
+    decompose(torch.ones(4, 6) + torch.eye(4, 6), rank)
+    after = torch.rand(3)
+    torch.manual_seed(0)
+    assert torch.equal(after, torch.rand(3))
+
+
+@pytest.mark.parametrize(
+    ("rank", "length", "total"), [(36, 40, 80_706), (7, 40, 18_994), (75, 40, 163_698), (36, 20, 79_266)]
+)
+def test_the_papers_settings_on_llama_1b_train_18_to_163_thousand_parameters(rank, length, total) -> None:
+    method = build_pt_moe(PtMoeConfig(rank=rank, num_virtual_tokens=length), backbone(2048))
+    assert sum(p.numel() for p in method.parameters() if p.requires_grad) == total
+    assert method.activated_parameters() == total - length * rank
 
 
 def test_equal_weights_leave_the_router_untrained_and_use_every_expert() -> None:
@@ -142,8 +176,9 @@ def test_its_routing_is_collected_as_layer_0(family) -> None:
     assert routing[0].experts_per_example == 1
 
 
-def test_a_saved_adapter_needs_no_tokenizer(tmp_path) -> None:
-    config = PtMoeConfig(**SMALL, initial_text=TEXT)
+@pytest.mark.parametrize("rank", [2, 6])
+def test_a_saved_adapter_needs_no_tokenizer(tmp_path, rank) -> None:
+    config = PtMoeConfig(**SMALL | {"rank": rank}, initial_text=TEXT)
     model = get_prompt_model(random_backbone("bert"), config, num_labels=3)
     scale_up(model)
     model.save_pretrained(tmp_path)
@@ -156,11 +191,6 @@ def test_a_saved_adapter_needs_no_tokenizer(tmp_path) -> None:
 def test_a_text_without_a_tokenizer_is_refused() -> None:
     with pytest.raises(InputError, match="`initial_text` needs a tokenizer"):
         get_prompt_model(random_model("bert"), PtMoeConfig(**SMALL, initial_text=TEXT), num_labels=3)
-
-
-def test_a_rank_above_the_length_is_refused() -> None:
-    with pytest.raises(ValueError, match="`rank` <= `num_virtual_tokens` must hold, but got rank=41, num_virtual_tok"):
-        PtMoeConfig(rank=41)
 
 
 def test_a_rank_above_the_hidden_size_is_refused() -> None:
