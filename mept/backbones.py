@@ -55,6 +55,8 @@ BACKBONES: dict[str, Origin] = {
     "t5-11b": Origin(hub="google-t5/t5-11b", shape=("t5", 24, 1024, None)),
     "llama2-7b": Origin(hub="meta-llama/Llama-2-7b-hf", shape=("llama", 32, 4096, 4096)),
     "llama-3.2-1b": Origin(hub="meta-llama/Llama-3.2-1B", shape=("llama", 16, 2048, 131072)),
+    "llama-3.2-1b-instruct": Origin(hub="meta-llama/Llama-3.2-1B-Instruct", shape=("llama", 16, 2048, 131072)),
+    "llama-3.2-3b-instruct": Origin(hub="meta-llama/Llama-3.2-3B-Instruct", shape=("llama", 28, 3072, 131072)),
 }
 
 

@@ -34,6 +34,8 @@ SHAPES: dict[str, tuple[str, int, int, int | None]] = {
     "t5-11b": ("t5", 24, 1024, None),
     "llama2-7b": ("llama", 32, 4096, 4096),
     "llama-3.2-1b": ("llama", 16, 2048, 131072),
+    "llama-3.2-1b-instruct": ("llama", 16, 2048, 131072),
+    "llama-3.2-3b-instruct": ("llama", 28, 3072, 131072),
 }
 BASE = """\
 title: t
