@@ -377,8 +377,8 @@ def _check_report(grid: Grid) -> None:
         if name not in axes | set(COORDINATES):
             message = unknown_name(f"axis in `report.{side}`:", name, axes | set(COORDINATES))
             _fail(grid.document, ("report", side), message)
-    if grid.report.published:
-        _check_published(grid, get_published(grid.report.published))
+    for name in filter(None, (grid.report.published, *grid.report.also)):
+        _check_published(grid, get_published(name))
 
 
 def _check_published(grid: Grid, published: Published) -> None:

@@ -74,7 +74,10 @@ class PublishedTable(Frozen):
     hardware: str = ""
     """What the printed times were taken on."""
     parts: bool = False
-    """Whether the columns are the tasks of a mixture, all scored with one adapter."""
+    """Whether all columns are scored with one adapter: on the tasks of a mixture, and on those of `evaluate_on`."""
+    columns_show: dict[str, tuple[str, ...]] = {}
+    """Column -> what of its cell it shows, if that is not the cell's score or, with `parts`, the score on the task of
+    its name: the score on a ``task``, another metric of it (``task/metric``), or the mean of several."""
     scored_on: str = ""
     """The task on which every adapter is scored, whatever it was trained on; "" for its own."""
     gain: Gain | None = None
@@ -112,6 +115,8 @@ class PublishedTable(Frozen):
 
     @model_validator(mode="after")
     def _rectangular(self) -> PublishedTable:
+        if unknown := self.columns_show.keys() - {*self.columns}:
+            raise ValueError(f"`columns_show` must name columns, but got {', '.join(sorted(unknown))}")
         for name, row in self.rows():
             if len(row.values) != len(self.columns):
                 raise ValueError(f"row {name!r} must have {len(self.columns)} values, but got {len(row.values)}")
@@ -130,8 +135,20 @@ class PublishedTable(Frozen):
     @property
     def decimals(self) -> int:
         """How many decimals its values are printed with."""
-        known = [value for _, row in self.rows() for value in row.values if value is not None]
-        return max(len(f"{value:.6f}".rstrip("0").partition(".")[2]) for value in known)
+        return max((len(f"{value:.6f}".rstrip("0").partition(".")[2]) for value in self._numbers()), default=0)
+
+    @property
+    def has_averages(self) -> bool:
+        """Whether averages are printed."""
+        return any(row.average is not None for _, row in self.rows())
+
+    @property
+    def has_numbers(self) -> bool:
+        """Whether any number of it is known; without, it is a layout."""
+        return any(True for _ in self._numbers())
+
+    def _numbers(self) -> Iterator[float]:
+        yield from (value for _, row in self.rows() for value in row.values if value is not None)
 
     def is_misprinted(self, row: PublishedRow) -> bool:
         """Whether the printed average is not the row's mean; rounding explains less than a unit of the last digit."""
@@ -153,6 +170,15 @@ class PublishedTable(Frozen):
         """Return the name of the column that a grid's value of `column_key` belongs in, if there is one."""
         return _name_of(value, self.columns, self.columns_are)
 
+    def shown(self, column: str | None) -> tuple[str, ...]:
+        """Return what of its cell a column shows the mean of, as in `columns_show`; nothing for the cell's own score.
+
+        Args:
+            column: None for one that only a grid has.
+        """
+        named = column if self.parts else self.scored_on
+        return self.columns_show.get(column or "") or ((named,) if named else ())
+
     def score_of(self, task: str) -> float | None:
         """Return the mean of the printed scores on a task, or on the tasks of a mixture, in 0..1; None without any."""
         found = [self._scores_of(part) for part in task.split("+")]
@@ -165,7 +191,7 @@ class PublishedTable(Frozen):
             value
             for name, row in self.rows()
             for column, value in zip(self.columns, row.values, strict=True)
-            if task in (self.task, name, column)
+            if task in (self.task, name) or (self.shown(column) or (column,)) == (task,)
         ]
         return [value for value in scores if value is not None]
 

@@ -107,6 +107,10 @@ def _with_published_names(schema: dict[str, Any]) -> None:
     schema["anyOf"][0]["enum"] = published_names()
 
 
+def _with_published_items(schema: dict[str, Any]) -> None:
+    schema["items"]["enum"] = published_names()
+
+
 class ReportSettings(Frozen):
     """The shape of the table: a coordinate (backbone, task, method) or an axis for its rows and columns."""
 
@@ -117,6 +121,9 @@ class ReportSettings(Frozen):
     published: str | None = Field(default=None, json_schema_extra=_with_published_names)
     """A table of a paper, ``mept.table_05`` or ``mept.table_01.t5-base``: the report is laid out like it, with the
     printed numbers beside. Rows, columns and value that are not given are those of that table."""
+    also: tuple[str, ...] = Field(default=(), json_schema_extra=_with_published_items)
+    """Further tables of the paper that the same runs fill, with another metric as their value: F1 and exact match, say.
+    The report lays them out after the first."""
 
     @model_validator(mode="before")
     @classmethod
@@ -132,6 +139,11 @@ class ReportSettings(Frozen):
     def _known(cls, published: str | None) -> str | None:
         return published and get_published(published).name
 
+    @field_validator("also")
+    @classmethod
+    def _all_known(cls, also: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(get_published(name).name for name in also)
+
     @field_validator("value")
     @classmethod
     def _metric(cls, value: str) -> str:
@@ -139,8 +151,19 @@ class ReportSettings(Frozen):
             raise ValueError("must be a metric such as test/score, dev/score, params/percent or time/train_seconds")
         return value
 
+    @property
+    def further(self) -> dict[str, ReportSettings]:
+        """The settings of each table of :attr:`also` by its name."""
+        values = {name: get_published(name).table.value for name in self.also}
+        return {
+            name: ReportSettings(rows=self.rows, columns=self.columns, value=value, published=name)
+            for name, value in values.items()
+        }
+
     @model_validator(mode="after")
     def _different(self) -> ReportSettings:
+        if self.also and not self.published:
+            raise ValueError(f"`also` adds to `published`, which is not given, but got {', '.join(self.also)}")
         if self.rows == self.columns:
             raise ValueError(f"`rows` and `columns` must differ, but both are {self.rows!r}")
         return self

@@ -16,9 +16,9 @@ __all__ = ["Report", "make_report", "unexplained", "write_report"]
 def write_report(report: Report, directory: Path) -> list[Path]:
     """Write ``index.html``, ``table.md``, ``table.tex``, ``table.csv`` and ``figures/*.png``.
 
-    A grid that names a published table also gets ``published.csv``, the entries of the main table. Each file is
-    replaced in one step, so nobody ever reads half a file; figures of an earlier report that have no numbers any more
-    are removed.
+    A grid that names a published table also gets ``published.csv``, the entries of the main table, and for each further
+    one a file like ``published.pt_moe.mrqa_em.csv``. Each file is replaced in one step, so nobody ever reads half a
+    file; figures of an earlier report that have no numbers any more are removed.
 
     Returns:
         The files written, ``index.html`` first.
@@ -32,6 +32,8 @@ def write_report(report: Report, directory: Path) -> list[Path]:
     }
     if report.summary.results.report.published:
         contents[directory / "published.csv"] = entries_csv(report.table).encode()
+    for name, table in report.also.items():
+        contents[directory / f"published.{name}.csv"] = entries_csv(table).encode()
     contents |= {directory / "figures" / f"{drawing.stem}.png": drawing.png for drawing in drawings}
     (directory / "figures").mkdir(parents=True, exist_ok=True)
     for path, content in contents.items():

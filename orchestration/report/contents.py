@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from orchestration.grid.published import get_published
 from orchestration.record.results import Results
@@ -25,13 +25,16 @@ class Report:
     """Mixture -> its table by task, for mixtures whose scores by task are known."""
     cells: Table | None = None
     """Every cell, where the main table is laid out in a way that does not show each."""
+    also: dict[str, Table] = field(default_factory=dict)
+    """Name of a further published table -> the same runs laid out like it."""
 
     @property
     def further(self) -> list[tuple[str, str, Table]]:
         """Title, a short name without spaces, and content of each table after the main one."""
         mixtures = enumerate(self.mixtures.items(), start=1)
         found = [(f"Tasks of {name}", f"mixture-{number}", table) for number, (name, table) in mixtures]
-        return ([("All cells", "cells", self.cells)] if self.cells else []) + found
+        also = [(get_published(name).table.title, f"also-{name}", table) for name, table in self.also.items()]
+        return also + ([("All cells", "cells", self.cells)] if self.cells else []) + found
 
 
 def make_report(results: Results, compare: Compare | None = None) -> Report:
@@ -53,7 +56,15 @@ def make_report(results: Results, compare: Compare | None = None) -> Report:
     published = get_published(results.report.published)
     hidden = published.table.parts or published.table.gain is not None
     whole = build(summary, compare) if hidden else None
-    return Report(summary, build_printed(summary, published, compare), mixtures, whole)
+    also = {name: _printed(replace(results, report=one)) for name, one in results.report.further.items()}
+    return Report(summary, build_printed(summary, published, compare), mixtures, whole, also)
+
+
+def _printed(results: Results) -> Table:
+    """Return the main table of a grid that names a published one."""
+    assert results.report.published
+    summary = summarise(results)
+    return build_printed(summary, get_published(results.report.published), Evidence(summary).compare)
 
 
 def unexplained(report: Report, planned: Collection[str] | None = None) -> list[str]:

@@ -36,30 +36,34 @@ class Evidence:
             return None
         means = {entry.id: entry.mean for entry in entries if entry.mean is not None}
         try:
-            rows = {entry.id: self._runs(entry, column.part) for entry in entries if entry.id in means}
+            rows = {entry.id: self._runs(entry, column.parts) for entry in entries if entry.id in means}
             return compare(rows, measure.scale)
         except ValueError as error:
             best = max(means.values())
             largest = frozenset(name for name, mean in means.items() if math.isclose(mean, best, rel_tol=1e-9))
             return Comparison(largest, note=f"not compared, so the largest mean is in bold: {one_line(error)}")
 
-    def _runs(self, entry: Entry, part: str) -> RowRuns:
+    def _runs(self, entry: Entry, wanted: Sequence[str]) -> RowRuns:
         cells = [self._cells[cell] for cell in entry.cells]
-        parts = [one for cell in cells for one in self._parts(cell, part)]
+        parts = [one for cell in cells for one in self._parts(cell, wanted)]
+        scores = [cell.scores_of(wanted) for cell in cells]
         if len(cells) == 1:
-            (cell,) = cells
-            return RowRuns(list(_scores(cell, part).values()), parts)
-        seeds = set.intersection(*(set(_scores(cell, part)) for cell in cells))
+            return RowRuns(list(scores[0].values()), parts)
+        seeds = set.intersection(*map(set, scores))
         if not seeds:
             raise ValueError(f"the cells of one entry have no seed in common ({entry.id})")
-        return RowRuns([fmean(_scores(cell, part)[seed] for cell in cells) for seed in sorted(seeds)], parts)
+        return RowRuns([fmean(one[seed] for one in scores) for seed in sorted(seeds)], parts)
 
-    def _parts(self, cell: CellSummary, part: str) -> Iterator[Part]:
-        """Yield what a cell's runs made of the examples of each of its tasks, or of one task."""
+    def _parts(self, cell: CellSummary, parts: Sequence[str]) -> Iterator[Part]:
+        """Yield what a cell's runs made of the examples of each of its tasks, or of some of them."""
         tasks = tasks_of(cell.task) or [cell.task]
-        if part and part not in tasks:  # one of `evaluate_on`
-            raise ValueError(f"the runs of {cell.id} record no predictions of {part}, which they were not trained on")
-        wanted = [tasks.index(part)] if part else range(len(tasks))
+        for part in parts:
+            if (task := part.partition("/")[0]) not in tasks:  # one of `evaluate_on`
+                what = f"the runs of {cell.id} record no predictions of {task}"
+                raise ValueError(f"{what}, which they were not trained on")
+            if part not in tasks:
+                raise ValueError(f"predictions are compared by the table's metric, not by {part}")
+        wanted = [tasks.index(part) for part in parts] or range(len(tasks))
         found = [self._outcome(run, cell.task, judged_by) for run, judged_by in self._runs_of.get(cell.id, ())]
         known = [one for one in found if isinstance(one, Outcome)]
         if not known:
@@ -96,7 +100,3 @@ class Evidence:
         for cell, run, params in zip(done["cell"], done["run_id"], done["params"], strict=True):
             found.setdefault(cell, []).append((run, str(params.get("metric", OFFICIAL.metric))))
         return found
-
-
-def _scores(cell: CellSummary, part: str) -> dict[int, float]:
-    return cell.parts.get(part, {}) if part and part != cell.task else cell.scores

@@ -28,7 +28,7 @@ from orchestration.report.main_table import (
     mean_cost,
     percent,
 )
-from orchestration.report.summary import CellSummary, Summary, as_text, tasks_of, value_of
+from orchestration.report.summary import CellSummary, Summary, as_text, value_of
 from orchestration.report.table import (
     AVERAGE,
     DASH,
@@ -126,7 +126,7 @@ def _arranged(summary: Summary, published: Published) -> Arrangement:
         ]
         return Arrangement(list(table.columns), [Column(name) for name in table.columns], [], lines)
     if table.parts:
-        return _of_mixtures(arrangement, published)
+        return _of_one_adapter(arrangement, published)
     count = len(table.columns)
     names = [_column_name(published, value) for value in arrangement.values]
     ranks = [count if name is None else table.columns.index(name) for name in names]
@@ -134,30 +134,35 @@ def _arranged(summary: Summary, published: Published) -> Arrangement:
     averaged = [
         bool(arrangement.averaged) and arrangement.averaged[column] and ranks[column] < count for column in order
     ]
-    has_average = any(row.average is not None for _, row in table.rows())
     return Arrangement(
         values=[arrangement.values[column] for column in order],
-        columns=[replace(arrangement.columns[column], part=table.scored_on) for column in order],
-        averaged=averaged if has_average and sum(averaged) > 1 else [],
+        columns=[replace(arrangement.columns[column], parts=table.shown(names[column])) for column in order],
+        averaged=averaged if table.has_averages and sum(averaged) > 1 else [],
         lines=[replace(line, cells=[line.cells[column] for column in order]) for line in arrangement.lines],
     )
 
 
-def _of_mixtures(arrangement: Arrangement, published: Published) -> Arrangement:
-    """Return a line for each mixture, with a column for each of its tasks and their mean."""
-    mixtures = [
-        (line, cell) for line in arrangement.lines for cell in line.cells if cell is not None and cell.is_mixture
-    ]
-    tasks = dict.fromkeys(task for _, cell in mixtures for task in tasks_of(cell.task))
-    printed = [task for task in published.table.columns if task in tasks]
-    parts = [*printed, *(task for task in tasks if task not in printed)]
-    several = len({cell.task for _, cell in mixtures}) > 1
+def _of_one_adapter(arrangement: Arrangement, published: Published) -> Arrangement:
+    """Return a line for each cell that is scored on several tasks, with a column for each score, and their mean."""
+    table = published.table
+    found = [(line, cell) for line in arrangement.lines for cell in line.cells if cell and len(cell.scored_on) > 1]
+    tasks = dict.fromkeys(task for _, cell in found for task in cell.scored_on)
+    of_column = {column: {part.partition("/")[0] for part in table.shown(column)} for column in table.columns}
+    printed = [column for column in table.columns if of_column[column] <= tasks.keys()]
+    rest = [task for task in tasks if not any(task in of_column[column] for column in printed)]
+    columns = [Column(column, parts=table.shown(column)) for column in printed]
+    columns += [Column(task, parts=(task,)) for task in rest]
+    values = [*printed, *[None] * len(rest)]
+    if table.has_averages:
+        averaged = [column for column in printed if column in (table.averaged or table.columns)]
+        parts = tuple(part for column in averaged for part in table.shown(column))
+        values, columns = [*values, AVERAGE], [*columns, Column(AVERAGE, average=True, parts=parts)]
+    several = len({cell.task for _, cell in found}) > 1
     lines = []
-    for line, cell in mixtures:
+    for line, cell in found:
         label = f"{line.label} · {cell.task}" if several else line.label
-        lines.append(Line(line.value, label, [cell] * (len(parts) + 1)))
-    columns = [Column(task, part=task) for task in parts] + [Column(AVERAGE, average=True)]
-    return Arrangement([*parts, AVERAGE], columns, [], lines)
+        lines.append(Line(line.value, label, [cell] * len(columns)))
+    return Arrangement(values, columns, [], lines)
 
 
 def _position(arrangement: Arrangement, value: str) -> int | None:
@@ -285,10 +290,10 @@ def _groups(published: Published, names: Sequence[str | None]) -> tuple[tuple[st
 def _about(published: Published) -> str:
     table = published.table
     unit = "minutes" if table.unit == "minutes" else "percent points"
-    text = (
-        f"Laid out as {table.source} of {published.paper.cite} ({published.paper.url.removeprefix('https://')}): "
-        f"below each number the published one and ours minus it, in {unit}."
-    )
+    text = f"Laid out as {table.source} of {published.paper.cite} ({published.paper.url.removeprefix('https://')})"
+    if not table.has_numbers:
+        return f"{text}, whose numbers are not known here."
+    text += f": below each number the published one and ours minus it, in {unit}."
     if table.gain:
         names = [published.label("row", name) for name in (table.gain.of, table.gain.over)]
         text += f" Each number is the score of {names[0]} minus that of {names[1]}."

@@ -124,7 +124,7 @@ def arrange(summary: Summary) -> Arrangement:
 def filled(line: Line, arrangement: Arrangement, measure: Measure, collapses: Mapping[str, str]) -> Row:
     """Return a line with its numbers."""
     pairs = zip(line.cells, arrangement.columns, strict=True)
-    entries = [entry_of(cell, column.part, measure, collapses) for cell, column in pairs]
+    entries = [entry_of(cell, column.parts, measure, collapses) for cell, column in pairs]
     return Row(line.label, _with_average(entries, line.cells, arrangement.averaged), costs_of(line.cells))
 
 
@@ -137,10 +137,10 @@ def build_mixtures(summary: Summary, compare: Compare | None = None) -> dict[str
 
 def _mixture(summary: Summary, name: str, cells: Sequence[CellSummary], compare: Compare | None) -> Table:
     measure = summary.measure
-    columns = [Column(task, part=task) for task in tasks_of(name)] + [Column(AVERAGE, average=True)]
+    columns = [Column(task, parts=(task,)) for task in tasks_of(name)] + [Column(AVERAGE, average=True)]
     rows = []
     for cell in cells:
-        entries = [replace(entry_of(cell, column.part, measure, {}), remarks=()) for column in columns]
+        entries = [replace(entry_of(cell, column.parts, measure, {}), remarks=()) for column in columns]
         rows.append(Row(summary.label(cell, ["task"]), entries, costs_of([cell])))
     text = (
         f"{metric_name(measure.metric)} of each task in the mixture {name}, over the same runs as its score: "
@@ -226,14 +226,15 @@ def costs_of(cells: Sequence[CellSummary | None]) -> tuple[Extra, ...]:
     )
 
 
-def entry_of(cell: CellSummary | None, part: str, measure: Measure, collapses: Mapping[str, str]) -> Entry:
-    """Return the entry of a cell, or of one task of what it was scored on."""
+def entry_of(cell: CellSummary | None, parts: Sequence[str], measure: Measure, collapses: Mapping[str, str]) -> Entry:
+    """Return the entry of a cell, or the mean of some of what it was scored on; see :attr:`Column.parts`."""
     if cell is None:
         return Entry(None, remarks=(NOTHING,))
     remarks = tuple(filter(None, (cell.remark, collapses.get(cell.id, ""))))
-    scores = cell.parts.get(part, {}) if part and part != cell.task else cell.scores
-    if not scores and not remarks and part:
-        remarks = (f"nothing is recorded for {part}",)
+    scores = cell.scores_of(parts)
+    if not scores and not remarks and parts:
+        lacking = [part for part in parts if not cell.scores_of([part])]
+        remarks = (f"nothing is recorded for {', '.join(lacking or parts)}",)
     if not scores:
         return Entry(None, remarks=remarks, cells=(cell.id,))
     seeds = {seed: measure.scale * value for seed, value in scores.items()}

@@ -68,7 +68,7 @@ class CellSummary:
     """Run id of the finished confirmed run with the lowest seed; "" when there is none."""
     parts: dict[str, dict[int, float]]
     """Task -> seed -> value of the main metric on that task, for a mixture and whatever else is scored on several
-    tasks; empty if it is not recorded by task."""
+    tasks; empty if it is not recorded by task. Also ``task/metric`` of other metrics that a published table shows."""
     load: Load | None
     """Load of the router's experts; None if the method does not route."""
 
@@ -97,6 +97,23 @@ class CellSummary:
     def is_mixture(self) -> bool:
         """Whether several tasks were trained as one."""
         return is_mixture(self.task)
+
+    @property
+    def scored_on(self) -> list[str]:
+        """The tasks that its confirmed adapters are scored on: those that were trained on, then the others."""
+        return [*(tasks_of(self.task) or [self.task]), *(self.params.get("evaluate_on") or ())]
+
+    def scores_of(self, parts: Sequence[str]) -> dict[int, float]:
+        """Return seed -> mean of the values of such parts, where all have one; of no parts, the scores.
+
+        Args:
+            parts: as in :attr:`parts`; the cell's own task has its scores.
+        """
+        if not parts:
+            return self.scores
+        found = [self.scores if part == self.task else self.parts.get(part, {}) for part in parts]
+        seeds = sorted(set.intersection(*map(set, found)))
+        return {seed: statistics.fmean(one[seed] for one in found) for seed in seeds}
 
 
 @dataclass(frozen=True)
@@ -196,12 +213,14 @@ def _cell(record: Mapping[str, Any], trials: pd.DataFrame, results: Results, mea
     complete = search[(search["outcome"] == "complete") & np.isfinite(search[DEV_SCORE].astype(float))]
     winner = _best(complete).head(1)
     runs = winner if measure.stage == SEARCH else confirm[confirm["outcome"] == "complete"]
+    split, _, name = measure.metric.partition("/")
+    metrics = {task: f"{split}/{task}/{name}" for task in tasks_of(record["task"])}
+    runs = _with_mean(runs, measure.metric, list(metrics.values()))
     scores = _values(runs, measure.metric)
     best = record["best_params"] or {}
     counts = Counter(search["outcome"])
-    split, _, name = measure.metric.partition("/")
-    metrics = {task: f"{split}/{task}/{name}" for task in tasks_of(record["task"])}
     parts = {task: _values(runs, metric) for task, metric in metrics.items()} | _by_task(runs, split, name)
+    parts |= _of_other_metrics(runs, split, record["task"], results)
     failed = trials[trials["outcome"] == "failed"]
     values = list(scores.values())
     return CellSummary(
@@ -236,6 +255,28 @@ def _by_task(runs: pd.DataFrame, split: str, name: str) -> dict[str, dict[int, f
     pattern = re.compile(f"{re.escape(split)}(?:_on)?/([^/]+)/{re.escape(name)}")
     found = [(match[1], _values(runs, match[0])) for metric in runs if (match := pattern.fullmatch(metric))]
     return {task: values for task, values in found if values}
+
+
+def _with_mean(runs: pd.DataFrame, metric: str, parts: Sequence[str]) -> pd.DataFrame:
+    """Return a mixture's runs with the mean of its tasks' values, if these alone are recorded: all but the score."""
+    if not parts or any(part not in runs for part in parts) or (metric in runs and runs[metric].notna().any()):
+        return runs
+    return runs.assign(**{metric: runs[list(parts)].astype(float).mean(axis=1, skipna=False)})
+
+
+def _of_other_metrics(runs: pd.DataFrame, split: str, trained: str, results: Results) -> dict[str, dict[int, float]]:
+    """Return the values of each ``task/metric`` that the published table shows."""
+    if not results.report.published:
+        return {}
+    table = get_published(results.report.published).table
+    shown = [part for column in table.columns for part in table.shown(column) if "/" in part]
+    found = {}
+    for part in shown:
+        task, _, metric = part.partition("/")
+        names = (f"{split}/{part}", f"{split}_on/{part}", *([f"{split}/{metric}"] if task == trained else []))
+        for values in filter(None, (_values(runs, name) for name in names)):
+            found[part] = values
+    return found
 
 
 def _values(runs: pd.DataFrame, metric: str) -> dict[int, float]:

@@ -107,8 +107,9 @@ class Column:
     label: str
     metric: str = ""
     """Shown below the label."""
-    part: str = ""
-    """The task of a mixture that its entries are about; "" for whole cells."""
+    parts: tuple[str, ...] = ()
+    """What its entries are the mean of: scores on a ``task`` of a mixture or of `evaluate_on`, or another metric there,
+    ``task/metric``; nothing for whole cells."""
     average: bool = False
 
 

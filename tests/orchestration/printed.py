@@ -32,18 +32,44 @@ def record(made: Made, keys: Mapping[str, Any], score: float, **once: float) -> 
     made.cells[-1]["backbone"] = keys["backbone"]
 
 
-def recorded(name: str, skip: Callable[[str, str], bool] = lambda row, column: False) -> Made:
-    """Return a grid's runs that are :data:`AHEAD` of everything in a published table."""
+MRQA = tuple(f"mrqa_{name}" for name in ("squad", "newsqa", "triviaqa", "searchqa", "hotpotqa", "naturalquestions"))
+TRAINED = {"mept.table_06": ("boolq", "cb", "copa", "multirc", "rte", "wic"), "pt_moe.math": ("gsm8k",)}
+"""The tasks that the rows of tables about one adapter train on, where they are not those of MRQA's domain."""
+
+
+def record_parts(
+    made: Made, published: Published, keys: Mapping[str, Any], values: Mapping[str, float | None], also: str = ""
+) -> None:
+    """Add a cell whose adapters are scored on several tasks, :data:`AHEAD` of the values of one row.
+
+    Args:
+        also: a further published table of the same row, whose metric is recorded besides.
+    """
+    trained, table = TRAINED.get(published.name, MRQA), published.table
+    once: dict[str, float] = {}
+    for one in (table, *([get_published(also).table] if also else [])):
+        row = dict(zip(one.columns, one.blocks[""].rows[keys["method"]].values, strict=True)) if also else values
+        for column, value in row.items():
+            for part in one.shown(column):
+                task, _, metric = part.partition("/")
+                split = "test_on/" + task if task not in trained else "test/" + task if len(trained) > 1 else "test"
+                name = f"{split}/{metric or one.value.removeprefix('test/')}"
+                once[name] = 0.5 if value is None else (value + AHEAD) / 100
+    others = dict.fromkeys(part.partition("/")[0] for column in values for part in table.shown(column))
+    mixed = {"task": "+".join(trained), "evaluate_on": tuple(task for task in others if task not in trained)}
+    record(made, keys | mixed, statistics.fmean(once.values()), **once)
+
+
+def recorded(name: str, skip: Callable[[str, str], bool] = lambda row, column: False, also: str = "") -> Made:
+    """Return a grid's runs that are :data:`AHEAD` of everything in a published table, and in a further one."""
     published = get_published(name)
     table = published.table
-    made = Made(settings=ReportSettings(published=name))
+    made = Made(settings=ReportSettings(published=name, also=(also,) if also else ()))
     for block, content in table.blocks.items():
         for row, printed in content.rows.items():
             values = dict(zip(table.columns, printed.values, strict=True))
             if table.parts:
-                parts = {f"test/{task}/score": (value + AHEAD) / 100 for task, value in values.items()}
-                keys = {"backbone": table.backbone, "task": "+".join(table.columns), "method": row}
-                record(made, keys, statistics.fmean(parts.values()), **parts)
+                record_parts(made, published, keys_of(published, row, table.columns[0], block), values, also)
                 continue
             for column, value in values.items():
                 if value is None or skip(row, column):

@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 
 from mept.errors import InputError
 from orchestration.grid.grid import apply_set, load_grid
-from orchestration.grid.published import get_published, papers, published_names
+from orchestration.grid.published import PublishedTable, get_published, papers, published_names
 from orchestration.grid.settings import ReportSettings
 
 BASE = """\
@@ -96,6 +96,45 @@ def test_every_table_is_found_by_its_name_and_a_block_has_its_rows_alone() -> No
 def test_values_of_a_grid_belong_in_rows_and_columns(name: str, side: str, value: object, expected: str | None) -> None:
     table = get_published(name).table
     assert (table.row_of if side == "row" else table.column_of)(value) == expected
+
+
+def test_a_column_shows_its_cells_score_or_that_on_a_task_another_metric_or_a_mean() -> None:
+    def shown(name: str, column: str | None) -> tuple[str, ...]:
+        return get_published(name).table.shown(column)
+
+    assert shown("mept.table_01", "cb") == shown("mept.table_05", "4") == ()
+    assert shown("mept.table_06", "cb") == ("cb",) and shown("pt_moe.mrqa_f1", "bioasq") == ("mrqa_bioasq",)
+    assert shown("mept.table_16", "multirc") == shown("mept.table_16", None) == ("boolq",)
+    assert shown("pt_moe.math", "svamp") == ("svamp",)
+    assert shown("pt_moe.math", "svamp_addition") == ("svamp/addition",)
+    assert len(shown("pt_moe.experts", "in_domain")) == 6
+
+
+def test_only_columns_can_show_something() -> None:
+    raw = {"title": "t", "source": "s", "columns": ["a"], "rows": {"r": [1]}, "columns_show": {"b": ["cb"]}}
+    with pytest.raises(ValueError, match="`columns_show` must name columns, but got b"):
+        PublishedTable.model_validate(raw)
+
+
+def test_scores_of_a_task_are_those_of_the_columns_that_show_it_alone() -> None:
+    f1, means = (get_published(f"pt_moe.{name}").table for name in ("mrqa_f1", "experts"))
+    one, other = (f1.score_of(task) for task in ("mrqa_squad", "mrqa_newsqa"))
+    assert one == pytest.approx(sum(row.values[0] or 0 for _, row in f1.rows()) / 800)
+    assert f1.score_of("mrqa_squad+mrqa_newsqa") == pytest.approx(((one or 0) + (other or 0)) / 2)
+    assert means.score_of("mrqa_squad") is None and f1.score_of("squad") is None
+
+
+def test_further_tables_are_shown_by_their_own_metric_and_are_checked_like_the_first(tmp_path: Path) -> None:
+    report = ReportSettings(published="pt_moe.mrqa_f1", also=("pt_moe.mrqa_em",))
+    assert report.further["pt_moe.mrqa_em"] == ReportSettings(published="pt_moe.mrqa_em")
+    assert report.further["pt_moe.mrqa_em"].value == "test/em"
+    assert ReportSettings.model_validate_json(report.model_dump_json()) == report
+    with pytest.raises(InputError, match=r"some_grid.yaml:6: .*'pt_moe.mrqa_me'; did you mean 'pt_moe.mrqa_em'"):
+        load(tmp_path, "pt_moe.mrqa_f1, also: [pt_moe.mrqa_me]")
+    with pytest.raises(InputError, match=r"some_grid.yaml:6: .*share rows with the published table mept.table_12"):
+        load(tmp_path, "mept.table_01, also: [mept.table_12]", methods="[mept]")
+    with pytest.raises(ValueError, match="`also` adds to `published`, which is not given, but got mept.table_01"):
+        ReportSettings(also=("mept.table_01",))
 
 
 # The numbers

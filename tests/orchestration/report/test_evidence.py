@@ -206,6 +206,6 @@ def test_a_copy_has_the_predictions_of_the_run_it_was_taken_from(client: MlflowC
 def test_scores_on_tasks_that_were_not_trained_on_are_not_compared() -> None:
     report = three().report()
     entries = [row.entries[0] for row in report.table.rows]
-    found = Evidence(report.summary).compare(Column("BoolQ", part="boolq"), entries)
+    found = Evidence(report.summary).compare(Column("BoolQ", parts=("boolq",)), entries)
     assert found is not None and found.smallest is None and len(found.tied) == 1
     assert "record no predictions of boolq, which they were not trained on" in found.note

@@ -7,6 +7,7 @@ import io
 import math
 import re
 import shutil
+import statistics
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -17,12 +18,13 @@ from orchestration.grid.published import get_published, published_names
 from orchestration.record.results import load_results
 from orchestration.report import Report, make_report, unexplained, write_report
 from orchestration.report.page import page
-from orchestration.report.table import AVERAGE, REFERENCE_LABEL, Table
+from orchestration.report.table import AVERAGE, REFERENCE_LABEL, Entry, Table
 from orchestration.report.tables import entries_csv, latex, markdown
 from tests.orchestration.printed import AHEAD, record, recorded
 from tests.orchestration.searches import routed
 
-TABLES = [name for name in published_names() if name.startswith("mept.") and name.count(".") == 1]
+WHOLE = [name for name in published_names() if name.count(".") == 1]
+TABLES = [name for name in WHOLE if get_published(name).table.has_numbers]
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +181,81 @@ def test_a_table_that_does_not_show_each_cell_is_followed_by_one_that_does(repor
     text = page(made, [])
     ids = re.findall(r'id="([^"]*)"', text)
     assert len(ids) == len(set(ids))
+
+
+# Columns of one adapter's scores
+
+
+def entries(table: Table, row: str) -> dict[str, Entry]:
+    (found,) = [one for one in table.rows if one.label == row]
+    return dict(zip(table.headings, found.entries, strict=True))
+
+
+def test_an_average_is_over_the_columns_that_the_paper_averages(report: Callable[[str], Report]) -> None:
+    found = entries(report("pt_moe.math").table, "PT-MoE")
+    counted = [found[name].mean or 0 for name in ("gsm8k", "svamp", "asdiv", "mawps", "math_problems_500")]
+    assert found[AVERAGE].mean == pytest.approx(statistics.fmean(counted))
+    assert found["svamp_addition"].mean == pytest.approx(55.93 + AHEAD)
+
+
+def test_a_mean_over_tasks_has_its_seeds_and_is_not_compared_where_predictions_are_missing(
+    report: Callable[[str], Report],
+) -> None:
+    table = report("pt_moe.experts").table
+    assert table.headings == ["In domain (mean of 6)", "Out of domain (mean of 6)"]
+    assert entries(table, "4")["Out of domain (mean of 6)"].seeds == pytest.approx({1: 56.84, 2: 56.84})
+    assert any("record no predictions of mrqa_bioasq, which they were not trained on" in one for one in table.remarks)
+
+
+def test_trained_parameters_stand_beside_the_printed_number(report: Callable[[str], Report]) -> None:
+    table = report("pt_moe.mrqa_f1").table
+    row = next(row for row in table.rows if row.label == "PT-MoE")
+    assert dict(zip(table.extras, row.extras, strict=True))["Trained"].reference == "80,000"
+
+
+def test_a_mixtures_score_by_a_metric_that_is_recorded_of_its_tasks_is_their_mean(
+    report: Callable[[str], Report],
+) -> None:
+    made = report("pt_moe.mrqa_f1")
+    cell = next(cell for cell in made.summary.cells if cell.method == "lora")
+    assert cell.mean == pytest.approx((statistics.fmean([69.82, 39.91, 70.61, 55.56, 63.29, 65.92]) + AHEAD) / 100)
+
+
+def test_a_column_with_some_of_its_tasks_alone_is_not_in_the_grid() -> None:
+    made = recorded("pt_moe.experts")
+    for cell in made.cells:
+        cell["params"]["evaluate_on"] = ("mrqa_bioasq",)
+    table = made.report().table
+    assert table.headings == ["In domain (mean of 6)", "mrqa_bioasq"]
+    assert "Published, but not in this grid: Out of domain (mean of 6)." in table.remarks
+    assert entries(table, "4")["mrqa_bioasq"].reference is None
+
+
+def test_before_its_runs_have_ended_a_cell_has_its_columns_and_says_what_is_missing() -> None:
+    made = recorded("pt_moe.math")
+    for trial in made.trials:
+        del trial["test_on/svamp/addition"]
+    found = entries(made.report().table, "PT-MoE")["svamp_addition"]
+    assert (found.mean, found.remarks) == (None, ("nothing is recorded for svamp/addition",))
+
+
+def test_a_layout_without_numbers_is_one_all_the_same(report: Callable[[str], Report]) -> None:
+    table = report("pt_moe.parameters").table
+    assert [row.label for row in table.rows] == ["18 K (R = 7)", "80 K (R = 36)", "163 K (R = 75)"]
+    assert "whose numbers are not known here" in table.caption and not any(row.has_references for row in table.rows)
+
+
+def test_the_same_runs_fill_a_further_table_by_its_own_metric(tmp_path: Path) -> None:
+    made = recorded("pt_moe.mrqa_f1", also="pt_moe.mrqa_em").report()
+    (title, _, table), *_ = made.further
+    assert title == "MRQA, exact match, Llama-3.2-1B-Instruct" and f"## {title}" in markdown(made)
+    for exact, shown in ((False, made.table), (True, table)):
+        published = get_published("pt_moe.mrqa_em" if exact else "pt_moe.mrqa_f1")
+        for row, printed in published.table.blocks[""].rows.items():
+            values = entries(shown, published.label("row", row)).values()
+            assert [one.reference and one.reference.value for one in values] == [*printed.values, printed.average]
+            assert all(one.reference and one.reference.difference == pytest.approx(AHEAD, abs=0.01) for one in values)
+    assert "published.pt_moe.mrqa_em.csv" in {path.name for path in write_report(made, tmp_path)}
 
 
 # What the paper says beside its tables
