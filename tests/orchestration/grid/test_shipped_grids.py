@@ -5,10 +5,13 @@ from __future__ import annotations
 import functools
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from mept.methods import METHODS
+from mept.tasks import TASKS
 from orchestration.grid import shipped
 from orchestration.grid.document import read_document
 from orchestration.grid.forms import Choice
@@ -51,11 +54,21 @@ SHIPPED = {  # cells, impossible, search trials, confirmed runs, trial-epochs
     "tables/table_12": Size(10, 0, 10 * 27, 30, 10 * 30 * 70),
     "tables/table_13": Size(5, 0, 45, 15, 60 * 70),
     "tables/table_14": Size(12, 0, 3 * 69, 36, 243 * 70),
+    "tables/table_15": Size(6, 0, 2 * 33, 18, 84 * 70),
     "tables/table_16": Size(9, 0, 3 * 33, 27, 126 * 70),
+    "tables/pt_moe_mrqa": Size(8, 0, 24, 24, 48),
+    "tables/pt_moe_math": Size(8, 0, 24, 24, 48 * 4),
+    "tables/pt_moe_prompt_length": Size(4, 0, 12, 12, 24),
+    "tables/pt_moe_experts": Size(4, 0, 12, 12, 24),
+    "tables/pt_moe_parameters": Size(5, 0, 15, 15, 30),
+    "tables/pt_moe_routing": Size(4, 0, 12, 12, 24),
+    "tables/pt_moe_backbones": Size(2, 0, 6, 6, 12),
 }
-TABLES = [name for name in SHIPPED if name.startswith("tables/")]
+TABLES = [name for name in SHIPPED if name.startswith("tables/table_")]
+OF_PT_MOE = [name for name in SHIPPED if name.startswith("tables/pt_moe_")]
 every = pytest.mark.parametrize("name", SHIPPED)
 every_table = pytest.mark.parametrize("name", TABLES)
+every_table_of_pt_moe = pytest.mark.parametrize("name", OF_PT_MOE)
 OWN = {  # what the papers of methods that MEPT's quotes, or SMoP's, set otherwise
     "smop": {"weight_decay"},
     "xprompt": {"weight_decay", "schedule", "warmup_ratio"},
@@ -127,6 +140,11 @@ def test_the_effective_text_plans_the_same_cells_without_set(tmp_path: Path, nam
 # The paper's tables
 
 
+def of(cell: Cell, key: str) -> Any:
+    known = {"method": cell.row, "task": cell.task, "backbone": cell.backbone}
+    return {**known, **cell.fixed, **cell.axes}.get(key)
+
+
 @every_table
 def test_a_table_names_its_published_one_and_has_all_its_rows_columns_and_cells(name: str) -> None:
     grid, cells = loaded(name), planned(name)
@@ -138,10 +156,6 @@ def test_a_table_names_its_published_one_and_has_all_its_rows_columns_and_cells(
         table.column_key,
         table.value,
     )
-
-    def of(cell: Cell, key: str) -> Any:
-        known = {"method": cell.row, "task": cell.task, "backbone": cell.backbone}
-        return {**known, **cell.fixed, **cell.axes}.get(key)
 
     found = {(table.row_of(of(cell, table.row_key)), table.column_of(of(cell, table.column_key))) for cell in cells}
     columns = {None} if table.gain or table.parts else set(table.columns)
@@ -188,3 +202,77 @@ def test_figures_and_tables_of_the_same_settings_share_their_trials() -> None:
     assert prints("tables/table_05", "mept", "rte", num_virtual_tokens=15, num_experts=4) < prints(
         "tables/table_13", "mept", "rte", num_shared_experts=1
     )
+
+
+# The tables of PT-MoE
+
+
+@every_table_of_pt_moe
+def test_a_table_of_pt_moe_has_all_rows_of_its_published_ones_and_is_scored_on_what_their_columns_show(
+    name: str,
+) -> None:
+    report, cells = loaded(name).report, planned(name)
+    for published in (report.published, *report.also):
+        table = get_published(str(published)).table
+        assert (report.rows, report.columns, table.parts) == (table.row_key, table.column_key, True)
+        assert {table.row_of(of(cell, table.row_key)) for cell in cells} >= {*table.row_names}
+        assert {cell.backbone for cell in cells} == ({table.backbone} if table.backbone else {*table.row_names})
+        shown = [part.partition("/") for column in table.columns for part in table.shown(column)]
+        for cell in cells:
+            assert {*cell.task.split("+"), *of(cell, "evaluate_on")} == {task for task, _, _ in shown}
+        value = table.value.removeprefix("test/")
+        assert all((metric or value) in ("score", *TASKS[task].metrics) for task, _, metric in shown)
+
+
+@every_table_of_pt_moe
+def test_the_tables_of_pt_moe_use_its_papers_settings_and_say_whose_they_are(name: str) -> None:
+    for cell in planned(name):
+        config = cell.confirm_config(cell.candidates()[0], seed=1)
+        assert (config.optimizer, config.learning_rate, config.schedule) == ("adamw", 2e-5, "constant")
+        assert (config.warmup_steps, cell.space["max_steps"]) == (500, Choice((500, 1000, 1500)))
+        mathematics = name.endswith("math")
+        assert (config.batch_size, config.max_length) == ((16, 768) if mathematics else (32, 512))
+        assert (config.gradient_accumulation_steps, cell.seeds) == (2, (1, 2, 3))
+    assert "arXiv 2505.09519" in loaded(name).text and "urs, it does not say" in loaded(name).text
+
+
+PRINTED = {  # trained parameters here; the paper cuts its numbers, it does not round them
+    "prompt_tuning": (81_920, 81),
+    "dpt": (81_432, 81),
+    "smop": (86_016, 86),
+    "attempt": (90_112, 90),
+    "pt_moe": (80_706, 80),
+}
+
+
+@pytest.mark.parametrize("name", ["tables/pt_moe_mrqa", "tables/pt_moe_math"])
+def test_pt_moe_and_its_rivals_train_as_many_parameters_as_printed(name: str) -> None:
+    import torch
+
+    backbone: Any = SimpleNamespace(hidden_size=2048, vocabulary_size=5000, tokenizer=None)
+    backbone.embed = lambda ids: torch.randn(*ids.shape, 2048)
+    options = {cell.row: cell.confirm_config(cell.candidates()[0], seed=1).method_options for cell in planned(name)}
+    for row, (number, printed) in PRINTED.items():
+        method = METHODS[row].build(options[row].for_rebuilding(), backbone)
+        assert sum(p.numel() for p in method.parameters() if p.requires_grad) == number, row
+        assert get_published("pt_moe.mrqa_f1").table.blocks[""].rows[row].parameters == 1000 * printed
+        assert number // 1000 == printed
+    # What these train on this backbone is tested beside the methods: 106,496 and 278,528.
+    assert options["lora"].model_dump().items() >= {"rank": 1, "targets": ("query", "value")}.items()
+    assert (
+        options["hydra_lora"].model_dump().items()
+        >= {"rank": 1, "num_experts": 2, "targets": ("query", "value")}.items()
+    )
+
+
+def test_the_ablations_of_pt_moe_share_the_trials_of_its_setting_with_the_table_of_mrqa() -> None:
+    def prints(name: str, **values: Any) -> set[str]:
+        (cell,) = [
+            cell for cell in planned(f"tables/pt_moe_{name}") if all(of(cell, k) == v for k, v in values.items())
+        ]
+        return {cell.search_config(params).fingerprint("") for params in cell.candidates()}
+
+    setting = prints("mrqa", method="pt_moe")
+    assert setting == prints("prompt_length", num_virtual_tokens=40) == prints("experts", num_experts=2)
+    assert setting == prints("parameters", rank=36) == prints("routing", method="selective_probationary")
+    assert setting == prints("backbones", backbone="llama-3.2-1b-instruct")
