@@ -26,7 +26,7 @@ LOADERS = {"load", "loads", "Unpickler", "load_module", "read_pickle"}
 PICKLES = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "torch", "np", "numpy", "pd", "pandas"}
 RUN = {"eval", "exec", "compile", "__import__"}
 MODULES = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "imp", "runpy", "yaml"}
-HUB = {"AutoConfig", "AutoTokenizer", "AutoModel", "AutoModelForSeq2SeqLM", "_factory(family)"}
+HUB = {"AutoConfig", "AutoTokenizer", "AutoModel", "AutoModelForSeq2SeqLM", "_factory(family, lm_head)"}
 """What transformers' ``from_pretrained`` may run code of: a model's own, if it is told to trust it."""
 
 ALLOWED = {
@@ -119,7 +119,7 @@ def test_transformers_is_told_not_to_trust_a_models_own_code() -> None:
                     value = flags.get("trust_remote_code")
                     assert isinstance(value, ast.Constant) and value.value is False, f"{path}:{node.lineno}"
                     seen.append(dotted(node.func.value))
-    assert sorted(seen) == ["AutoConfig", "AutoTokenizer", "_factory(family)"]
+    assert sorted(seen) == ["AutoConfig", "AutoTokenizer", "_factory(family, lm_head)"]
 
 
 def test_datasets_runs_no_loading_script(tmp_path: Path) -> None:

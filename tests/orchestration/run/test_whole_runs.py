@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.tracking._tracking_service import utils
 from safetensors.torch import load_file, save_file
 
 from orchestration import cli
@@ -121,6 +122,7 @@ def recorded(place: Place, done: Path) -> None:
     shutil.copytree(kept, runs)
     for database in ("mlflow.db", "optuna.db"):
         rename(runs / database, origin.read_text(), str(runs))
+    utils._artifact_repos_cache.clear()  # MLflow remembers by a run's id, which copies share, where its files are
 
 
 def rename(database: Path, old: str, new: str) -> None:
