@@ -8,6 +8,7 @@ was not trained on it.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -85,7 +86,8 @@ def assign(examples: Sequence[Example], folds: int) -> list[int]:
         counts = groups[group]
 
         def crowd(fold: int, counts: Counter[int] = counts) -> tuple[float, int, int]:
-            alike = sum(labels[fold][label] * number / totals[label] for label, number in counts.items())
+            # Rounded once, so that the order of the labels, which is that of the examples, changes nothing.
+            alike = math.fsum(labels[fold][label] * number / totals[label] for label, number in counts.items())
             return alike, labels[fold].total(), fold
 
         found[group] = min(range(folds), key=crowd)

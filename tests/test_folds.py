@@ -3,6 +3,7 @@
 import dataclasses
 from collections import Counter
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -44,6 +45,15 @@ def test_groups_stay_whole_and_the_order_changes_nothing(groups, folds, random) 
     assert all(len(own) == 1 for own in of_group.values())
     random.shuffle(examples)
     assert {example.id: fold for example, fold in zip(examples, assign(examples, folds), strict=True)} == found
+
+
+def test_sums_that_rounding_could_tell_apart_divide_alike_in_any_order() -> None:
+    counts = ("022", "00001222", "00011112", "00011222", "012", "012", "00002222", "00111222", "011", "1111112")
+    examples = build([[int(label) for label in labels] for labels in counts])
+    found = {example.id: fold for example, fold in zip(examples, assign(examples, 4), strict=True)}
+    for seed in range(50):
+        Random(seed).shuffle(examples)
+        assert {example.id: fold for example, fold in zip(examples, assign(examples, 4), strict=True)} == found
 
 
 def test_each_example_of_train_and_dev_is_held_out_once(data) -> None:

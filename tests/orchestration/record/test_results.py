@@ -165,7 +165,13 @@ def test_only_keys_that_tell_cells_apart_are_axes(superglue: Results, store: str
 
 def test_report_section_and_seeds_come_from_the_experiment(store: str) -> None:
     results = load_results(store, "sensitivity")
-    wanted = {"rows": "num_virtual_tokens", "columns": "num_experts", "value": "test/score", "published": None}
+    wanted = {
+        "rows": "num_virtual_tokens",
+        "columns": "num_experts",
+        "value": "test/score",
+        "published": None,
+        "also": (),
+    }
     assert results.report.model_dump() == wanted
     assert (results.title, results.seeds) == ("Prompt length and experts", (1, 2))
     assert load_results(store, "search_only").seeds == ()

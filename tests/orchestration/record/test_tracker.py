@@ -116,7 +116,7 @@ def test_a_grid_is_recorded_in_the_schema(
     experiment = client.get_experiment_by_name("grid")
     assert experiment is not None
     assert experiment.tags["mept.title"] == "Title"
-    report = {"rows": "method", "columns": "task", "value": "test/score", "published": None}
+    report = {"rows": "method", "columns": "task", "value": "test/score", "published": None, "also": []}
     assert json.loads(experiment.tags["mept.report"]) == report
     done, impossible, grid, *trials = snapshot(client, "grid")
     assert (done["name"], done["status"]) == (CELL, "FINISHED")
