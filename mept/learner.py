@@ -294,7 +294,7 @@ class Learner:
         """Answer the examples of tasks, each among the labels of its own task; there is one split per task.
 
         Raises:
-            NonFiniteLossError: a score is NaN or infinite.
+            NonFiniteLossError: a score or a loss is NaN or infinite.
         """
         answers: dict[str, Answers] = {}
         routing: dict[str, Loads] = {}
@@ -308,7 +308,9 @@ class Learner:
                 raise NonFiniteLossError(f"a score on {name} is not finite after step {self.step}")
             answers[task.name] = found
             if found.texts is None or (name == "dev" and self._needs_loss(task)):
-                losses[task.name] = loss_of_answers(self._objective, self.model, asked, found)
+                loss = losses[task.name] = loss_of_answers(self._objective, self.model, asked, found)
+                if not math.isfinite(loss.total):  # the answers themselves do not tell: some token is always the first
+                    raise NonFiniteLossError(f"the loss on {name} is not finite after step {self.step}")
         return Scored({split.task.name: split.examples for split in splits}, answers, losses, routing)
 
     def _asked(self, split: Split) -> Asked:

@@ -10,7 +10,7 @@ import torch
 from mept.answers import check_backbone
 from mept.backbones import load_backbone
 from mept.batches import AnswerCollator, ContinuationCollator
-from mept.errors import InputError
+from mept.errors import InputError, NonFiniteLossError
 from mept.folds import folds_of
 from mept.learner import Learner
 from mept.model import get_prompt_model
@@ -245,6 +245,15 @@ def test_other_tasks_that_are_answered_are_of_the_same_kind(tmp_path) -> None:
     other = text_data(get_task("proverbs"), 5)
     *_, last = train(settings, writing_backbone("t5"), text_data(TASK, 8), tmp_path, None, (), [other])
     assert "test_on/proverbs/em" in last.summary
+
+
+@pytest.mark.parametrize("family", ["t5", "llama"])
+def test_a_model_whose_numbers_are_gone_is_not_taken_for_one_that_answers(family, tmp_path) -> None:
+    learner = Learner(trial("prompt_tuning"), writing_backbone(family), text_data(TASK, 4), tmp_path)
+    with torch.no_grad():
+        next(learner.model.adapter.parameters()).fill_(torch.nan)
+    with pytest.raises(NonFiniteLossError, match="the loss on dev is not finite after step 0"):
+        learner.score(learner.dev, "dev")
 
 
 def test_folds_of_texts_keep_groups_together(tmp_path) -> None:

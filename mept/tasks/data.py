@@ -248,6 +248,7 @@ def _examples(task: Task, rows: Iterable[tuple[str, Row]], where: str) -> list[E
     seen: dict[int, str] = {}
     ids: dict[str, str] = {}
     left_out: Counter[str] = Counter()
+    labels = range(len(task.labels))
     for number, (place, row) in enumerate(rows):
         try:
             index = row.get("idx", number)
@@ -258,7 +259,9 @@ def _examples(task: Task, rows: Iterable[tuple[str, Row]], where: str) -> list[E
                 raise RowError(f"duplicate idx: {task.name}-{index} was already read from {seen[index]}")
             seen[index] = place
             new = task.read(row, str(index))
-            for example in new if task.answers == "text" else new[: not examples]:
+            for example in new:
+                if task.answers == "labels" and examples and example.label in labels:
+                    continue  # the fields of the first ones tell of their reader
                 check_example(task, example)
                 if example.id in ids:
                     raise RowError(f"duplicate id: {example.id} was already read from {ids[example.id]}")

@@ -281,14 +281,17 @@ def _unanswerable(config: TrialConfig, info: BackboneInfo, method: Method) -> st
     trained = get_task(config.task)
     try:
         objective = objective_of(info.family, trained, config.backbone)
+        others = [TASKS[other] for other in config.evaluate_on]
+        reasons = [method.why_not(info.family, config.backbone, causal=objective.causal)]
+        reasons += [why_not_on(info.family, trained, other) for other in others]
+        if any(reasons):
+            return next(filter(None, reasons))
         room = config.max_length - getattr(config.method_options, "num_virtual_tokens", 0)
-        for task in (*trained.parts, *(TASKS[other] for other in config.evaluate_on)):
+        for task in (*trained.parts, *others):
             objective.text_limit(task, room)
     except InputError as error:
         return str(error)
-    reasons = [method.why_not(info.family, config.backbone, causal=objective.causal)]
-    reasons += [why_not_on(info.family, trained, TASKS[other]) for other in config.evaluate_on]
-    return next((reason for reason in reasons if reason is not None), None)
+    return None
 
 
 def _no_embedded(task: str) -> str | None:

@@ -12,7 +12,7 @@ import pytest
 import mept.tasks
 from mept.errors import InputError
 from mept.tasks import TASKS, add_task, get_task, load_tasks, load_tasks_from, own
-from mept.tasks.data import load_task
+from mept.tasks.data import load_task, read_hub
 
 README = Path(mept.tasks.__file__).parent / "README.md"
 
@@ -33,6 +33,20 @@ def file(tmp_path) -> Path:
     path = tmp_path / "my_task.py"
     path.write_text(example)
     return path
+
+
+def test_a_wrong_label_is_found_wherever_it_stands(file):
+    task = load_tasks(file)["reviews"]
+
+    def read(row, index):
+        return [
+            dataclasses.replace(example, label=-1 if index == "7" else example.label)
+            for example in task.read(row, index)
+        ]
+
+    rows = [{"review": f"Row {n}.", "label": "positive"} for n in range(9)]
+    with pytest.raises(InputError, match="line 8: a label must be one of the 2 of the task, but got -1"):
+        read_hub(rows, dataclasses.replace(task, read=read, from_hub=iter), "train")
 
 
 def test_the_readmes_example_is_a_task_like_ours(file, tmp_path):

@@ -347,8 +347,9 @@ def test_a_causal_models_answer_must_leave_room_for_the_question(tmp_path: Path,
     assert "`max_length` without the prompt is 27" in str(problems["mept-smollm2-135m-sayings-max_length=37"])
 
 
-def test_a_task_of_another_kind_cannot_be_answered_besides(tmp_path: Path, texts: str) -> None:
-    base = texts.replace("[t5-base, smollm2-135m, minilm]", "[t5-base]")
+@pytest.mark.parametrize("backbone", ["t5-base", "smollm2-135m"])
+def test_a_task_of_another_kind_cannot_be_answered_besides(tmp_path: Path, texts: str, backbone: str) -> None:
+    base = texts.replace("[t5-base, smollm2-135m, minilm]", f"[{backbone}]")
     message = refusal(tmp_path, "train: {evaluate_on: [wic]}\n", base)
     assert "no cell of task 'sayings' can exist" in message
     assert "task 'sayings' asks for texts and task 'wic' for labels" in message

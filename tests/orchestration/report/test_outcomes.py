@@ -125,6 +125,11 @@ def test_damaged_predictions_are_refused(lines: list[str], message: str) -> None
         read_outcome("\n".join(lines), "rte")
 
 
+def test_answers_in_text_are_said_not_to_be_compared() -> None:
+    with pytest.raises(ValueError, match="answers in text are not compared yet"):
+        read_outcome('{"id": "squad-1", "prediction": "Rome", "golds": ["Rome"]}\n', "squad")
+
+
 def test_an_unknown_metric_and_queries_without_answers_are_refused(tmp_path: Path) -> None:
     examples, scores = passages("record", np.random.default_rng(6))
     text = written(tmp_path, {"record": (examples, scores)})
