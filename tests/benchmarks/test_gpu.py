@@ -59,7 +59,6 @@ def miniature(tmp_path_factory) -> tuple[subprocess.CompletedProcess, dict]:
     return done, json.loads((folder / "gpu.json").read_text())
 
 
-@pytest.mark.slow
 def test_it_runs_with_the_packages_of_its_head_alone(miniature) -> None:
     done, _ = miniature
     assert all(f"{case.shape.name} {case.title()} {case.batch_size}" in done.stderr for case in MINIATURE.cases)
@@ -67,7 +66,6 @@ def test_it_runs_with_the_packages_of_its_head_alone(miniature) -> None:
     assert all(name in (gpu.__doc__ or "") for name in (*GIVEN, *WHEELS))
 
 
-@pytest.mark.slow
 def test_every_cell_holds_numbers(miniature) -> None:
     _, report = miniature
     cells = report["cells"]
@@ -82,7 +80,6 @@ def test_every_cell_holds_numbers(miniature) -> None:
     assert set(report["matmul_tflops"]) == {"bf16", "float32"} and report["device"] == "CPU"
 
 
-@pytest.mark.slow
 def test_processes_train_alone_and_together(miniature) -> None:
     _, report = miniature
     found = report["processes"]
