@@ -274,7 +274,9 @@ def _each_column(table: Table, marked: Marked) -> Table:
 
 
 def _each_row(table: Table, marked: Marked) -> Table:
-    found = [[marked(Column(row.label), row.entries) for row in block.rows] for block in table.blocks]
+    # Where methods are columns, all show the same of their cells.
+    parts = next((column.parts for column in table.columns), ())
+    found = [[marked(Column(row.label, parts=parts), row.entries) for row in block.rows] for block in table.blocks]
     known = any(smallest is not None for pairs in found for _, smallest in pairs)
     blocks = []
     for block, pairs in zip(table.blocks, found, strict=True):

@@ -74,10 +74,12 @@ def test_where_a_comparison_knows_nothing_the_largest_mean_is_best() -> None:
 def test_where_rows_are_tasks_the_entries_of_a_row_are_compared() -> None:
     entries = [[Entry(mean, cells=(f"{task}-{mean}",)) for mean in means] for task, means in TASKS.items()]
     rows = [Row(task, own, (Extra("3"),)) for task, own in zip(TASKS, entries, strict=True)]
-    table = Table("Task", [Column("a"), Column("b")], [Block("", rows)], "Caption.", ("Seeds",), by_row=True)
+    columns = [Column(label, parts=("boolq",)) for label in "ab"]
+    table = Table("Task", columns, [Block("", rows)], "Caption.", ("Seeds",), by_row=True)
 
     def compare(one: Column, entries: Sequence[Entry]) -> Found:
         assert [entry.id for entry in entries] == [f"{one.label}-{mean}" for mean in TASKS[one.label]]
+        assert one.parts == ("boolq",)
         return Found(frozenset({entries[0].id}), 2.5 if one.label == "cb" else None, note=f"how in {one.label}")
 
     plain = compared(table, None, lower_is_better=False)
