@@ -148,14 +148,15 @@ def test_ray_job_submit_works_with_a_root_for_all_machines_and_with_no_other(use
 
 @pytest.mark.slow
 def test_a_cancelled_job_ends_in_order_and_the_same_command_continues(user: User) -> None:
-    options = ("--set", "epochs=150", "--no-wait")
+    options = ("--set", "epochs=2000", "--set", "patience=2000", "--no-wait")  # longer than it takes to cancel it
     code, output = user.submit(*options)
     assert code == 0
     job = output.split()[1]
-    journal = user.folder / "root" / "trials"
+    trials = user.folder / "root" / "trials"
     end = time.monotonic() + 200
-    while not list(journal.glob("**/*.safetensors")) and time.monotonic() < end:
+    while not (begun := list(trials.glob("*/*/checkpoint-*.pt"))) and time.monotonic() < end:
         time.sleep(0.5)
+    assert begun
     code, output = user.mept("cancel", "small", "--address", user.head.address)
     assert code == 0, output
     assert f"job {job}: stopped" in output and "to continue: mept submit small.yaml" in output
