@@ -52,9 +52,7 @@ def get_task(name: str) -> Task | Mixture:
         raise InputError(f"a mixture must name each of its tasks once, but got {name!r}")
     if len({TASKS[part].answers for part in names}) != 1:
         kinds = ", ".join(f"{part} for {'a text' if TASKS[part].answers == 'text' else 'a label'}" for part in names)
-        raise InputError(
-            f"the tasks of a mixture must all ask for labels, or all for texts, but {name!r} asks {kinds}"
-        )
+        raise InputError(f"the tasks of a mixture must all ask for labels, or all for texts, but {name!r} asks {kinds}")
     return Mixture(tuple(TASKS[part] for part in names))
 
 
